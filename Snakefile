@@ -1,0 +1,14 @@
+# jaxrnn as a workflow: survey files -> dataset -> splits -> trained jobs -> choice -> report.
+# Which experiment: snakemake --profile workflow/profiles/local --configfile config/demo.yaml
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/ingest.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        f"results/{experiment.experiment}/report.html",

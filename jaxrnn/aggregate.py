@@ -1,0 +1,142 @@
+"""From the jobs' predictions to the experiment's tables, the choice, its confusion matrices and its model bundle."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxrnn import metrics, plan, predictions, results, selection, splits
+from jaxrnn.config import Experiment
+from jaxrnn.errors import JaxrnnError
+from jaxrnn.plan import Plan
+from jaxrnn.predictions import SCORED_SPLITS, Predictions
+from jaxrnn.results import Results, written_whole
+
+BOOKKEEPING = ("epochs", "best_epoch", "seconds", "outcome")
+
+
+def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
+    """Writes the experiment's tables, confusion matrices, `best.json` and `best/`; returns what `best.json` holds.
+
+    Only the jobs of the present plan are read. The choice reads validation alone.
+    """
+    made = plan.make(experiment)
+    folder = at.experiment(experiment.experiment)
+    statistics = splits.read_statistics(folder)
+    predicted, trained, history = _read_jobs(made, at, statistics.classes)
+    scored = {
+        split: {trial: metrics.scores(p, entry.labels, statistics.classes) for trial, p in entry.probabilities.items()}
+        for split, entry in predicted.items()
+    }
+    keys = list(experiment.grid)
+    validation = _table(made, trained, scored["validation"], statistics.classes)
+    choice = selection.choose(validation, keys, experiment.selection.metric)
+    test = pd.DataFrame(scored["test"]).T.loc[validation["trial"]]
+    shown = _shown_scores(statistics.classes)
+    test_columns = test[shown].add_prefix("test_").reset_index(drop=True)
+    both = pd.concat([validation, test_columns], axis=1)
+    names = [*metrics.OVERALL, *(f"test_{name}" for name in metrics.OVERALL)]
+    _write_csv(folder / "training_results.csv", validation)
+    _write_csv(folder / "experiment_results.csv", both)
+    _write_csv(folder / "grid_results.csv", selection.summarise(both, keys, names))
+    _write_csv(folder / "history.csv", history)
+    best = {
+        "trial": choice.trial,
+        "job": str(validation.set_index("trial").loc[choice.trial, "job"]),
+        "seed": int(validation.set_index("trial").loc[choice.trial, "seed"]),  # pyright: ignore
+        "metric": choice.metric,
+        "grid_point": choice.point,
+        "grid_point_mean": choice.mean,
+        "interval": metrics.INTERVALS,
+        "objects": {split: len(predicted[split].labels) for split in SCORED_SPLITS},
+    }
+    for split in SCORED_SPLITS:
+        chosen = predicted[split].probabilities[choice.trial]
+        best[split] = metrics.with_intervals(chosen, predicted[split].labels, statistics.classes, experiment.seed)
+        matrix = metrics.confusion_matrix(chosen, predicted[split].labels, statistics.classes)
+        _write_matrix(folder / f"confusion_matrix_{split}.csv", matrix, statistics.classes)
+        shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        _write_matrix(folder / f"confusion_matrix_{split}_normalised.csv", shares.round(6), statistics.classes)
+    _write_bundle(made, choice.trial, statistics, at)
+    results.write_json(folder / "best.json", best)
+    return best
+
+
+def _read_jobs(
+    made: Plan, at: Results, classes: tuple[str, ...]
+) -> tuple[dict[str, Predictions], pd.DataFrame, pd.DataFrame]:
+    """Returns the predictions of all trials by split, the jobs' `trials.csv` and `history.csv` as one table each."""
+    trained, histories, read = [], [], []
+    for job in made.jobs:
+        folder = at.job(made.experiment.experiment, job.name)
+        content, found_classes = predictions.read(folder / "predictions.h5")
+        trials = pd.read_csv(folder / "trials.csv")
+        expected = [trial.id for trial in job.trials]
+        if found_classes != classes or trials["trial"].tolist() != expected:
+            raise JaxrnnError(
+                f"{folder}: holds the results of another version of this experiment; run "
+                f"`jaxrnn plan`, then `jaxrnn train --config {folder / 'config.yaml'}`"
+            )
+        trained.append(trials)
+        histories.append(pd.read_csv(folder / "history.csv"))
+        read.append(content)
+    first = read[0]
+    merged = {
+        split: Predictions(
+            first[split].ids,
+            first[split].labels,
+            {trial: p for content in read for trial, p in content[split].probabilities.items()},
+        )
+        for split in SCORED_SPLITS
+    }
+    for content, job in zip(read, made.jobs, strict=True):
+        if any(content[split].ids.tolist() != first[split].ids.tolist() for split in SCORED_SPLITS):
+            raise JaxrnnError(f"job {job.name} was trained on other splits than job {made.jobs[0].name}; train both again")
+    return merged, pd.concat(trained, ignore_index=True), pd.concat(histories, ignore_index=True)
+
+
+def _shown_scores(classes: tuple[str, ...]) -> list[str]:
+    return [*metrics.OVERALL, *(f"f1_{name}" for name in classes)]
+
+
+def _table(made: Plan, trained: pd.DataFrame, scored: dict[str, dict[str, float]], classes: tuple[str, ...]) -> pd.DataFrame:
+    """Returns `training_results.csv`: a row a trial, its scores on validation at its best epoch."""
+    by_trial = trained.set_index("trial")
+    rows = []
+    for job in made.jobs:
+        for trial in job.trials:
+            record = by_trial.loc[trial.id]
+            row: dict[str, Any] = {"trial": trial.id, "job": job.name, "seed": trial.seed, **made.points[trial.id]}
+            row |= {"loss": record["loss"]} | {name: scored[trial.id][name] for name in _shown_scores(classes)}
+            rows.append(row | {name: record[name] for name in BOOKKEEPING})
+    return pd.DataFrame(rows)
+
+
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    with written_whole(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def _write_matrix(path: Path, matrix: np.ndarray, classes: tuple[str, ...]) -> None:
+    _write_csv(path, pd.DataFrame(matrix, columns=list(classes)).assign(truth=list(classes))[["truth", *classes]])
+
+
+def _write_bundle(made: Plan, trial_id: str, statistics: splits.Statistics, at: Results) -> None:
+    # jax is needed here alone, and the tables are then written already
+    from jaxrnn import predict, trials
+
+    job = next(job for job in made.jobs if any(trial.id == trial_id for trial in job.trials))
+    trial = next(trial for trial in job.trials if trial.id == trial_id)
+    settings = plan.JobFile.model_validate(plan.job_values(made, job))
+    manifest = results.read_json(at.dataset(made.dataset_key) / "manifest.json", "jaxrnn ingest")
+    finished = trials.load(at.trial(made.experiment.experiment, trial.fingerprint))
+    predict.Classifier(
+        model=settings.model,
+        data=settings.data,
+        features=manifest["features"],
+        metadata=manifest["metadata"],
+        statistics=statistics,
+        arrays=finished.arrays,
+        trial=finished.record,
+    ).save(at.experiment(made.experiment.experiment) / "best")

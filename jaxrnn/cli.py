@@ -1,0 +1,204 @@
+"""The `jaxrnn` command. Each subcommand loads the experiment, calls one function, and says what was written.
+
+Nothing heavy is imported before a subcommand runs: `jaxrnn --help` answers at once.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jaxrnn import __version__
+from jaxrnn.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, JaxrnnError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Trains, compares and reports recurrent classifiers of survey time series.",
+    epilog="Usually Snakemake calls these: snakemake --profile workflow/profiles/local --configfile config/demo.yaml. "
+    "Exit codes: 0 done, 2 a mistake in input or configuration, 130 interrupted (the same command goes on).",
+)
+ConfigFile = Annotated[Path, typer.Option("--config", help="The experiment file, such as config/demo.yaml.")]
+ResultsFolder = Annotated[Path, typer.Option("--results", help="Where results lie.")]
+RESULTS = Path("results")
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def _progress(noun: str) -> Callable[[int, int], None]:
+    """Returns a function that tells how far a count is, at most every ten seconds and at the end of a long one."""
+    last = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > 10:
+            last = time.monotonic()
+            say(f"{done} of {total} {noun}")
+
+    return tell
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"jaxrnn {__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog="Example: jaxrnn simulate --config config/demo.yaml; mpirun -n 4 jaxrnn simulate --config config/demo.yaml --ranks 4")
+def simulate(
+    config: Annotated[Path, typer.Option("--config", help="An experiment file with data.simulation, or a file of these parameters alone.")],
+    results: ResultsFolder = RESULTS,
+    output: Annotated[Path | None, typer.Option("--output", help="Folder of the survey; results/surveys/<key> where left out.")] = None,
+    ranks: Annotated[int | None, typer.Option("--ranks", min=1, help="MPI ranks that were asked for; others are refused.")] = None,
+) -> None:
+    """Makes a simulated survey of variable stars, supernovae and AGN."""
+    from jaxrnn import ranks as mpi
+    from jaxrnn import simulate as simulation_module
+    from jaxrnn.config import load_simulation
+    from jaxrnn.plan import survey_key
+    from jaxrnn.results import Results
+
+    place = mpi.join(ranks)
+    simulation = place.each(lambda: load_simulation(config))[place.rank]
+    folder = output or Results(results).survey(survey_key(simulation))
+    place.each(lambda: simulation_module.simulate(simulation, folder, place.rank, place.size, _progress("files")))
+    place.first(lambda: simulation_module.finish(simulation, folder))
+    if place.rank == 0:
+        say(f"survey in {folder}")
+
+
+@app.command(epilog="Example: jaxrnn ingest --config config/goto.yaml; mpirun -n 4 jaxrnn ingest --config config/goto.yaml --ranks 4")
+def ingest(
+    config: ConfigFile,
+    results: ResultsFolder = RESULTS,
+    ranks: Annotated[int | None, typer.Option("--ranks", min=1, help="MPI ranks that were asked for; others are refused.")] = None,
+) -> None:
+    """Turns survey files into HDF5 shards, with an account of every object."""
+    from jaxrnn import ingest as ingest_module
+    from jaxrnn import plan as plan_module
+    from jaxrnn import ranks as mpi
+    from jaxrnn.config import load
+    from jaxrnn.results import Results
+
+    place, at = mpi.join(ranks), Results(results)
+    experiment = place.each(lambda: load(config))[place.rank]
+    folder = at.dataset(plan_module.dataset_key(experiment))
+    survey = plan_module.survey_folder(experiment, at)
+    manifest = ingest_module.ingest(experiment.data, survey, folder, place, _progress("shards"))
+    if place.rank == 0:
+        counts: dict[str, int] = manifest["counts"]  # type: ignore[assignment]
+        say(
+            f"{counts['objects_out']} of {counts['objects_in']} objects and {counts['observations_out']} of "
+            f"{counts['observations_in']} observations are in {folder}; the others are in rejected.csv, with reasons"
+        )
+
+
+@app.command(epilog="Example: jaxrnn split --config config/goto.yaml")
+def split(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
+    """Assigns objects to training, validation and test; takes statistics of training alone."""
+    from jaxrnn import plan as plan_module
+    from jaxrnn import splits
+    from jaxrnn.config import load
+    from jaxrnn.results import Results
+
+    experiment, at = load(config), Results(results)
+    seed = plan_module.split_seed(experiment.model_dump())
+    dataset = at.dataset(plan_module.dataset_key(experiment))
+    folder = at.experiment(experiment.experiment)
+    statistics = splits.split(experiment.split, experiment.task, seed, dataset, folder)
+    shown = ", ".join(f"{count} {name}" for name, count in zip(statistics.classes, statistics.class_counts, strict=True))
+    say(f"splits in {folder / 'splits.csv'}; training has {shown}")
+
+
+@app.command(epilog="Example: jaxrnn plan --config config/goto.yaml")
+def plan(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
+    """Writes the grid's trials and jobs, with a complete config.yaml for each job."""
+    from jaxrnn import plan as plan_module
+    from jaxrnn.config import load
+    from jaxrnn.results import Results
+
+    experiment, at = load(config), Results(results)
+    made = plan_module.make(experiment)
+    for remark in plan_module.write(made, at):
+        say(remark)
+    say(f"{len(made.trials)} trials in {len(made.jobs)} jobs; {at.experiment(experiment.experiment) / 'plan.csv'}")
+
+
+@app.command(epilog="Example: jaxrnn train --config results/goto/jobs/cell-gru-1/config.yaml --output /tmp/replay --retrain")
+def train(
+    config: Annotated[Path, typer.Option("--config", help="A job's config.yaml, which `jaxrnn plan` writes.")],
+    results: ResultsFolder = RESULTS,
+    output: Annotated[Path | None, typer.Option("--output", help="Where the job's outputs go; the config's folder where left out.")] = None,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Train finished trials again.")] = False,
+) -> None:
+    """Trains a job's trials at once; an interrupted job goes on from its checkpoint."""
+    from jaxrnn import plan as plan_module
+
+    job_file = plan_module.load_job(config)
+    from jaxrnn import jobs
+    from jaxrnn.results import Results
+
+    jobs.train(job_file, Results(results), output or config.parent, say, retrain=retrain)
+
+
+@app.command(epilog="Example: jaxrnn aggregate --config config/goto.yaml")
+def aggregate(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
+    """Writes the tables, chooses a trial by validation, and bundles its model."""
+    from jaxrnn import aggregate as aggregate_module
+    from jaxrnn.config import load
+    from jaxrnn.results import Results
+
+    best = aggregate_module.aggregate(load(config), Results(results))
+    shown = ", ".join(
+        f"{name.replace('_', ' ')} {best['test'][name]['value']:.3f} [{best['test'][name]['low']:.3f}, {best['test'][name]['high']:.3f}]"
+        for name in ("macro_auc", "macro_f1", "accuracy")
+    )
+    say(f"chosen by validation {best['metric']}: {best['trial']}; on test {shown}")
+
+
+@app.command(epilog="Example: jaxrnn report --config config/goto.yaml")
+def report(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
+    """Writes the experiment's report.html and its figures."""
+    from jaxrnn import plan as plan_module
+    from jaxrnn import report as report_module
+    from jaxrnn.config import load
+    from jaxrnn.results import Results
+
+    experiment, at = load(config), Results(results)
+    dataset = at.dataset(plan_module.dataset_key(experiment))
+    say(f"report in {report_module.write(at.experiment(experiment.experiment), dataset)}")
+
+
+@app.command(epilog="Example: jaxrnn schema > config/schema.json")
+def schema() -> None:
+    """Prints the JSON Schema of the experiment file, for editors."""
+    import json
+
+    from jaxrnn import config
+
+    print(json.dumps(config.schema(), indent=1))
+
+
+def main() -> None:
+    """Runs the command line; a user's mistake is one message and exit code 2, never a traceback."""
+    try:
+        app()
+    except JaxrnnError as error:
+        print(f"jaxrnn: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(f"jaxrnn: {stop or 'interrupted; the same command goes on'}", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # the reader of our output went away (`jaxrnn schema | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,31 @@
+"""The one error that users see, and the exit codes of the `jaxrnn` command."""
+
+from collections.abc import Sequence
+
+EXIT_USER_ERROR = 2  # the input, the configuration or the machine is not as it must be
+EXIT_INTERRUPTED = 130  # stopped by a signal; what was done is kept, the same command goes on
+
+
+class JaxrnnError(Exception):
+    """A fault that the user can mend: what is wrong, where, what was expected, and what to do.
+
+    The command line prints the message alone, without a traceback, and exits with `EXIT_USER_ERROR`.
+    """
+
+
+class Interrupted(Exception):
+    """A signal stopped the work between two segments, after the checkpoint was written."""
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Returns "; did you mean 'x'?" for the known word closest to `word`, or "" if none is close."""
+    import difflib
+
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.55)
+    return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+def listed(words: Sequence[object], limit: int = 8) -> str:
+    """Returns the words as one readable list, cut after `limit` of them with the count of the rest."""
+    shown = ", ".join(str(word) for word in words[:limit])
+    return shown if len(words) <= limit else f"{shown} and {len(words) - limit} more"

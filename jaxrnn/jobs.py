@@ -1,0 +1,439 @@
+"""A job on its device: its trials through a pack of fixed width, with checkpoints, signals and progress.
+
+The pack has `width` places. A place whose trial is finished takes the next waiting one at the end of the epoch; every trial
+counts its own epochs. Between segments, and only there, the job looks at signals, checkpoints and progress.
+"""
+
+import importlib.metadata
+import math
+import platform
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from jaxrnn import __version__, batches, losses, predict, predictions, results, splits, training, trials
+from jaxrnn.batches import Examples
+from jaxrnn.checkpoints import Checkpoints
+from jaxrnn.config import TRACED_KEYS, digest
+from jaxrnn.errors import Interrupted, JaxrnnError, listed
+from jaxrnn.plan import JobFile, Trial
+from jaxrnn.predictions import SCORED_SPLITS, Predictions
+from jaxrnn.results import Results
+from jaxrnn.splits import Statistics
+from jaxrnn.training import Hyperparameters, State
+from jaxrnn.trials import FinishedTrial
+
+Say = Callable[[str], None]
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+FIRST_SEGMENT_STEPS = 16
+
+
+def train(job_file: JobFile, at: Results, output: Path, say: Say, *, retrain: bool = False) -> None:
+    """Trains the job's trials that are not finished yet, and writes the job's outputs into `output`.
+
+    Raises JaxrnnError for a missing device or faulty input, Interrupted after a signal (with a checkpoint written).
+    """
+    device = _choose_device(job_file.training.device)
+    experiment_folder = at.experiment(job_file.experiment)
+    statistics = splits.read_statistics(experiment_folder)
+    examples = batches.load(at.dataset(job_file.job.dataset), splits.read_splits(experiment_folder), statistics)
+    say(
+        f"job {job_file.job.name}: {len(job_file.job.trials)} trials on {device}; "
+        + ", ".join(f"{len(entry)} {name}" for name, entry in examples.items())
+        + f" sequences of {len(statistics.classes)} classes"
+    )
+    folders = {trial.fingerprint: at.trial(job_file.experiment, trial.fingerprint) for trial in job_file.job.trials}
+    waiting = [
+        trial for trial in job_file.job.trials if retrain or not _is_finished(folders[trial.fingerprint], statistics, say)
+    ]
+    if len(waiting) < len(job_file.job.trials):
+        finished = len(job_file.job.trials) - len(waiting)
+        say(f"{finished} trials are finished already and are kept (--retrain trains them again)")
+    if waiting:
+        checkpoints = Checkpoints(at.checkpoints(job_file.experiment, job_file.job.name))
+        pack = _Pack(job_file, statistics, examples, waiting, folders, checkpoints, say, ignore_checkpoint=retrain)
+        pack.run()
+        checkpoints.close(remove=True)
+    _write_outputs(job_file, statistics, examples, folders, output)
+    say(f"job {job_file.job.name}: done, results in {output}")
+
+
+def _choose_device(wanted: str) -> str:
+    """Returns the device's name after making it the only one in use; raises JaxrnnError where it is not there."""
+    if wanted == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    try:
+        devices = jax.devices(wanted)
+    except RuntimeError as error:
+        found = ", ".join(sorted({f"{d.platform} ({d.device_kind})" for d in jax.devices()}))
+        raise JaxrnnError(
+            f"training.device: gpu, and JAX {jax.__version__} on {platform.node()} finds only {found} ({error}). Ask the "
+            "scheduler for a GPU, install the CUDA build (pip install 'jaxrnn[cuda12]' or [cuda13]), or set "
+            "`training.device: cpu`"
+        )
+    jax.config.update("jax_default_device", devices[0])
+    return f"{devices[0].platform} ({devices[0].device_kind})"
+
+
+def _is_finished(folder: Path, statistics: Statistics, say: Say) -> bool:
+    record = trials.record(folder)
+    if record is None:
+        return False
+    if record["data_digest"] != statistics.data_digest:
+        say(f"trial {record['trial']} was trained on other data or splits; it is trained again")
+        return False
+    return True
+
+
+class _Signals:
+    """Remembers that a signal came, for the loop to see between segments. A second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Signals":
+        for number in SIGNALS:
+            self._before[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, _: FrameType | None) -> None:
+        if self.received is not None:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.received = number
+
+
+@dataclass
+class _Place:
+    """What the host knows of one trial in the pack."""
+
+    trial: Trial
+    history: list[list[float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class _Pack:
+    """The trials of a job that train at once; `places[i]` is what trains at place i, None where it is empty."""
+
+    def __init__(
+        self,
+        job_file: JobFile,
+        statistics: Statistics,
+        examples: dict[str, Examples],
+        waiting: list[Trial],
+        folders: dict[str, Path],
+        checkpoints: Checkpoints,
+        say: Say,
+        *,
+        ignore_checkpoint: bool,
+    ) -> None:
+        self.job_file, self.statistics, self.examples, self.say = job_file, statistics, examples, say
+        self.folders, self.checkpoints, self.waiting = folders, checkpoints, list(waiting)
+        settings = job_file.training
+        train = examples["train"]
+        longest = batches.edges(train.lengths, settings.length_buckets)
+        buckets, _ = batches.bucketed(train, longest)
+        multiple = training.evaluation_multiple(len(examples["validation"]))
+        validation, _ = batches.bucketed(examples["validation"], longest, multiple)
+        self.buckets, self.validation = jax.device_put(buckets), jax.device_put(validation)
+        schedule = batches.schedule(buckets, settings.batch_size)
+        self.schedule, self.steps_per_epoch = jax.device_put(schedule), len(schedule.bucket)
+        self.program = training.make(
+            job_file.model, settings, train.features.shape[1], train.metadata.shape[1], len(statistics.classes)
+        )
+        self._replace = jax.jit(self._replaced)
+        self.step = 0  # of the epoch under way
+        self.segment_steps = FIRST_SEGMENT_STEPS
+        self.places: list[_Place | None] = []
+        self.hypers: Hyperparameters
+        self.states: State
+        if ignore_checkpoint or not self._resume():
+            width = min(len(self.waiting), settings.trials_per_job)
+            self.places = [_Place(self.waiting.pop(0)) for _ in range(width)]
+            self.hypers = self._hyperparameters()
+            self.states = self.program.begin(self.hypers)
+
+    def run(self) -> None:
+        """Trains until no trial runs or waits; each finished one is in the store before the next epoch begins."""
+        progress = _Progress(self)
+        saved = time.monotonic()
+        with _Signals() as signals:
+            while any(self.places):
+                began, fresh = time.monotonic(), self.segment_steps == FIRST_SEGMENT_STEPS
+                stop = min(self.step + self.segment_steps, self.steps_per_epoch)
+                self.states = self.program.advance(
+                    self.states, self.hypers, self.buckets, self.schedule, jnp.int32(self.step), jnp.int32(stop)
+                )
+                jax.block_until_ready(self.states.loss_sum)
+                self._adapt_segment(time.monotonic() - began, stop - self.step, fresh)
+                self.step = stop
+                if self.step == self.steps_per_epoch:
+                    self._finish_epoch(began)
+                    if not any(self.places):
+                        break
+                else:
+                    self._share(time.monotonic() - began)
+                progress.tell()
+                due = time.monotonic() - saved > 60 * self.job_file.training.checkpoint_minutes
+                if due or signals.received is not None:
+                    self._save()
+                    saved = time.monotonic()
+                if signals.received is not None:
+                    raise Interrupted(
+                        f"job {self.job_file.job.name}: stopped by {signal.Signals(signals.received).name}; the checkpoint is "
+                        "written, and the same command goes on from it"
+                    )
+
+    def _adapt_segment(self, seconds: float, steps: int, fresh: bool) -> None:
+        wanted = self.job_file.training.segment_seconds
+        if fresh:
+            self.segment_steps *= 2  # the first one was compiled in this time: it says nothing yet
+        elif seconds > wanted and self.segment_steps > 1:
+            self.segment_steps = max(1, math.floor(self.segment_steps * wanted / seconds))
+        elif seconds < wanted / 2 and steps == self.segment_steps:
+            self.segment_steps *= 2
+
+    def _finish_epoch(self, began: float) -> None:
+        self.step = 0
+        self.states, report = self.program.finish_epoch(self.states, self.hypers, self.validation)
+        epochs, running, report = jax.device_get((self.states.epoch, self.states.running, report))
+        self._share(time.monotonic() - began)
+        for index, place in enumerate(self.places):
+            if place is not None:
+                scores = [entry[index] for entry in (report.train_loss, report.train_accuracy, *report.validation)]
+                place.history.append([float(epochs[index]), *map(float, scores)])
+        ended = [index for index, place in enumerate(self.places) if place is not None and not running[index]]
+        if ended:
+            # the checkpoint comes first: were the store ahead of it, a resumed job would begin with fewer trials, and
+            # so another width, than it had
+            self._save()
+            for index in ended:
+                self._store(index)
+            self._refill(ended)
+
+    def _share(self, seconds: float) -> None:
+        occupied = [place for place in self.places if place is not None]
+        for place in occupied:
+            place.seconds += seconds / len(occupied)
+
+    def _refill(self, free: list[int]) -> None:
+        fresh = np.zeros(len(self.places), dtype=bool)
+        for index in free:
+            self.places[index] = _Place(self.waiting.pop(0)) if self.waiting else None
+            fresh[index] = self.places[index] is not None
+        if fresh.any():
+            self.hypers = self._hyperparameters()
+            self.states = self._replace(self.states, self.program.begin(self.hypers), fresh)
+
+    @staticmethod
+    def _replaced(states: State, fresh_states: State, fresh: jax.Array) -> State:
+        def choose(old: jax.Array, new: jax.Array) -> jax.Array:
+            return jnp.where(fresh.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+        return jax.tree.map(choose, states, fresh_states)
+
+    def _hyperparameters(self) -> Hyperparameters:
+        """Returns the pack's hyperparameters; an empty place repeats the first trial's, and nothing reads it."""
+        any_trial = next(place.trial for place in self.places if place is not None)
+        rows = []
+        for place in self.places:
+            trial = any_trial if place is None else place.trial
+            values = trial.hyperparameters
+            rows.append(
+                Hyperparameters(
+                    seed=np.uint32(trial.seed),
+                    learning_rate=np.float32(values["training.learning_rate"]),
+                    dropout=np.float32(values["model.dropout"]),
+                    l2=np.float32(values["loss.l2"]),
+                    gamma=np.float32(values["loss.gamma"]),
+                    class_weights=losses.class_weights(values["loss.class_weights"], self.statistics.class_counts),
+                )
+            )
+        return jax.device_put(training.stacked(rows))
+
+    def _store(self, index: int) -> None:
+        place, state = self.places[index], jax.tree.map(lambda leaf: leaf[index], self.states)
+        assert place is not None
+        arrays = predict.flattened(state.best_parameters, state.best_statistics)
+        best, epochs = int(state.best_epoch), int(state.epoch)
+        outcome = trials.COMPLETED if epochs == self.job_file.training.epochs else trials.EARLY_STOPPED
+        outcome = trials.DIVERGED if bool(state.diverged) else outcome
+        probabilities = {
+            name: predict.probabilities(self.job_file.model, arrays, self.examples[name], len(self.statistics.classes))
+            if best
+            else np.full((len(self.examples[name]), len(self.statistics.classes)), np.nan, dtype=np.float32)
+            for name in SCORED_SPLITS
+        }
+        loss = place.history[best - 1][trials.HISTORY_COLUMNS.index("validation_loss")] if best else None
+        record = {
+            "trial": place.trial.id,
+            "seed": place.trial.seed,
+            "hyperparameters": place.trial.hyperparameters,
+            "data_digest": self.statistics.data_digest,
+            "outcome": outcome,
+            "epochs": epochs,
+            "best_epoch": best,
+            "loss": loss,
+            "seconds": round(place.seconds, 3),
+            "pack_width": len(self.places),
+            **_software(),
+        }
+        trials.save(self.folders[place.trial.fingerprint], FinishedTrial(place.history, arrays, probabilities, record))
+
+    def _save(self) -> None:
+        values = {
+            "program": self._program_digest(),
+            "step": self.step,
+            "segment_steps": self.segment_steps,
+            "places": [
+                None
+                if place is None
+                else {"fingerprint": place.trial.fingerprint, "history": place.history, "seconds": place.seconds}
+                for place in self.places
+            ],
+            **_software(),
+        }
+        self.checkpoints.save(self.states, values)
+
+    def _program_digest(self) -> str:
+        """Returns what a checkpoint's arrays depend on: the static settings and the data."""
+        values = self.job_file.model_dump(mode="json", include={"data", "task", "model", "loss", "training"})
+        for key in (*TRACED_KEYS, "training.trials_per_job", "training.checkpoint_minutes", "training.segment_seconds"):
+            section, _, name = key.partition(".")
+            values.get(section, {}).pop(name, None)
+        return digest([values, self.statistics.data_digest])
+
+    def _resume(self) -> bool:
+        values = self.checkpoints.latest()
+        if values is None:
+            return False
+        software = _software()
+        others = [f"{key} was {values.get(key)}, is {software[key]}" for key in software if values.get(key) != software[key]]
+        if values["program"] != self._program_digest():
+            self.say("the checkpoint found is of other settings or data and is not used; training begins anew")
+            return False
+        if any(key in ("jaxrnn", "jax", "jaxlib") and values.get(key) != software[key] for key in software):
+            self.say(f"the checkpoint found is of other software ({listed(others)}) and is not used; training begins anew")
+            return False
+        if others:
+            self.say(f"the checkpoint was written elsewhere ({listed(others)}): results may differ in the last digits")
+        by_fingerprint = {trial.fingerprint: trial for trial in self.waiting}
+        for entry in values["places"]:
+            trial = None if entry is None else by_fingerprint.get(entry["fingerprint"])
+            self.places.append(None if trial is None else _Place(trial, entry["history"], entry["seconds"]))
+        if not any(self.places):
+            self.places = []
+            return False
+        kept = {place.trial.fingerprint for place in self.places if place is not None}
+        self.waiting = [trial for trial in self.waiting if trial.fingerprint not in kept]
+        self.hypers = self._hyperparameters()
+        like = jax.eval_shape(self.program.begin, self.hypers)
+        self.states = jax.device_put(self.checkpoints.arrays(like))
+        self.step, self.segment_steps = values["step"], values["segment_steps"]
+        epochs = [len(place.history) for place in self.places if place is not None]
+        self.say(f"goes on from the checkpoint: epoch {min(epochs) + 1}, step {self.step} of {self.steps_per_epoch}")
+        if self.step == 0:
+            ended = np.asarray(self.states.running)
+            for index, place in enumerate(self.places):
+                if place is not None and not ended[index]:
+                    self._store(index)
+                    self.places[index] = None
+            self._refill([index for index, place in enumerate(self.places) if place is None])
+        return True
+
+
+class _Progress:
+    """A line now and then: at the first epochs, then every half minute."""
+
+    def __init__(self, pack: _Pack) -> None:
+        self.pack, self.began, self.last, self.done = pack, time.monotonic(), 0.0, 0
+
+    def tell(self) -> None:
+        now = time.monotonic()
+        places = [place for place in self.pack.places if place is not None]
+        if now - self.last < 30 and self.last:
+            return
+        self.last = now
+        epochs = self.pack.job_file.training.epochs
+        done = min(len(place.history) for place in places)
+        scored = [row[-1] for place in places for row in place.history[-1:] if math.isfinite(row[-1])]
+        best = f", validation macro AUC up to {max(scored):.3f}" if scored else ""
+        waiting = f", {len(self.pack.waiting)} waiting" if self.pack.waiting else ""
+        left = ""
+        spent = sum(place.seconds for place in places)
+        finished = sum(len(place.history) for place in places) + len(places) * self.pack.step / self.pack.steps_per_epoch
+        if finished:
+            to_do = sum(epochs - len(place.history) for place in places) + epochs * len(self.pack.waiting)
+            left = f", at most {_duration(spent / finished * to_do)} left"
+        self.pack.say(
+            f"epoch {done} of {epochs}, step {self.pack.step} of {self.pack.steps_per_epoch}: {len(places)} trials training"
+            f"{waiting}{best}{left}"
+        )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _software() -> dict[str, str]:
+    device = jax.devices()[0]
+    return {
+        "jaxrnn": __version__,
+        "jax": jax.__version__,
+        "jaxlib": importlib.metadata.version("jaxlib"),
+        "device": f"{device.platform} ({device.device_kind})",
+        "cores": str(_cores()),
+    }
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _write_outputs(
+    job_file: JobFile, statistics: Statistics, examples: dict[str, Examples], folders: dict[str, Path], output: Path
+) -> None:
+    rows, histories = [], []
+    finished = {trial.id: trials.load(folders[trial.fingerprint]) for trial in job_file.job.trials}
+    for trial in job_file.job.trials:
+        record = finished[trial.id].record
+        row = {"trial": trial.id, "seed": trial.seed, **trial.hyperparameters}
+        names = ("outcome", "epochs", "best_epoch", "loss", "seconds", "pack_width", "device")
+        rows.append(row | {name: record[name] for name in names})
+        history = pd.DataFrame(finished[trial.id].history, columns=list(trials.HISTORY_COLUMNS)).astype({"epoch": int})
+        history.insert(0, "trial", trial.id)
+        histories.append(history)
+    predicted = {
+        name: Predictions(
+            examples[name].ids,
+            examples[name].labels,
+            {trial: entry.probabilities[name] for trial, entry in finished.items()},
+        )
+        for name in SCORED_SPLITS
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    predictions.write(output / "predictions.h5", predicted, statistics.classes)
+    with results.written_whole(output / "models") as temporary:
+        temporary.mkdir()
+        for trial, entry in finished.items():
+            predict.write_arrays(temporary / f"{trial}.npz", entry.arrays)
+    with results.written_whole(output / "history.csv") as temporary:
+        pd.concat(histories).to_csv(temporary, index=False)
+    with results.written_whole(output / "trials.csv") as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)

@@ -1,0 +1,240 @@
+"""From the experiment to its trials and jobs: a pure function of the file, known before anything runs.
+
+A trial is one grid point with one seed. A job holds the trials that differ only in traced keys, and so compile to
+one program, at most `training.trials_per_job` of them.
+"""
+
+import itertools
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from jaxrnn import __version__, results
+from jaxrnn.config import RUN_KEYS, TRACED_KEYS, Experiment, Section, digest, read_yaml, substituted, to_yaml
+from jaxrnn.errors import JaxrnnError, listed
+from jaxrnn.results import Results
+from jaxrnn.simulate import Simulation
+
+
+class Trial(Section):
+    """One grid point with one seed.
+
+    id: readable, from the grid's values. fingerprint: stands for everything that decides what the trial becomes, save the
+    survey's content; equal fingerprints, equal trials, whatever grid they stand in.
+    hyperparameters: the traced keys' values.
+    """
+
+    id: str
+    seed: int
+    fingerprint: str
+    hyperparameters: dict[str, Any]
+
+
+class Job(Section):
+    """The trials that one `jaxrnn train` trains at once."""
+
+    name: str
+    dataset: str
+    trials: tuple[Trial, ...]
+
+
+class JobFile(Experiment):
+    """`jobs/<job>/config.yaml`: the experiment with the job's static values in place, and its trials."""
+
+    jaxrnn_version: str
+    job: Job
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment's jobs. `points`: the grid point of each trial, by trial id, as dotted keys and values."""
+
+    experiment: Experiment
+    jobs: tuple[Job, ...]
+    points: dict[str, dict[str, Any]]
+
+    @cached_property
+    def dataset_key(self) -> str:
+        return dataset_key(self.experiment)
+
+    @cached_property
+    def survey_key(self) -> str | None:
+        simulation = self.experiment.data.simulation
+        return None if simulation is None else survey_key(Simulation.model_validate(simulation))
+
+    @property
+    def trials(self) -> list[Trial]:
+        return [trial for job in self.jobs for trial in job.trials]
+
+
+def dataset_key(experiment: Experiment) -> str:
+    """Returns the name of the dataset: equal `data` sections share one ingest."""
+    return digest(experiment.data.model_dump(mode="json"))
+
+
+def survey_key(simulation: Simulation) -> str:
+    """Returns the name of a simulated survey: equal parameters, equal survey."""
+    return digest(simulation.model_dump(mode="json"))
+
+
+def survey_folder(experiment: Experiment, at: Results) -> Path:
+    """Returns the folder of the survey's files, simulated or given."""
+    if experiment.data.simulation is not None:
+        return at.survey(survey_key(Simulation.model_validate(experiment.data.simulation)))
+    assert experiment.data.path is not None
+    return Path(experiment.data.path)
+
+
+def make(experiment: Experiment) -> Plan:
+    """Returns the plan: grid points in the file's order, each with `seeds` seeds, grouped into jobs."""
+    base = experiment.model_dump(mode="json")
+    keys = list(experiment.grid)
+    groups: dict[tuple[str, ...], list[Trial]] = {}
+    settings: dict[tuple[str, ...], dict[str, Any]] = {}
+    points: dict[str, dict[str, Any]] = {}
+    for combination in itertools.product(*experiment.grid.values()):
+        values = substituted(base, dict(zip(keys, combination, strict=True)))
+        resolved = Experiment.model_validate(values).model_dump(mode="json")
+        point = {key: _at(resolved, key) for key in keys}
+        static = {key: value for key, value in point.items() if key not in TRACED_KEYS}
+        group = tuple(_slug(key, value, keys) for key, value in static.items())
+        settings[group] = static
+        for seed in range(experiment.seed, experiment.seed + experiment.seeds):
+            name = _short("_".join([*(_slug(key, value, keys) for key, value in point.items()), f"seed-{seed}"]))
+            if name in points:
+                raise JaxrnnError(f"grid: two points are the same trial '{name}'; every value may stand once")
+            points[name] = point
+            hyperparameters = {key: _at(resolved, key) for key in TRACED_KEYS if key != "seed"}
+            trial = Trial(id=name, seed=seed, fingerprint=_fingerprint(resolved, seed), hyperparameters=hyperparameters)
+            groups.setdefault(group, []).append(trial)
+    jobs = []
+    for group, trials in groups.items():
+        for number, start in enumerate(range(0, len(trials), experiment.training.trials_per_job), start=1):
+            chunk = tuple(trials[start : start + experiment.training.trials_per_job])
+            name = _short("_".join(group) or "all") + f"-{number}"
+            jobs.append(Job(name=name, dataset=dataset_key(experiment), trials=chunk))
+    return Plan(experiment, tuple(jobs), points)
+
+
+def job_values(plan: Plan, job: Job) -> dict[str, Any]:
+    """Returns the content of the job's `config.yaml`: complete, so that it replays by hand."""
+    base = plan.experiment.model_dump(mode="json")
+    point = plan.points[job.trials[0].id]
+    values = substituted(base, {key: value for key, value in point.items() if key not in TRACED_KEYS})
+    values |= {"grid": {}, "seeds": 1}
+    return {"jaxrnn_version": __version__, **values, "job": job.model_dump(mode="json")}
+
+
+def job_digest(job: Job) -> str:
+    """Returns what a job's outputs depend on: other trials, another digest. How it runs (`RUN_KEYS`) is not in it."""
+    return digest([[trial.id, trial.fingerprint] for trial in job.trials])
+
+
+def load_job(path: Path) -> JobFile:
+    """Returns the job in a `config.yaml`; raises JaxrnnError where it is none, or of another version."""
+    values = read_yaml(path)
+    if "job" not in values:
+        raise JaxrnnError(
+            f"{path}: no job's config; expected results/<experiment>/jobs/<job>/config.yaml, which `jaxrnn plan` writes"
+        )
+    results.check_version(values.get("jaxrnn_version"), path)
+    try:
+        return JobFile.model_validate(values)
+    except ValueError as error:
+        raise JaxrnnError(f"{path}: not as `jaxrnn plan` wrote it ({error}); run `jaxrnn plan` again")
+
+
+def table(plan: Plan) -> pd.DataFrame:
+    """Returns `plan.csv`: a row a trial with its job, seed and grid point."""
+    rows = [
+        {"trial": trial.id, "job": job.name, "seed": trial.seed, "fingerprint": trial.fingerprint}
+        | plan.points[trial.id]
+        for job in plan.jobs
+        for trial in job.trials
+    ]
+    return pd.DataFrame(rows)
+
+
+def write(plan: Plan, at: Results) -> list[str]:
+    """Writes `plan.csv`, `experiment.yaml` and the jobs' configs; returns remarks for the user about earlier results."""
+    folder = at.experiment(plan.experiment.experiment)
+    remarks = _compare_with_earlier(plan, folder)
+    for job in plan.jobs:
+        results.write_text(folder / "jobs" / job.name / "config.yaml", to_yaml(job_values(plan, job)))
+    results.write_text(folder / "experiment.yaml", to_yaml(_described(plan)))
+    with results.written_whole(folder / "plan.csv") as temporary:
+        table(plan).to_csv(temporary, index=False)
+    return remarks
+
+
+def _described(plan: Plan) -> dict[str, Any]:
+    return {"jaxrnn_version": __version__, **plan.experiment.model_dump(mode="json")}
+
+
+def _compare_with_earlier(plan: Plan, folder: Path) -> list[str]:
+    """Returns what changed since this experiment's last plan, and what becomes of the earlier trials."""
+    earlier = folder / "experiment.yaml"
+    if not earlier.exists():
+        return []
+    before = read_yaml(earlier)
+    results.check_version(before.get("jaxrnn_version"), earlier)
+    now = _described(plan)
+    changed = [
+        f"{key}: {_flat(before).get(key)!r} -> {_flat(now).get(key)!r}"
+        for key in sorted(_flat(before) | _flat(now))
+        if _flat(before).get(key) != _flat(now).get(key)
+    ]
+    if not changed:
+        return []
+    stored = {path.name for path in (folder / "trials").glob("*") if not path.name.startswith(".")}
+    kept = [trial for trial in plan.trials if trial.fingerprint in stored]
+    remarks = [
+        f"{folder} has results of another version of this experiment; changed since: {listed(changed, 20)}",
+        f"{len(kept)} of {len(plan.trials)} trials are finished under the same settings and are kept; "
+        f"{len(plan.trials) - len(kept)} will be trained. Trials of other settings are never read.",
+    ]
+    known = {job.name for job in plan.jobs}
+    stale = sorted(path.name for path in (folder / "jobs").glob("*") if path.name not in known)
+    if stale:
+        remarks.append(f"job folders that belong to no job any more, and are not read: {listed(stale)}")
+    return remarks
+
+
+def _flat(values: Any, place: str = "") -> dict[str, Any]:
+    if isinstance(values, dict) and values and place != "grid":
+        return {k: v for key, inner in values.items() for k, v in _flat(inner, f"{place}.{key}".lstrip(".")).items()}
+    return {place: values}
+
+
+def _at(values: dict[str, Any], dotted: str) -> Any:
+    section, _, key = dotted.partition(".")
+    return values[section][key]
+
+
+def _fingerprint(resolved: dict[str, Any], seed: int) -> str:
+    training = {key: value for key, value in resolved["training"].items() if key not in RUN_KEYS}
+    split = resolved["split"] | {"seed": split_seed(resolved)}
+    decisive = {key: resolved[key] for key in ("data", "task", "model", "loss")}
+    return digest(decisive | {"training": training, "split": split, "seed": seed})
+
+
+def split_seed(values: dict[str, Any]) -> int:
+    return values["seed"] if values["split"]["seed"] is None else values["split"]["seed"]
+
+
+def _slug(key: str, value: Any, keys: list[str]) -> str:
+    last = key.rpartition(".")[2]
+    name = last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
+    if isinstance(value, float):
+        return f"{name}-{value:.10g}"
+    shown = "null" if value is None else str(value).lower()
+    return f"{name}-{re.sub(r'[^a-z0-9.]+', '-', shown).strip('-')}"
+
+
+def _short(name: str, limit: int = 120) -> str:
+    # a folder's name may have 255 bytes, and SLURM's logs and Snakemake's records add to it
+    return name if len(name) <= limit else f"{name[: limit - 13]}-{digest(name)}"

@@ -1,0 +1,839 @@
+"""The report: one self-contained page that answers which classifier, how good, how sure, and whether to believe it.
+
+It reads what the other commands wrote, computes nothing that they measured, and draws through `report.figures`.
+Each section of the page is a function here that returns what its part of `page.html.j2` shows.
+"""
+
+import base64
+import csv
+import hashlib
+import importlib.metadata
+import io
+import math
+import os
+import platform
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from markupsafe import Markup, escape
+from numpy.typing import NDArray
+
+from jaxrnn import __version__
+from jaxrnn.config import Loss, Model, Training, read_yaml, substituted, to_yaml
+from jaxrnn.errors import JaxrnnError, listed
+from jaxrnn.report import figures
+from jaxrnn.report.figures import SCORES, SPLITS, Figure
+from jaxrnn.results import check_version, read_json, write_text, written_whole
+
+FEW_OBJECTS = 10  # in the test split: fewer say little about a class
+LARGE_GAP = 0.05  # of accuracy between training and validation
+MANY_REJECTED = 0.01  # share of objects
+HISTORY = ("trial", "epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy",
+           "validation_macro_f1", "validation_macro_auc")  # fmt: skip
+TRIALS = ("trial", "job", "seed", *SCORES, "epochs", "best_epoch", "seconds", "outcome")
+NOT_A_NUMBER = "–"
+
+
+def write(experiment_folder: Path, dataset_folder: Path) -> Path:
+    """Writes `figures/` and `report.html` into an experiment's folder, each whole or not at all; returns the page.
+
+    Raises JaxrnnError for an input that is missing or broken, with the command that makes it.
+    """
+    inputs = _read(experiment_folder, dataset_folder)
+    drawn = {figure.name: figure for figure in _figures(inputs)}
+    page = _page(inputs, drawn)
+    with written_whole(experiment_folder / "figures") as folder:
+        folder.mkdir()
+        for figure in drawn.values():
+            (folder / f"{figure.name}.svg").write_text(figure.svg, encoding="utf-8")
+            (folder / f"{figure.name}.png").write_bytes(figure.png())
+    path = experiment_folder / "report.html"
+    write_text(path, page)
+    return path
+
+
+# Reading
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the page is made from. Tables hold text in their text columns and floats in the others.
+
+    confusion: counts `[truth, predicted]` of validation and test.
+    keys: the grid's dotted keys. chosen: the chosen trial's row.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    manifest: dict[str, Any]
+    splits: pd.DataFrame
+    trials: pd.DataFrame
+    tests: pd.DataFrame
+    grid: pd.DataFrame
+    history: pd.DataFrame
+    best: dict[str, Any]
+    classes: list[str]
+    confusion: dict[str, NDArray[np.int64]]
+    keys: list[str]
+    chosen: pd.Series
+
+    @property
+    def metric(self) -> str:
+        return str(self.best["metric"])
+
+    @property
+    def several_seeds(self) -> bool:
+        return bool((self.grid["seeds"] > 1).any())
+
+    def points(self) -> pd.DataFrame:
+        """Returns the grid's table, best first, with what the figure and the tables of the search show."""
+        table = self.grid.copy()
+        table["label"] = [self.label(row) for row in table.to_dict("records")]
+        for part in ("mean", "low", "high"):
+            table[part] = table[f"{self.metric}_{part}"]
+        own = self.label(self.chosen.to_dict())
+        table["chosen"] = table["label"] == own
+        return table.sort_values("mean", ascending=self.metric == "log_loss", na_position="last", kind="stable")
+
+    def label(self, row: dict[Any, Any]) -> str:
+        """Returns a grid point's values of the keys that vary, or of all keys where none does."""
+        varied = self.varied
+        return " · ".join(_value(row[key]) for key in varied) or "the only grid point"
+
+    @property
+    def varied(self) -> list[str]:
+        return [key for key in self.keys if len(self.config["grid"][key]) > 1]
+
+
+def _read(folder: Path, dataset: Path) -> Inputs:
+    name = folder.name
+    command = f"jaxrnn aggregate --config {shlex.quote(f'config/{name}.yaml')}"
+    config_path = folder / "experiment.yaml"
+    if not config_path.exists():
+        raise JaxrnnError(f"{config_path}: not there yet; run `jaxrnn plan --config config/{name}.yaml` first")
+    config = read_yaml(config_path)
+    lacking = [k for k in ("experiment", "seed", "data", "task", "model", "loss", "training", "grid") if k not in config]
+    if lacking:
+        raise JaxrnnError(f"{config_path}: {listed(lacking)} missing; remove it and run `jaxrnn plan` again")
+    keys = [str(key) for key in config["grid"] or {}]
+    config = {**config, "grid": config["grid"] or {}}
+
+    manifest = read_json(dataset / "manifest.json", "jaxrnn ingest")
+    _expect(manifest, dataset / "manifest.json", "jaxrnn ingest",
+            ("reader", "counts", "rejected_by_reason", "length_histogram", "features", "metadata", "shards"))  # fmt: skip
+    best = read_json(folder / "best.json", command)
+    _expect(best, folder / "best.json", command, ("trial", "job", "metric", "grid_point", "seed", "validation", "test"))
+    check_version(best["jaxrnn_version"], folder / "best.json")
+    if best["metric"] not in SCORES:
+        raise JaxrnnError(f"{folder / 'best.json'}: metric is {best['metric']!r}; expected one of {listed(list(SCORES))}")
+
+    text = ("trial", "job", "seed", "outcome", *keys)
+    trials = _table(folder / "training_results.csv", command, (*TRIALS, *keys), text)
+    tests = _table(folder / "experiment_results.csv", command, (*TRIALS, *(f"test_{s}" for s in SCORES)), text)
+    parts = tuple(f"{score}_{part}" for score in SCORES for part in ("mean", "low", "high"))
+    grid = _table(folder / "grid_results.csv", command, (*keys, "seeds", *parts), keys)
+    history = _table(folder / "history.csv", command, HISTORY, ("trial",))
+    splits = _table(
+        folder / "splits.csv", "jaxrnn split", ("id", "label", "class", "split"), ("id", "label", "class", "split")
+    )
+    classes, validation = _matrix(folder / "confusion_matrix_validation.csv", command)
+    classes_test, test = _matrix(folder / "confusion_matrix_test.csv", command)
+    if classes != classes_test:
+        raise JaxrnnError(f"{folder}: the two confusion matrices have different classes; run `{command}` again")
+    chosen = trials[trials["trial"] == str(best["trial"])]
+    if len(chosen) != 1:
+        raise JaxrnnError(
+            f"{folder / 'training_results.csv'}: holds the chosen trial {best['trial']} {len(chosen)} times; "
+            f"expected once; run `{command}` again"
+        )
+    return Inputs(
+        folder, config, manifest, splits, trials, tests, grid, history, best, classes,
+        {"validation": validation, "test": test}, keys, chosen.iloc[0],
+    )  # fmt: skip
+
+
+def _expect(values: dict[str, Any], path: Path, command: str, keys: Iterable[str]) -> None:
+    lacking = [key for key in keys if key not in values]
+    if lacking:
+        raise JaxrnnError(f"{path}: {listed(lacking)} missing; remove it and run `{command}` again")
+
+
+def _cells(path: Path, command: str) -> list[list[str]]:
+    """Returns a CSV's cells as they are: a class may well be called NA or nan."""
+    try:
+        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""), strict=True))
+    except FileNotFoundError:
+        raise JaxrnnError(f"{path}: not there yet; run `{command}` first")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise JaxrnnError(f"{path}: cannot be read ({error}); remove it and run `{command}` again")
+    rows = [row for row in rows if row]
+    if not rows:
+        raise JaxrnnError(f"{path}: is empty; remove it and run `{command}` again")
+    for number, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            raise JaxrnnError(
+                f"{path}: row {number + 1} has {len(row)} cells and the header {len(rows[0])}; "
+                f"remove it and run `{command}` again"
+            )
+    return rows
+
+
+def _table(path: Path, command: str, expected: Sequence[str], text: Sequence[str]) -> pd.DataFrame:
+    header, *rows = _cells(path, command)
+    lacking = [column for column in expected if column not in header]
+    if lacking:
+        raise JaxrnnError(f"{path}: the columns {listed(lacking)} are missing; remove it and run `{command}` again")
+    columns: dict[str, Any] = {}
+    for place, column in enumerate(header):
+        cells = [row[place] for row in rows]
+        if column in text or column not in expected and not _numeric(cells):
+            columns[column] = pd.Series(cells, dtype=object)
+            continue
+        try:
+            columns[column] = pd.Series([float(cell) if cell else math.nan for cell in cells], dtype=float)
+        except ValueError as error:
+            raise JaxrnnError(f"{path}: column {column}: {error}; remove it and run `{command}` again")
+    return pd.DataFrame(columns)
+
+
+def _numeric(cells: Sequence[str]) -> bool:
+    try:
+        return [float(cell) for cell in cells if cell] is not None
+    except ValueError:
+        return False
+
+
+def _matrix(path: Path, command: str) -> tuple[list[str], NDArray[np.int64]]:
+    header, *rows = _cells(path, command)
+    classes = header[1:]
+    try:
+        counts = np.array([[int(float(cell)) for cell in row[1:]] for row in rows], dtype=np.int64)
+    except ValueError as error:
+        raise JaxrnnError(f"{path}: {error}; remove it and run `{command}` again")
+    if [row[0] for row in rows] != classes or not classes:
+        raise JaxrnnError(f"{path}: rows and columns name different classes; remove it and run `{command}` again")
+    return classes, counts
+
+
+# Writing numbers
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table's cell. value: the number as the file has it, unrounded; None for text."""
+
+    text: str
+    value: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page. The first column heads its row. marked: the chosen row. tall: may scroll in its own box."""
+
+    name: str
+    caption: str
+    columns: list[str]
+    rows: list[list[Cell]]
+    marked: tuple[int, ...] = ()
+    numeric: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, name: str, caption: str, columns: list[str], rows: list[list[Cell]], marked: Sequence[int] = ()) -> "Table":
+        numeric = {i for i in range(len(columns)) if any(row[i].value is not None for row in rows)}
+        return cls(name, caption, columns, rows, tuple(marked), frozenset(numeric))
+
+
+def _text(value: object) -> Cell:
+    return Cell(str(value))
+
+
+def _count(value: float) -> Cell:
+    return Cell(f"{int(value):,}" if math.isfinite(value) else NOT_A_NUMBER, float(value))
+
+
+def _score(value: float, low: float = math.nan, high: float = math.nan) -> Cell:
+    """Returns a score as 0.972 [0.961, 0.981]; a fourth decimal where the interval is that narrow."""
+    value, low, high = (math.nan if number is None else float(number) for number in (value, low, high))
+    if not math.isfinite(value):
+        return Cell(NOT_A_NUMBER, math.nan)
+    known = math.isfinite(low) and math.isfinite(high)
+    places = 4 if known and 0 < high - low < 0.004 else 3
+    return Cell(f"{value:.{places}f}", value, f"[{low:.{places}f}, {high:.{places}f}]" if known else "")
+
+
+def _measured(score: dict[str, Any]) -> Cell:
+    return _score(score["value"], score.get("low", math.nan), score.get("high", math.nan))
+
+
+def _percent(part: float, whole: float) -> str:
+    share = 100 * part / whole if whole else 0.0
+    if 0 < share < 0.1:
+        return "under 0.1 %"
+    return f"{share:.1f} %" if share < 10 and share != round(share) else f"{share:.0f} %"
+
+
+def _value(value: object) -> str:
+    """Returns a grid value as YAML writes it, the same whether it comes from JSON or a CSV."""
+    text = {"": "null", "None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+    try:
+        return f"{float(text):.12g}"
+    except ValueError:
+        return text
+
+
+def _plural(count: float, noun: str) -> str:
+    plural = {"class": "classes", "loss": "losses"}.get(noun, f"{noun}s")
+    return f"{int(count):,} {noun if count == 1 else plural}"
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+# The sections
+
+
+@dataclass(frozen=True)
+class Check:
+    """One reason to believe or doubt. level: warning, note or passed."""
+
+    level: str
+    title: str
+    text: str
+
+
+def _verdict(inputs: Inputs) -> dict[str, Any]:
+    test, validation = inputs.best["test"], inputs.best["validation"]
+    scores = []
+    for score, name in SCORES.items():
+        if score in test:
+            scores.append({"name": name, "test": _measured(test[score]), "validation": _measured(validation[score])})
+    checks = _checks(inputs)
+    warnings = sum(check.level == "warning" for check in checks)
+    return {
+        "scores": scores,
+        "objects": int(inputs.confusion["test"].sum()),
+        "interval": str(inputs.best.get("interval", "95 %")),
+        "model": _model(inputs),
+        "point": [(key, _value(inputs.chosen[key])) for key in inputs.keys],
+        "tried": f"{_plural(len(inputs.trials), 'trial')} of {_plural(len(inputs.grid), 'grid point')}",
+        "metric": SCORES[inputs.metric],
+        "confusions": _confusions(inputs),
+        "checks": checks,
+        "warnings": warnings,
+        "doubts": [check.title for check in checks if check.level == "warning"],
+        "baseline": _baseline(inputs),
+    }
+
+
+def _model(inputs: Inputs) -> str:
+    """Returns the chosen network and loss in words."""
+    values = substituted(inputs.config, inputs.best["grid_point"])
+    model = {**Model().model_dump(), **(values["model"] or {})}
+    loss = {**Loss().model_dump(), **(values["loss"] or {})}
+    training = {**Training().model_dump(), **(values["training"] or {})}
+    cell = {"gru": "GRU", "lstm": "LSTM", "simple": "simple recurrent"}.get(model["cell"], str(model["cell"]))
+    direction = "bidirectional " if model["bidirectional"] else ""
+    kind = f"focal loss (gamma {_value(loss['gamma'])})" if loss["gamma"] else "cross-entropy"
+    weights = "balanced class weights" if loss["class_weights"] == "balanced" else "no class weights"
+    article = "an" if cell == "LSTM" and not direction else "a"
+    return (
+        f"{article} {direction}{cell} network, {_plural(model['depth'], 'layer')} of {_plural(model['units'], 'unit')}, trained with "
+        f"{kind}, {weights} and learning rate {_value(training['learning_rate'])}"
+    )
+
+
+def _baseline(inputs: Inputs) -> dict[str, Any]:
+    """Returns the scores of always answering the commonest class of the test split."""
+    totals = inputs.confusion["test"].sum(1)
+    share = float(totals.max() / totals.sum()) if totals.sum() else 0.0
+    present = int((totals > 0).sum())
+    return {
+        "class": inputs.classes[int(totals.argmax())],
+        "accuracy": share,
+        "macro_f1": 2 * share / (1 + share) / max(1, present),
+    }
+
+
+def _confusions(inputs: Inputs, most: int = 3) -> list[dict[str, Any]]:
+    """Returns the commonest mistakes on the test split."""
+    counts = inputs.confusion["test"]
+    wrong = [(int(counts[t, p]), t, p) for t in range(len(counts)) for p in range(len(counts)) if t != p and counts[t, p]]
+    return [
+        {
+            "count": f"{count:,}",
+            "total": f"{int(counts[t].sum()):,}",
+            "share": _percent(count, counts[t].sum()),
+            "truth": inputs.classes[t],
+            "predicted": inputs.classes[p],
+        }
+        for count, t, p in sorted(wrong, key=lambda entry: (-entry[0], entry[1], entry[2]))[:most]
+    ]
+
+
+def _checks(inputs: Inputs) -> list[Check]:
+    found = [
+        _check_baseline(inputs), _check_perfect(inputs), _check_transfer(inputs), _check_objects(inputs), _check_margin(inputs),
+        _check_overfit(inputs), _check_epochs(inputs), _check_edges(inputs), _check_diverged(inputs), _check_rejected(inputs),
+    ]  # fmt: skip
+    order = ("warning", "note", "passed")
+    return sorted((check for check in found if check), key=lambda check: order.index(check.level))
+
+
+def _check_baseline(inputs: Inputs) -> Check:
+    score, base = inputs.best["test"]["macro_f1"], _baseline(inputs)
+    low = score["low"] if score.get("low") is not None else score["value"]
+    text = (
+        f"Always answering “{base['class']}”, the commonest class of the test split, would have macro F1 "
+        f"{base['macro_f1']:.3f} and accuracy {base['accuracy']:.3f}; the classifier has "
+        f"{score['value']:.3f} and {inputs.best['test']['accuracy']['value']:.3f}."
+    )
+    if low > base["macro_f1"]:
+        return Check("passed", "Better than guessing", text)
+    return Check("warning", "No better than guessing", text)
+
+
+def _check_perfect(inputs: Inputs) -> Check | None:
+    counts = inputs.confusion["test"]
+    if not counts.sum() or np.trace(counts) < counts.sum():
+        return None
+    return Check(
+        "warning",
+        "The test score is perfect",
+        f"All {int(counts.sum()):,} test objects are classified correctly. That is more often a leak than a perfect "
+        "classifier: look for the same object in two splits and for features that follow from the label.",
+    )
+
+
+def _check_transfer(inputs: Inputs) -> Check | None:
+    name = SCORES[inputs.metric]
+    test, validation = inputs.best["test"].get(inputs.metric), inputs.best["validation"].get(inputs.metric)
+    if not test or not validation or None in (validation["value"], test["value"], test.get("low"), test.get("high")):
+        return None
+    worse = validation["value"] > test["high"] if inputs.metric != "log_loss" else validation["value"] < test["low"]
+    shown = f"{_measured(test).text} {_measured(test).note}"
+    text = f"The {name} was {validation['value']:.3f} on validation, which chose the trial, and is {shown} on test"
+    if worse:
+        return Check(
+            "warning",
+            "Worse on test than on validation",
+            f"{text}: the validation score is outside the test interval. The choice among {len(inputs.trials):,} trials was "
+            "partly luck, or the splits differ. Only the test score says what to expect.",
+        )
+    return Check("passed", "Validation and test agree", f"{text}.")
+
+
+def _check_objects(inputs: Inputs) -> Check:
+    totals = inputs.confusion["test"].sum(1)
+    few = [(name, int(n)) for name, n in zip(inputs.classes, totals, strict=True) if n < FEW_OBJECTS]
+    if not few:
+        return Check(
+            "passed", "Enough test objects", f"Every class has at least {int(totals.min()):,} objects in the test split."
+        )
+    names = listed([f"“{name}” ({count})" for name, count in few], 5)
+    return Check(
+        "warning",
+        f"Too few test objects for {_plural(len(few), 'class')}",
+        f"{names}: with fewer than {FEW_OBJECTS} objects a class's scores, and the macro scores with them, are uncertain.",
+    )
+
+
+def _check_margin(inputs: Inputs) -> Check | None:
+    points = inputs.points().dropna(subset=["mean"])
+    name = SCORES[inputs.metric]
+    if not inputs.several_seeds:
+        return Check(
+            "note",
+            "One seed a grid point",
+            "How far the scores depend on the seed is unknown, and so is whether the chosen grid point is better than the "
+            "next. `seeds: 3` in the experiment file shows it.",
+        )
+    if len(points) < 2:
+        return None
+    first, second = points.iloc[0], points.iloc[1]
+    text = (
+        f"The best grid point has mean validation {name} {_with_interval(first)} over its seeds, "
+        f"the next ({second['label']}) {_with_interval(second)}"
+    )
+    apart = first["low"] > second["high"] if inputs.metric != "log_loss" else first["high"] < second["low"]
+    if apart:
+        return Check("passed", "The choice is clear", f"{text}.")
+    low, high = first["low"], first["high"]
+    near = points["high"].ge(low) if inputs.metric != "log_loss" else points["low"].le(high)
+    return Check(
+        "note",
+        "The choice is close",
+        f"{text}. The intervals of {int(near.sum()) - 1:,} other grid points overlap the best one's: another choice "
+        "might do as well.",
+    )
+
+
+def _with_interval(row: Any) -> str:
+    cell = _score(row["mean"], row["low"], row["high"])
+    return f"{cell.text} {cell.note}".strip()
+
+
+def _check_overfit(inputs: Inputs) -> Check | None:
+    history = inputs.history
+    at = history[(history["trial"] == inputs.chosen["trial"]) & (history["epoch"] == inputs.chosen["best_epoch"])]
+    if at.empty:
+        return None
+    train, validation = float(at["train_accuracy"].iloc[0]), float(at["validation_accuracy"].iloc[0])
+    text = f"At its best epoch the accuracy is {train:.3f} on training and {validation:.3f} on validation"
+    if train - validation > LARGE_GAP:
+        return Check(
+            "warning",
+            "Overfit",
+            f"{text}: the network knows its training objects better than new ones. More dropout, a smaller network or "
+            "more data would help.",
+        )
+    return Check("passed", "Little overfitting", f"{text}.")
+
+
+def _check_epochs(inputs: Inputs) -> Check:
+    best, epochs = int(inputs.chosen["best_epoch"]), int(inputs.chosen["epochs"])
+    if best >= epochs:
+        return Check(
+            "warning",
+            "Still improving when training ended",
+            f"The best epoch is the last one, {best} of {epochs}. Raise `training.epochs`.",
+        )
+    return Check("passed", "Trained long enough", f"The best epoch is {best} of {epochs}.")
+
+
+def _check_edges(inputs: Inputs) -> Check | None:
+    edges = []
+    for key in inputs.varied:
+        values = inputs.config["grid"][key]
+        if len(values) < 3 or any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
+            continue
+        chosen = _value(inputs.chosen[key])
+        if chosen in (_value(min(values)), _value(max(values))):
+            edges.append(f"`{key}: {chosen}`")
+    if not edges:
+        return None
+    return Check(
+        "note",
+        "The choice lies at the edge of the grid",
+        f"{_sentence(listed(edges))} is the smallest or largest value tried: a better one may lie beyond.",
+    )
+
+
+def _check_diverged(inputs: Inputs) -> Check:
+    diverged = inputs.trials[inputs.trials["outcome"] == "diverged"]
+    total = len(inputs.trials)
+    if diverged.empty:
+        return Check("passed", "No trial diverged", f"{_sentence(_plural(total, 'trial'))} ended with finite scores.")
+    return Check(
+        "warning",
+        f"{_sentence(_plural(len(diverged), 'trial'))} diverged",
+        f"{len(diverged):,} of {total:,} trials ended with a loss that is not finite: {listed(list(diverged['trial']), 4)}. "
+        "Grid points are summarised without them; a lower learning rate or `training.gradient_clip` helps.",
+    )
+
+
+def _check_rejected(inputs: Inputs) -> Check:
+    counts = inputs.manifest["counts"]
+    objects, observations = int(counts["objects_rejected"]), int(counts["observations_rejected"])
+    if not objects and not observations:
+        return Check("passed", "Nothing was rejected", f"All {int(counts['objects_in']):,} objects of the survey were used.")
+    share = objects / max(1, counts["objects_in"])
+    return Check(
+        "warning" if share > MANY_REJECTED else "note",
+        f"{_plural(objects, 'object')} rejected" if objects else "Observations were rejected",
+        f"{objects:,} of {int(counts['objects_in']):,} objects ({_percent(objects, counts['objects_in'])}) and "
+        f"{observations:,} of {int(counts['observations_in']):,} observations were left out; the reasons stand under Data. "
+        "The scores hold for objects like those that were kept.",
+    )
+
+
+def _data(inputs: Inputs) -> dict[str, Any]:
+    manifest, config = inputs.manifest, inputs.config
+    counts = _class_counts(inputs)
+    labels = inputs.splits[inputs.splits["split"] != "excluded"].groupby("class")["label"].unique()
+    grouped = any(list(labels.get(name, [name])) != [name] for name in counts.index)
+    columns = ["Class", *(["Labels of the survey"] if grouped else []), "Train", "Validation", "Test", "All"]
+    rows = [
+        [
+            _text(name),
+            *([_text(listed(sorted(labels.get(name, [])), 12))] if grouped else []),
+            *(_count(counts.loc[name, split]) for split in SPLITS),
+            _count(counts.loc[name].sum()),
+        ]
+        for name in counts.index
+    ]
+    total = [_text("All classes"), *([_text("")] if grouped else []), *(_count(counts[s].sum()) for s in SPLITS)]
+    rows.append([*total, _count(counts.to_numpy().sum())])
+    excluded = inputs.splits[inputs.splits["split"] == "excluded"]["label"].value_counts()
+    reasons = sorted(manifest["rejected_by_reason"].items(), key=lambda item: (-item[1], item[0]))
+    data = config["data"]
+    units = [f"{f['name']} ({f['unit']})" if f.get("unit") else str(f["name"]) for f in manifest["features"]]
+    metadata = [f"{m['name']} ({m['unit']})" if m.get("unit") else str(m["name"]) for m in manifest["metadata"]]
+    size = sum(file["bytes"] for file in manifest.get("survey_files", []))
+    return {
+        "reader": manifest["reader"],
+        "source": "simulated" if data.get("simulation") is not None else str(data.get("path")),
+        "files": _plural(len(manifest.get("survey_files", [])), "file"),
+        "megabytes": f"{size / 1e6:,.1f}",
+        "counts": {key: int(value) for key, value in manifest["counts"].items()},
+        "units": units,
+        "metadata": metadata,
+        "table": Table.of("classes", "Objects of each class, by split", columns, rows),
+        "excluded": [(str(label), int(count)) for label, count in excluded.items()],
+        "rejected": Table.of(
+            "rejected",
+            "What was rejected, by reason",
+            ["Reason", "Count"],
+            [[_text(reason), _count(count)] for reason, count in reasons],
+        ),
+    }
+
+
+def _class_counts(inputs: Inputs) -> pd.DataFrame:
+    table = inputs.splits[inputs.splits["split"] != "excluded"]
+    counts = pd.crosstab(table["class"], table["split"])
+    others = [name for name in counts.index if name not in inputs.classes]
+    return counts.reindex(index=[*inputs.classes, *others], columns=list(SPLITS), fill_value=0)
+
+
+def _search(inputs: Inputs) -> dict[str, Any]:
+    points = inputs.points().reset_index(drop=True)
+    outcomes = [name for name in ("completed", "early_stopped", "diverged") if name in points]
+    heads = [key.rpartition(".")[2].replace("_", " ") for key in inputs.keys]
+
+    def rows(prefix: str) -> list[list[Cell]]:
+        return [
+            [
+                Cell(str(index + 1), float(index + 1)),
+                *(_number_or_text(row[key]) for key in inputs.keys),
+                *(_score(*(row[f"{prefix}{score}_{part}"] for part in ("mean", "low", "high"))) for score in SCORES),
+                _count(row["seeds"]),
+                *(_count(row[outcome]) for outcome in outcomes),
+            ]
+            for index, row in enumerate(points.to_dict("records"))
+        ]
+
+    columns = ["Rank", *map(_sentence, heads), *map(_sentence, SCORES.values()), "Seeds"]
+    columns += [_sentence(outcome.replace("_", " ")) for outcome in outcomes]
+    marked = [int(index) for index in np.flatnonzero(points["chosen"])]
+    tested = all(f"test_{score}_mean" in points for score in SCORES)
+    trials = inputs.trials.sort_values(
+        inputs.metric, ascending=inputs.metric == "log_loss", na_position="last", kind="stable"
+    ).reset_index(drop=True)
+    trial_rows = [
+        [
+            _text(row["trial"]),
+            *(_number_or_text(row[key]) for key in inputs.keys),
+            Cell(row["seed"], _float(row["seed"])),
+            *(_score(row[score]) for score in SCORES),
+            _count(row["best_epoch"]),
+            _count(row["epochs"]),
+            Cell(f"{row['seconds']:,.1f}", float(row["seconds"])),
+            _text(row["outcome"].replace("_", " ")),
+        ]
+        for row in trials.to_dict("records")
+    ]
+    shared = [(key, _value(inputs.config["grid"][key][0])) for key in inputs.keys if key not in inputs.varied]
+    seeds = " Mean over seeds with its 95 % interval." if inputs.several_seeds else ""
+    return {
+        "points": len(points),
+        "trials": len(trials),
+        "metric": SCORES[inputs.metric],
+        "varied": [(key, [_value(v) for v in inputs.config["grid"][key]]) for key in inputs.varied],
+        "shared": shared,
+        "several_seeds": inputs.several_seeds,
+        "grid": Table.of("grid", f"Grid points, best first, on validation.{seeds}", columns, rows(""), marked),
+        "tests": Table.of("grid-test", f"The same grid points on test.{seeds}", columns, rows("test_"), marked)
+        if tested
+        else None,
+        "table": Table.of(
+            "trials",
+            "Trials, best first, on validation at each trial's best epoch",
+            ["Trial", *map(_sentence, heads), "Seed", *map(_sentence, SCORES.values()), "Best epoch", "Epochs", "Seconds", "Outcome"],
+            trial_rows,
+            [int(index) for index in np.flatnonzero(trials["trial"] == inputs.chosen["trial"])],
+        ),
+    }
+
+
+def _number_or_text(value: object) -> Cell:
+    text = _value(value)
+    number = _float(text)
+    return Cell(text, number) if math.isfinite(number) else Cell(text)
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _training(inputs: Inputs) -> dict[str, Any]:
+    training = {**Training().model_dump(), **(inputs.config["training"] or {})}
+    return {
+        "score": SCORES[inputs.metric if f"validation_{inputs.metric}" in inputs.history else "macro_auc"],
+        "monitor": SCORES.get(training["monitor"], training["monitor"]),
+        "best_epoch": int(inputs.chosen["best_epoch"]),
+        "epochs": int(inputs.chosen["epochs"]),
+        "outcomes": [(str(k).replace("_", " "), int(v)) for k, v in inputs.trials["outcome"].value_counts().items()],
+    }
+
+
+def _performance(inputs: Inputs) -> dict[str, Any]:
+    test = inputs.best["test"]
+    totals = inputs.confusion["test"].sum(1)
+    rows = [
+        [
+            _text(name),
+            _count(total),
+            *(_measured(test[f"{score}_{name}"]) if f"{score}_{name}" in test else Cell(NOT_A_NUMBER)
+              for score in ("precision", "recall", "f1")),
+        ]
+        for name, total in zip(inputs.classes, totals, strict=True)
+    ]  # fmt: skip
+    return {
+        "table": Table.of(
+            "class-scores",
+            f"Each class on the test split, with intervals ({inputs.best.get('interval', '95 %')})",
+            ["Class", "Test objects", "Precision (purity)", "Recall (completeness)", "F1"],
+            rows,
+        ),
+        "matrices": {split: _matrix_tables(inputs, split) for split in ("validation", "test")},
+    }
+
+
+def _matrix_tables(inputs: Inputs, split: str) -> list[Table]:
+    counts = inputs.confusion[split]
+    totals = counts.sum(1)
+    columns = ["True class", *inputs.classes]
+    return [
+        Table.of(
+            f"matrix-{split}",
+            f"Objects of the {split} split: rows are the true class, columns the predicted one",
+            columns,
+            [[_text(name), *map(_count, counts[i])] for i, name in enumerate(inputs.classes)],
+        ),
+        Table.of(
+            f"matrix-{split}-normalised",
+            f"Share of the true class in the {split} split",
+            columns,
+            [
+                [_text(name), *(_score(n / totals[i] if totals[i] else math.nan) for n in counts[i])]
+                for i, name in enumerate(inputs.classes)
+            ],
+        ),
+    ]
+
+
+def _reproduce(inputs: Inputs) -> dict[str, Any]:
+    folder = _from_here(inputs.folder)
+    root = os.path.dirname(folder) or "."
+    elsewhere = "" if root == "results" else f" --results {shlex.quote(root)}"
+    job = f"{folder}/jobs/{inputs.best['job']}/config.yaml"
+    names = ("jax", "jaxlib", "flax", "optax", "numpy")
+    versions = [("jaxrnn", __version__), ("Python", platform.python_version())]
+    for name in names:
+        try:
+            versions.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    seeds = sorted(set(inputs.trials["seed"]), key=_float)
+    return {
+        "replay": f"jaxrnn train --config {shlex.quote(job)}{elsewhere}",
+        "local": f"snakemake --profile workflow/profiles/local --configfile {shlex.quote(f'{folder}/experiment.yaml')}",
+        "slurm": f"snakemake --profile slurm --configfile {shlex.quote(f'{folder}/experiment.yaml')}",
+        "trial": inputs.best["trial"],
+        "seed": inputs.best["seed"],
+        "seeds": listed(seeds, 12),
+        "first_seed": inputs.config["seed"],
+        "made_by": inputs.best["jaxrnn_version"],
+        "versions": versions,
+        "shards": Table.of(
+            "shards",
+            "Shards of the dataset",
+            ["File", "Sequences", "Steps", "SHA-256"],
+            [
+                [_text(s["file"]), _count(s["sequences"]), _count(s["steps"]), _text(s["sha256"])]
+                for s in inputs.manifest["shards"]
+            ],
+        ),
+        "yaml": (inputs.folder / "experiment.yaml").read_text(encoding="utf-8"),
+    }
+
+
+def _from_here(path: Path) -> str:
+    """Returns a path as one types it here: from the working directory where it lies below."""
+    full = path.resolve()
+    here = Path.cwd().resolve()
+    return (full.relative_to(here) if full.is_relative_to(here) else full).as_posix()
+
+
+# The page
+
+
+def _figures(inputs: Inputs) -> list[Figure]:
+    histogram = inputs.manifest["length_histogram"]
+    trials = inputs.trials
+    labels = pd.DataFrame(
+        {"label": [inputs.label(row) for row in trials.to_dict("records")], "score": trials[inputs.metric]}
+    )
+    test = inputs.best["test"]
+    scores = [
+        {"class": name, "score": shown, **{part: _nan(test[f"{score}_{name}"].get(part)) for part in ("value", "low", "high")}}
+        for name in inputs.classes
+        for score, shown in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
+        if f"{score}_{name}" in test
+    ]
+    return [
+        figures.class_counts(_class_counts(inputs)),
+        figures.sequence_lengths(histogram["edges"], histogram["counts"]),
+        figures.grid_scores(inputs.points(), labels, inputs.metric, inputs.varied),
+        figures.learning_curves(
+            inputs.history, str(inputs.chosen["trial"]), int(inputs.chosen["best_epoch"]), inputs.metric
+        ),
+        *(figures.confusion_matrix(inputs.confusion[split], inputs.classes, split) for split in ("validation", "test")),
+        figures.class_scores(pd.DataFrame(scores, columns=["class", "score", "value", "low", "high"])),
+    ]
+
+
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _with_keys(text: str) -> Markup:
+    """Returns a sentence with `keys of the experiment file` as code."""
+    return Markup(re.sub(r"`([\w.: -]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _page(inputs: Inputs, drawn: dict[str, Figure]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["keys"] = _with_keys
+    environment.filters["thousands"] = lambda number: f"{number:,}"
+    environment.filters["sha256"] = lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    template = environment.get_template("page.html.j2")
+    return template.render(
+        name=inputs.config["experiment"],
+        figure_style=Markup(figures.stylesheet()),
+        figures={name: {"svg": Markup(figure.inline()), "width": figure.width} for name, figure in drawn.items()},
+        verdict=_verdict(inputs),
+        data=_data(inputs),
+        search=_search(inputs),
+        training=_training(inputs),
+        performance=_performance(inputs),
+        reproduce=_reproduce(inputs),
+    )

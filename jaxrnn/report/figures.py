@@ -1,0 +1,495 @@
+"""Everything that is drawn. A figure is data first: a Vega-Lite chart, rendered to SVG and PNG without a network.
+
+Class names and grid values enter the charts as values of fixed fields and never as field names or expressions, whose
+dots, brackets and quotes Vega-Lite would interpret.
+
+One SVG serves both colour schemes: every colour is a token of `TOKENS`, and `stylesheet` maps the light colour that
+the SVG carries to the dark one where the page is dark.
+"""
+
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import vl_convert
+from numpy.typing import NDArray
+
+# token: (light, dark). Data colours are from Okabe & Ito (2008), "Color Universal Design", lightened where it is dark.
+TOKENS = {
+    "surface": ("#ffffff", "#181b20"),
+    "ink": ("#1d2127", "#e4e7eb"),
+    "muted": ("#5a626d", "#a3abb6"),
+    "rule": ("#dde1e6", "#343a43"),
+    "pale": ("#b4bbc4", "#5d6672"),
+    "first": ("#0072b2", "#56b4e9"),
+    "second": ("#d55e00", "#f0904a"),
+    "third": ("#009e73", "#35c79c"),
+    # Cells of a matrix: one colour whose opacity is the share. Their text is `ink` up to DARK_TEXT and `on_heat` above,
+    # where both have a contrast of at least 4.3 with the cell in both schemes.
+    "heat": ("#08519c", "#2f78bd"),
+    "on_heat": ("#fefefe", "#fdfdfd"),
+}
+LIGHT = {name: colours[0] for name, colours in TOKENS.items()}
+DARK_TEXT = 0.75
+# Arial, Liberation Sans and Helvetica share their widths: text is as wide where it is read as where it was measured.
+FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
+LONGEST_LABEL = 28  # characters
+MOST_ROWS = 40  # grid points drawn
+MOST_POINTS = 20_000  # of all pale curves of a panel together
+SPLITS = ("train", "validation", "test")
+SCORES = {"macro_auc": "macro AUC", "macro_f1": "macro F1", "accuracy": "accuracy", "log_loss": "log loss"}
+
+_SVG = "http://www.w3.org/2000/svg"
+ElementTree.register_namespace("", _SVG)
+ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawn figure.
+
+    name: of its files, and the prefix of its ids in a page.
+    description: what it shows, for a reader who can't see it.
+    width: in CSS pixels, as `svg` states it.
+    """
+
+    name: str
+    description: str
+    svg: str
+    width: float
+
+    def png(self) -> bytes:
+        """Returns the figure with two pixels for each CSS pixel."""
+        return vl_convert.svg_to_png(self.svg, scale=2)
+
+    def inline(self) -> str:
+        """Returns the SVG for a page: an image with a spoken label, with ids that are no other figure's."""
+        root = ElementTree.fromstring(self.svg)
+        root.set("role", "img")
+        root.set("aria-label", self.description)
+        ids = {element.get("id") for element in root.iter()} - {None}
+        for element in root.iter():
+            element.attrib.pop("aria-roledescription", None)
+            for key, value in list(element.attrib.items()):
+                if key == "id":
+                    element.set(key, f"{self.name}-{value}")
+                elif (found := re.fullmatch(r"(url\()?#([\w-]+)(\))?", value)) and found[2] in ids:
+                    element.set(key, f"{found[1] or ''}#{self.name}-{found[2]}{found[3] or ''}")
+        return ElementTree.tostring(root, encoding="unicode")
+
+
+def stylesheet() -> str:
+    """Returns the CSS that gives inline figures, inside `.drawn`, the colours of the page's scheme."""
+    light = "".join(f"--{name}:{colours[0]};" for name, colours in TOKENS.items())
+    dark = "".join(f"--{name}:{colours[1]};" for name, colours in TOKENS.items())
+    rules = "".join(
+        f'.drawn [{kind}="{colours[0]}"]{{{kind}:var(--{name})}}\n'
+        for name, colours in TOKENS.items()
+        for kind in ("fill", "stroke")
+    )
+    # paper is light whatever the screen is
+    return f":root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n{rules}"
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    """Returns short, different, printable labels for `names`, in their order."""
+    result: list[str] = []
+    for name in names:
+        text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(name.split())) or "(empty)"
+        if len(text) > LONGEST_LABEL:
+            text = f"{text[: LONGEST_LABEL - 9]}…{text[-8:]}"
+        label, copies = text, 1
+        while label in result:
+            copies += 1
+            label = f"{text} ({copies})"
+        result.append(label)
+    return result
+
+
+def class_counts(counts: pd.DataFrame) -> Figure:
+    """Draws the number of objects of each class in each split.
+
+    counts: one row a class (its name is the index), one column a split.
+    """
+    names = labels([str(name) for name in counts.index])
+    rows = [
+        {"class": name, "split": split, "objects": int(counts[split].iloc[i]), "text": f"{int(counts[split].iloc[i]):,}"}
+        for i, name in enumerate(names)
+        for split in SPLITS
+    ]
+    drawn = [row for row in rows if row["objects"] > 0]
+    largest = max((row["objects"] for row in drawn), default=1)
+    smallest = min((row["objects"] for row in drawn), default=1)
+    logarithmic = largest > 30 * smallest
+    if logarithmic:
+        first = 10.0 ** np.floor(np.log10(smallest))
+        powers = [10.0**k for k in range(round(np.log10(first)), int(np.log10(largest)) + 1)]
+        x = alt.X(
+            "objects:Q",
+            title="objects (logarithmic)",
+            scale=alt.Scale(type="log", nice=False, domain=[first, 1.5 * largest]),
+            axis=alt.Axis(values=powers, format="~s"),
+        )
+    else:
+        x = alt.X("objects:Q", title="objects", scale=alt.Scale(zero=True), axis=alt.Axis(format="~s", tickCount=6))
+    base = alt.Chart(_rows(rows)).encode(
+        y=alt.Y("class:N", title=None, scale=alt.Scale(domain=names, paddingInner=0.25, paddingOuter=0.12)),
+        yOffset=alt.YOffset("split:N", scale=alt.Scale(domain=list(SPLITS))),
+    )
+    seen = base.transform_filter("datum.objects > 0").encode(
+        x=x,
+        color=alt.Color("split:N", scale=_colours(SPLITS, ("first", "second", "third")), legend=_legend()),
+        shape=alt.Shape("split:N", scale=alt.Scale(domain=list(SPLITS), range=["circle", "square", "triangle-up"])),
+    )
+    points = seen.mark_point(filled=True, size=46, opacity=1)
+    numbers = base.transform_filter("datum.objects > 0").mark_text(align="left", dx=8, fontSize=10.5, color=LIGHT["muted"])
+    chart = (points + numbers.encode(x=x, text="text:N")).properties(width=430, height=alt.Step(15))
+    return _drawn(
+        "class_counts",
+        "Objects of each class, by split",
+        f"Number of objects of {len(names)} classes in the training, validation and test split, from {smallest:,} to "
+        f"{largest:,}. The table beside holds the numbers.",
+        chart,
+    )
+
+
+def sequence_lengths(edges: Sequence[float], counts: Sequence[int]) -> Figure:
+    """Draws the distribution of steps a sequence. counts: one between each two of the edges."""
+    rows = [{"from": a, "to": b, "sequences": n} for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)]
+    widths = np.diff(np.asarray(edges, float))
+    logarithmic = len(widths) > 2 and edges[0] > 0 and widths[-1] > 8 * widths[0]
+    scale = alt.Scale(type="log", nice=False) if logarithmic else alt.Scale(zero=False, nice=False)
+    chart = (
+        alt.Chart(_rows(rows))
+        .mark_bar(orient="vertical", color=LIGHT["first"], stroke=LIGHT["surface"], strokeWidth=1)
+        .encode(
+            x=alt.X(
+                "from:Q",
+                title="length of a sequence (steps)",
+                scale=scale.copy(),
+                axis=alt.Axis(tickCount=8, format="~s", grid=False),
+            ),
+            x2="to:Q",
+            y=alt.Y("sequences:Q", title="sequences", axis=alt.Axis(tickCount=5, format="~s")),
+            y2=alt.Y2Datum(0),
+        )
+        .properties(width=430, height=190)
+    )
+    return _drawn(
+        "sequence_lengths",
+        "Length of the sequences",
+        f"Histogram of the steps a sequence, between {edges[0]:g} and {edges[-1]:g} steps, of {sum(counts):,} sequences.",
+        chart,
+    )
+
+
+def grid_scores(points: pd.DataFrame, trials: pd.DataFrame, metric: str, keys: Sequence[str]) -> Figure:
+    """Draws each grid point's validation score: a dot a seed, the mean, the interval of the mean.
+
+    points: best first, with label (str), mean, low, high, chosen (bool), and seeds that ended with a score.
+    trials: label, score. keys: what the parts of a label are.
+    """
+    shown = points.head(MOST_ROWS)
+    if points["chosen"].any() and not shown["chosen"].any():
+        shown = pd.concat([points[points["chosen"]], points[~points["chosen"]].head(MOST_ROWS - 1)])
+    names = labels(list(shown["label"]))
+    name_of = dict(zip(shown["label"], names, strict=True))
+    kinds = ("chosen", "others")
+    rows: list[dict[str, Any]] = [
+        {
+            "point": name,
+            "kind": kinds[0] if row.chosen else kinds[1],
+            "mean": _finite(row.mean),
+            "low": _finite(row.low),
+            "high": _finite(row.high),
+        }
+        for name, row in zip(names, shown.itertuples(index=False), strict=True)
+    ]
+    seeds = [
+        {"point": name_of[row.label], "score": row.score}
+        for row in trials.itertuples(index=False)
+        if row.label in name_of and np.isfinite(row.score)
+    ]
+    y = alt.Y("point:N", title=None, scale=alt.Scale(domain=names))
+
+    def x(field: str) -> alt.X:
+        return alt.X(
+            f"{field}:Q", title=f"validation {SCORES[metric]}", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6)
+        )
+
+    colour = alt.Color("kind:N", scale=_colours(kinds, ("second", "first")), legend=_legend())
+    base = alt.Chart(_rows(rows)).encode(y=y, color=colour)
+    interval = base.transform_filter("isValid(datum.low) && isValid(datum.high)").mark_rule(strokeWidth=3, opacity=0.45)
+    mean = base.transform_filter("isValid(datum.mean)").mark_point(filled=True, shape="diamond", size=95, opacity=1)
+    dots = alt.Chart(_rows(seeds)).mark_point(size=26, strokeWidth=1.2, opacity=0.9, color=LIGHT["muted"])
+    missing = alt.Chart(_rows([row for row in rows if row["mean"] is None])).mark_text(
+        align="left", color=LIGHT["muted"], text="diverged: no score", fontStyle="italic"
+    )
+    layers = [interval.encode(x=x("low"), x2="high:Q"), dots.encode(y=y, x=x("score")), mean.encode(x=x("mean"))]
+    if any(row["mean"] is None for row in rows):
+        layers.append(missing.encode(y=y, x=alt.value(6)))
+    chart = alt.layer(*layers).properties(width=430, height=alt.Step(22))
+    cut = f"The best {len(shown)} of {len(points)} grid points. " if len(points) > len(shown) else ""
+    rows_are = f"A row: {' · '.join(keys)}." if keys else ""
+    return _drawn(
+        "grid_scores",
+        f"Validation {SCORES[metric]} of each grid point",
+        f"Validation {SCORES[metric]} of {len(shown)} grid points, best first, with the mean over seeds, its 95 % "
+        f"interval, and each seed. {cut}The table below holds the numbers.",
+        chart,
+        f"{cut}Diamond: mean; bar: its 95 % interval; ring: one seed.",
+        *([rows_are] if rows_are else []),
+    )
+
+
+def learning_curves(history: pd.DataFrame, chosen: str, best_epoch: int, metric: str) -> Figure:
+    """Draws loss and `metric` against the epoch, of every trial, with the chosen one on top.
+
+    history: the columns of history.csv.
+    """
+    score = metric if f"validation_{metric}" in history else "macro_auc"
+    kinds = ("chosen, validation", "chosen, training", "other trials, validation")
+    panels = []
+    for name, title in (("loss", "loss"), (score, SCORES[score])):
+        rows, top = _curves(history, chosen, name, kinds)
+        scale = alt.Scale(domainMax=alt.Undefined if top is None else top, zero=False, nice=True)
+        x = alt.X("epoch:Q", title="epoch", scale=alt.Scale(nice=False), axis=alt.Axis(tickMinStep=1, tickCount=8, format="d"))
+        y = alt.Y("value:Q", title=title, scale=scale, axis=alt.Axis(tickCount=6))
+        others = max(1, history["trial"].nunique() - 1)
+        lines = (
+            alt.Chart(_rows(rows))
+            .mark_line(clip=True, interpolate="linear")
+            .encode(
+                x=x,
+                y=y,
+                detail="trial:N",
+                color=alt.Color("series:N", scale=_colours(kinds, ("first", "second", "pale")), legend=_legend()),
+                strokeDash=alt.StrokeDash("series:N", scale=alt.Scale(domain=kinds, range=[[1, 0], [5, 3], [1, 0]])),
+                strokeWidth=alt.StrokeWidth("series:N", scale=alt.Scale(domain=kinds, range=[2.4, 2, 0.9])),
+                opacity=alt.Opacity(
+                    "series:N", scale=alt.Scale(domain=kinds, range=[1, 1, 0.7 if others < 20 else 0.4]), legend=None
+                ),
+            )
+        )
+        at = [row for row in rows if row["series"] == kinds[0] and row["epoch"] == best_epoch]
+        mark = alt.Chart(_rows([{**row, "text": f"best epoch {best_epoch}"} for row in at]))
+        line = mark.mark_rule(color=LIGHT["muted"], strokeDash=[2, 3]).encode(x=x)
+        dot = mark.mark_point(filled=True, size=70, color=LIGHT["ink"], opacity=1, clip=True).encode(x=x, y=y)
+        word = mark.mark_text(color=LIGHT["ink"], fontSize=11.5).encode(x=x, y=alt.value(-9), text="text:N")
+        layers = [line, lines, dot, word] if at and name == "loss" else [line, lines, dot] if at else [lines]
+        panels.append(alt.layer(*layers).properties(width=500, height=205))
+    chart = alt.vconcat(*panels, spacing=18)
+    return _drawn(
+        "learning_curves",
+        "Learning curves",
+        f"Loss and {SCORES[score]} against the epoch for {history['trial'].nunique()} trials; the chosen trial is drawn "
+        f"on top and was best at epoch {best_epoch}.",
+        chart,
+    )
+
+
+def _curves(
+    history: pd.DataFrame, chosen: str, name: str, kinds: tuple[str, str, str]
+) -> tuple[list[dict[str, Any]], float | None]:
+    """Returns the rows of one panel, pale curves first, and where its frame ends (None: where the data does)."""
+    validation = f"validation_{name}"
+    finite = history[np.isfinite(history[validation])]
+    trials = list(finite.groupby("trial", sort=False))
+    most = max(20, MOST_POINTS // max(1, len(trials)))
+    rows: list[dict[str, Any]] = []
+    for trial, curve in trials:
+        if trial == chosen:
+            continue
+        # one in so many epochs: more than the frame has pixels would only make the file large
+        keep = np.unique(np.linspace(0, len(curve) - 1, min(most, len(curve))).round().astype(int))
+        thin = curve.iloc[keep]
+        rows += [
+            {"trial": str(trial), "series": kinds[2], "epoch": int(e), "value": float(v)}
+            for e, v in zip(thin["epoch"], thin[validation], strict=True)
+        ]
+    own = history[history["trial"] == chosen]
+    for kind, column in ((kinds[1], f"train_{name}"), (kinds[0], validation)):
+        if column in own:
+            rows += [
+                {"trial": kind, "series": kind, "epoch": int(e), "value": float(v)}
+                for e, v in zip(own["epoch"], own[column], strict=True)
+                if np.isfinite(v)
+            ]
+    values = np.array([row["value"] for row in rows])
+    if name != "loss" or not len(values):
+        return rows, None
+    # a trial that diverges must not press the others into a line
+    top = 1.15 * max(
+        float(np.quantile(values, 0.97)), max((row["value"] for row in rows if row["series"] != kinds[2]), default=0.0)
+    )
+    return rows, None if top >= values.max() else top
+
+
+def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], split: str) -> Figure:
+    """Draws counts `[truth, predicted]`, each with its share of the true class, which is also the cell's colour."""
+    names = labels(classes)
+    totals = counts.sum(1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
+    rows = [
+        {
+            "truth": names[t],
+            "predicted": names[p],
+            "share": float(shares[t, p]),
+            "count": f"{counts[t, p]:,}",
+            "percent": _percent(shares[t, p]) if counts[t, p] else "",
+        }
+        for t in range(len(names))
+        for p in range(len(names))
+    ]
+    size = 78 if len(names) <= 4 else 62 if len(names) <= 7 else 46 if len(names) <= 16 else 34
+    font = 13 if size >= 62 else 11 if size >= 46 else 9
+    longest = 7 * max(map(len, names))  # px
+    x = alt.X("predicted:N", title="predicted class", scale=alt.Scale(domain=names, padding=0), axis=_class_axis(-40 if longest > size else 0))
+    y = alt.Y("truth:N", title="true class", scale=alt.Scale(domain=names, padding=0), axis=_class_axis(0))
+    base = alt.Chart(_rows(rows)).encode(x=x, y=y)
+    cells = base.mark_rect(fill=LIGHT["heat"]).encode(
+        fillOpacity=alt.FillOpacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.02, 1]), legend=None)
+    )
+    frame = base.mark_rect(fillOpacity=0, stroke=LIGHT["rule"], strokeWidth=1)
+    colour = alt.condition(
+        f"datum.share > {DARK_TEXT}", alt.value(LIGHT["on_heat"]), alt.value(LIGHT["ink"])
+    )
+    some, none = "datum.percent != ''", "datum.percent == ''"
+    both = size >= 46
+    text = base.transform_filter(some).mark_text(fontSize=font, fontWeight="bold", dy=-font * 0.6 if both else 0)
+    layers = [
+        cells,
+        frame,
+        base.transform_filter(none).mark_text(fontSize=font - 1, color=LIGHT["muted"]).encode(text="count:N"),
+        text.encode(text="count:N", color=colour),
+    ]
+    if both:
+        share = base.transform_filter(some).mark_text(fontSize=font - 1.5, dy=font * 0.7)
+        layers.append(share.encode(text="percent:N", color=colour))
+    chart = alt.layer(*layers).properties(width=size * len(names), height=size * len(names))
+    right = int(np.trace(counts))
+    return _drawn(
+        f"confusion_matrix_{split}",
+        f"Confusion matrix, {split}",
+        f"Confusion matrix of the {split} split: {right:,} of {int(counts.sum()):,} objects lie on the diagonal. "
+        "The table below holds the numbers.",
+        chart,
+        "Objects, and their share of the true class." if both else "Objects. Colour: share of the true class.",
+    )
+
+
+def class_scores(scores: pd.DataFrame) -> Figure:
+    """Draws precision, recall and F1 of each class with their intervals on the test split.
+
+    scores: class, score (precision, recall, F1), value, low, high.
+    """
+    kinds = ("precision", "recall", "F1")
+    classes = list(dict.fromkeys(scores["class"]))
+    names = labels(classes)
+    name_of = dict(zip(classes, names, strict=True))
+    rows = [
+        {
+            "class": name_of[row["class"]],
+            "score": row["score"],
+            "value": _finite(row["value"]),
+            "low": _finite(row["low"]),
+            "high": _finite(row["high"]),
+        }
+        for row in scores.to_dict("records")
+    ]
+    base = alt.Chart(_rows(rows)).encode(
+        y=alt.Y("class:N", title=None, scale=alt.Scale(domain=names, paddingInner=0.25, paddingOuter=0.12)),
+        yOffset=alt.YOffset("score:N", scale=alt.Scale(domain=list(kinds))),
+        color=alt.Color("score:N", scale=_colours(kinds, ("first", "second", "third")), legend=_legend()),
+    )
+    title = "score on the test split"
+    scale = alt.Scale(domain=[0, 1])
+    rule = base.transform_filter("isValid(datum.low) && isValid(datum.high)").mark_rule(strokeWidth=3, opacity=0.45)
+    point = base.transform_filter("isValid(datum.value)").mark_point(filled=True, size=50, opacity=1)
+    chart = (
+        rule.encode(x=alt.X("low:Q", title=title, scale=scale), x2="high:Q")
+        + point.encode(
+            x=alt.X("value:Q", title=title, scale=scale),
+            shape=alt.Shape("score:N", scale=alt.Scale(domain=list(kinds), range=["circle", "square", "triangle-up"])),
+        )
+    ).properties(width=430, height=alt.Step(14))
+    return _drawn(
+        "class_scores",
+        "Scores of each class, test",
+        f"Precision, recall and F1 of {len(names)} classes on the test split, with 95 % intervals. The table beside "
+        "holds the numbers.",
+        chart,
+        "Bar: 95 % interval.",
+    )
+
+
+def _rows(rows: Sequence[dict[str, Any]]) -> alt.InlineData:
+    # plain values: no limit on their number, no guess of their types
+    return alt.InlineData(values=list(rows))
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _percent(share: float) -> str:
+    if 0 < share < 0.005:
+        return "<1 %"
+    return ">99 %" if 0.995 <= share < 1 else f"{100 * share:.0f} %"
+
+
+def _colours(domain: Sequence[str], tokens: Sequence[str]) -> alt.Scale:
+    return alt.Scale(domain=list(domain), range=[LIGHT[token] for token in tokens])
+
+
+def _legend() -> alt.Legend:
+    return alt.Legend(title=None, orient="top", direction="horizontal", symbolOpacity=1, columns=3)
+
+
+def _class_axis(angle: float) -> alt.Axis:
+    return alt.Axis(labelAngle=angle, ticks=False, domain=False, labelPadding=6, titlePadding=8)
+
+
+def _drawn(name: str, title: str, description: str, chart: Any, *subtitle: str) -> Figure:
+    text = LIGHT["ink"]
+    spec = chart.properties(
+        title=alt.Title(
+            title, subtitle=list(subtitle) if subtitle else alt.Undefined, subtitleColor=LIGHT["muted"], subtitlePadding=4
+        ),
+        background=LIGHT["surface"],
+        padding=10,
+    ).to_dict(context={"pre_transform": False})
+    axis = {
+        "labelColor": text, "titleColor": text, "domainColor": LIGHT["pale"], "tickColor": LIGHT["pale"],
+        "gridColor": LIGHT["rule"], "labelFontSize": 12, "titleFontSize": 12.5, "titleFontWeight": "normal",
+        "labelLimit": 250, "titleLimit": 460, "labelOverlap": False,
+    }  # fmt: skip
+    spec["config"] = {
+        "font": FONT,
+        "aria": False,  # the whole is one image with one label
+        "view": {"stroke": None},
+        "axis": axis,
+        "axisQuantitative": {"labelOverlap": True},
+        "legend": {"labelColor": text, "labelFontSize": 12, "labelLimit": 300, "padding": 0, "offset": 20},
+        "title": {
+            "color": text, "fontSize": 15, "subtitleFontSize": 12, "anchor": "start", "frame": "bounds", "offset": 12,
+            "limit": 560,
+        },
+        "text": {"color": text, "fontSize": 12},
+    }  # fmt: skip
+    return _figure(name, description, vl_convert.vegalite_to_svg(spec))
+
+
+def _figure(name: str, description: str, svg: str) -> Figure:
+    root = ElementTree.fromstring(svg)
+    for element in root.iter():
+        # a tenth of a pixel is finer than any screen, and halves the file
+        for key in ("d", "transform"):
+            if value := element.get(key):
+                element.set(key, re.sub(r"-?\d+\.\d{2,}(?!\d*e)", lambda number: f"{float(number[0]):.1f}", value))
+    return Figure(name, description, ElementTree.tostring(root, encoding="unicode"), float(root.get("width", "0")))

@@ -1,0 +1,107 @@
+"""Where everything lies under `results/`, and how it is written: whole or not at all.
+
+`Results(root)` is the one place that knows the layout; ARCHITECTURE.md shows it as a tree.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxrnn import __version__
+from jaxrnn.errors import JaxrnnError
+
+
+@dataclass(frozen=True)
+class Results:
+    """The paths of one results folder. Nothing here touches the disk."""
+
+    root: Path
+
+    def survey(self, key: str) -> Path:
+        return self.root / "surveys" / key
+
+    def dataset(self, key: str) -> Path:
+        return self.root / "datasets" / key
+
+    def experiment(self, name: str) -> Path:
+        return self.root / name
+
+    def job(self, experiment: str, job: str) -> Path:
+        return self.root / experiment / "jobs" / job
+
+    def trial(self, experiment: str, trial: str) -> Path:
+        return self.root / experiment / "trials" / trial
+
+    def checkpoints(self, experiment: str, job: str) -> Path:
+        return self.root / experiment / "checkpoints" / job
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yields a temporary name beside `path` for a file or folder; renames it to `path` when the block ends well.
+
+    After a failure nothing is left. A kill leaves at most the temporary name, which the next write of `path` clears.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    _remove(temporary)
+    try:
+        yield temporary
+        if temporary.is_dir():
+            _remove(path)
+        else:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise JaxrnnError(f"{path}: cannot be written ({error.strerror or error}); nothing was left half-written")
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Writes plain values with the version of jaxrnn that made them."""
+    write_text(path, json.dumps({"jaxrnn_version": __version__, **values}, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, made_by: str) -> dict[str, Any]:
+    """Returns what `write_json` wrote; raises JaxrnnError where it is missing, broken or of another version.
+
+    made_by: the command that writes the file, for the message.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise JaxrnnError(f"{path}: not there yet; run `{made_by}` first")
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise JaxrnnError(f"{path}: cannot be read ({error}); remove it and run `{made_by}` again")
+    if not isinstance(values, dict):
+        raise JaxrnnError(f"{path}: expected a JSON object; remove it and run `{made_by}` again")
+    check_version(values.get("jaxrnn_version"), path)
+    return values
+
+
+def check_version(found: object, path: Path) -> None:
+    """Raises JaxrnnError where `path` was made by a version whose results this one can't continue."""
+    if str(found).split(".")[:2] != __version__.split(".")[:2]:
+        raise JaxrnnError(
+            f"{path}: made by jaxrnn {found}, and this is {__version__}; results of different versions are never mixed. "
+            f"Use that version, or another `experiment:` name, or remove the folder {path.parent}"
+        )

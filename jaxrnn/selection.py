@@ -1,0 +1,67 @@
+"""The choice among trials. It is handed the validation table alone: no test score can reach it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxrnn.errors import JaxrnnError
+from jaxrnn.metrics import higher_is_better, mean_with_interval
+from jaxrnn.trials import DIVERGED
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen trial, its grid point, and the metric's mean over the point's seeds."""
+
+    trial: str
+    point: dict[str, Any]
+    metric: str
+    mean: float
+
+
+def choose(training_results: pd.DataFrame, keys: list[str], metric: str) -> Choice:
+    """Returns the grid point with the best mean of a validation metric over its seeds, and that point's best seed.
+
+    Points with a diverged seed stand back behind all others; among equals the first in the file's order wins.
+    """
+    usable = training_results[(training_results["outcome"] != DIVERGED) & np.isfinite(training_results[metric])]
+    if usable.empty:
+        raise JaxrnnError(
+            f"all {len(training_results)} trials diverged: there is nothing to choose; lower training.learning_rate or set "
+            "training.gradient_clip"
+        )
+    sign = 1.0 if higher_is_better(metric) else -1.0
+    seeds = {name: len(rows) for name, rows in _points(training_results, keys)}
+    ranked = []
+    for place, (name, rows) in enumerate(_points(usable, keys)):
+        ranked.append((len(rows) == seeds[name], sign * rows[metric].mean(), -place, rows))
+    whole, mean, _, rows = max(ranked, key=lambda entry: entry[:3])
+    best = rows.loc[(sign * rows[metric]).idxmax()]
+    return Choice(str(best["trial"]), {key: plain(best[key]) for key in keys}, metric, sign * mean)
+
+
+def summarise(table: pd.DataFrame, keys: list[str], scores: list[str]) -> pd.DataFrame:
+    """Returns one row a grid point: seeds, how many diverged, and each score's mean and interval over the others."""
+    rows = []
+    for _, group in _points(table, keys):
+        row: dict[str, Any] = {key: group.iloc[0][key] for key in keys}
+        row |= {"seeds": len(group), "diverged": int((group["outcome"] == DIVERGED).sum())}
+        kept = group[group["outcome"] != DIVERGED]
+        for score in scores:
+            row[f"{score}_mean"], row[f"{score}_low"], row[f"{score}_high"] = mean_with_interval(kept[score].to_numpy())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _points(table: pd.DataFrame, keys: list[str]) -> list[tuple[Any, pd.DataFrame]]:
+    if not keys:
+        return [((), table)]
+    return list(table.groupby(keys, sort=False, dropna=False))
+
+
+def plain(value: Any) -> Any:
+    """Returns a NumPy scalar as Python's own, NaN as None."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and np.isnan(value) else value

@@ -1,0 +1,67 @@
+"""Finished trials: what each left, kept under `results/<experiment>/trials/<fingerprint>/` and never trained twice.
+
+Snakemake knows nothing of this folder and so never deletes it: a rerun or changed job adopts what is finished here.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxrnn import predict, results
+from jaxrnn.errors import JaxrnnError
+from jaxrnn.results import written_whole
+
+HISTORY_COLUMNS = (
+    "epoch",
+    "train_loss",
+    "train_accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "validation_macro_f1",
+    "validation_macro_auc",
+)
+COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
+
+
+@dataclass(frozen=True)
+class FinishedTrial:
+    """A trial's outcome: history rows as in `HISTORY_COLUMNS`; arrays of the best epoch's network; probabilities
+    [object, class] by split; record: outcome, epochs, best_epoch, loss, seconds, pack width, device, versions."""
+
+    history: list[list[float]]
+    arrays: dict[str, np.ndarray]
+    probabilities: dict[str, np.ndarray]
+    record: dict[str, Any]
+
+
+def save(folder: Path, finished: FinishedTrial) -> None:
+    """Writes the trial whole or not at all."""
+    with written_whole(folder) as temporary:
+        temporary.mkdir()
+        pd.DataFrame(finished.history, columns=list(HISTORY_COLUMNS)).to_csv(temporary / "history.csv", index=False)
+        predict.write_arrays(temporary / "parameters.npz", finished.arrays)
+        predict.write_arrays(temporary / "probabilities.npz", finished.probabilities)
+        results.write_json(temporary / "trial.json", finished.record)
+
+
+def load(folder: Path) -> FinishedTrial:
+    record = results.read_json(folder / "trial.json", "jaxrnn train")
+    try:
+        history = pd.read_csv(folder / "history.csv")
+    except (OSError, ValueError) as error:
+        raise JaxrnnError(f"{folder / 'history.csv'}: cannot be read ({error}); remove {folder} and train again")
+    return FinishedTrial(
+        history=history.to_numpy(dtype=float).tolist(),
+        arrays=predict.read_arrays(folder / "parameters.npz"),
+        probabilities=predict.read_arrays(folder / "probabilities.npz"),
+        record=record,
+    )
+
+
+def record(folder: Path) -> dict[str, Any] | None:
+    """Returns the record of a finished trial, None where it is not finished."""
+    path = folder / "trial.json"
+    return results.read_json(path, "jaxrnn train") if path.exists() else None

@@ -1,0 +1,658 @@
+"""The report tells the numbers of the files beside it, whatever the names in them, in any browser window."""
+
+import csv
+import html.parser
+import itertools
+import json
+import re
+import shutil
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxrnn import report
+from jaxrnn.config import to_yaml
+from jaxrnn.errors import JaxrnnError
+from jaxrnn.report import figures
+from jaxrnn.results import write_json, write_text
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+FIGURES = ("class_counts", "sequence_lengths", "grid_scores", "learning_curves", "confusion_matrix_validation",
+           "confusion_matrix_test", "class_scores")  # fmt: skip
+SCORES = ("accuracy", "macro_f1", "macro_auc", "log_loss")
+CLASSES = ("AGN", "RR Lyrae", "SN Ia", "SN II", "Cepheid")
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "\"quoted\" 'name' &amp; <b>",
+    "two\nlines\tand a tab",
+    "x" * 300,
+    "x" * 299 + "y",
+    "a|b.c[0]['d']\\e",
+    "datum.share > 0 {{ 7 * 7 }} ${8 * 8}",
+    "NA",
+    "",
+    "\x01\N{RIGHT-TO-LEFT OVERRIDE}",
+    "truth",
+)
+GRID = {"model.cell": ["gru", "lstm"], "training.learning_rate": [0.0003, 0.001, 0.003], "loss.gamma": [0, 1]}
+
+
+@dataclass(frozen=True)
+class Made:
+    """An experiment of invented results, as `jaxrnn aggregate` would leave it."""
+
+    folder: Path
+    dataset: Path
+    classes: tuple[str, ...]
+
+    def write(self) -> Path:
+        return report.write(self.folder, self.dataset)
+
+    def table(self, name: str) -> list[dict[str, str]]:
+        with (self.folder / name).open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+
+def make(
+    root: Path,
+    classes: tuple[str, ...] = CLASSES,
+    grid: dict[str, list[Any]] = GRID,
+    seeds: int = 3,
+    epochs: int = 40,
+    objects: int = 4000,
+    diverged: int = 1,
+    rejected: int = 23,
+    metric: str = "macro_auc",
+) -> Made:
+    """Writes an experiment whose numbers are drawn from one seed."""
+    rng = np.random.default_rng(20)
+    folder, dataset = root / "results" / "demo", root / "results" / "datasets" / "3f9a"
+    folder.mkdir(parents=True)
+    dataset.mkdir(parents=True)
+    shares = np.geomspace(1, 0.012, len(classes))
+    totals = np.maximum(4, (objects * shares / shares.sum()).astype(int))
+    labels = np.repeat(np.arange(len(classes)), totals)
+    splits = rng.choice(["train", "validation", "test"], len(labels), p=[0.7, 0.15, 0.15])
+
+    def rows(name: str, header: list[str], lines: list[list[Any]]) -> None:
+        with (folder / name).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(header)
+            writer.writerows([["" if isinstance(v, float) and np.isnan(v) else v for v in line] for line in lines])
+
+    lines: list[list[Any]] = [[f"obj{i:05d}", classes[c], classes[c], s] for i, (c, s) in enumerate(zip(labels, splits))]
+    rows("splits.csv", ["id", "label", "class", "split"], [*lines, ["odd", "unknown", "", "excluded"]])
+    write_json(
+        dataset / "manifest.json",
+        {
+            "reader": "simulated",
+            "survey_files": [{"path": "survey/0000.h5", "bytes": 5_200_000}, {"path": "survey/0001.h5", "bytes": 4_100_000}],
+            "counts": {
+                "objects_in": len(labels) + 1 + rejected, "objects_out": len(labels) + 1, "objects_rejected": rejected,
+                "observations_in": 60 * len(labels) + 7, "observations_out": 60 * len(labels),
+                "observations_rejected": 7 if rejected else 0, "steps_out": 60 * len(labels),
+            },
+            "rejected_by_reason": {"no observation left": rejected - 3, "flux is not finite": 3} if rejected else {},
+            "labels": dict(zip(classes, map(int, totals))),
+            "length_histogram": {
+                "edges": list(range(0, 150, 10)), "counts": [int(900 * np.exp(-(((b - 6) / 3) ** 2))) for b in range(14)],
+            },
+            "features": [{"name": "time_since_first", "unit": "days"}, {"name": "flux", "unit": "nJy"}],
+            "metadata": [{"name": "host_distance", "unit": "arcsec"}, {"name": "galactic_latitude", "unit": "deg"}],
+            "shards": [{"file": "00000.h5", "sequences": len(labels) + 1, "steps": 60 * len(labels), "sha256": "ab" * 32}],
+        },
+    )  # fmt: skip
+    write_text(
+        folder / "experiment.yaml",
+        to_yaml(
+            {
+                "experiment": "demo", "seed": 7, "seeds": seeds,
+                "data": {"reader": "simulated", "simulation": {"objects": objects}, "features": [{"name": "flux"}]},
+                "split": {"method": "exact"}, "task": {}, "model": {"cell": "gru", "units": 32},
+                "loss": {"class_weights": "balanced"}, "training": {"epochs": epochs, "monitor": "loss"},
+                "selection": {"metric": metric}, "grid": grid,
+            }
+        ),
+    )  # fmt: skip
+
+    keys = list(grid)
+    points = [dict(zip(keys, values)) for values in itertools.product(*grid.values())]
+    trials: list[dict[str, Any]] = []
+    history: list[list[Any]] = []
+    for index, point in enumerate(points):
+        quality = 0.78 + 0.16 * rng.random()
+        for seed in range(7, 7 + seeds):
+            name = f"{index:03d}-s{seed}"
+            level = quality + 0.008 * rng.normal()
+            row: dict[str, Any] = {"trial": name, "job": f"job{index // 6:02d}", "seed": seed, **point}
+            ended = epochs
+            best, seconds = int(rng.integers(epochs // 2, epochs)), round(40 + 20 * rng.random(), 2)
+            values = {"accuracy": level - 0.05, "macro_f1": level - 0.1, "macro_auc": min(0.999, level + 0.04)}
+            values["log_loss"] = 0.9 - 0.6 * level
+            outcome = "completed"
+            if len(trials) < diverged:
+                ended, best, outcome, values = 9, 8, "diverged", dict.fromkeys(values, np.nan)
+            prefixed = {f"test_{key}": value - 0.01 * rng.random() for key, value in values.items()}
+            per_class = {f"f1_{c}": values["macro_f1"] + 0.02 * rng.normal() for c in classes}
+            tested = {f"test_f1_{c}": v - 0.01 for c, v in zip(classes, per_class.values())}
+            row |= {"loss": values["log_loss"] * 1.1, **values, **per_class}
+            row |= {"epochs": ended, "best_epoch": best, "seconds": seconds, "outcome": outcome, **prefixed, **tested}
+            trials.append(row)
+            for epoch in range(1, ended + 1):
+                rise = 1 - np.exp(-epoch / (4 + 8 * rng.random()))
+                train = 1.5 * np.exp(-epoch / 14) + 0.25 - 0.2 * level + 0.01 * rng.normal()
+                loss = 1.5 * np.exp(-epoch / 12) + 0.9 - 0.6 * level + 0.02 * rng.normal() + 0.002 * max(0, epoch - best)
+                if outcome == "diverged" and epoch > 4:
+                    train = loss = 10.0 ** (epoch - 3)
+                history.append([name, epoch, train, level * rise, loss, (level - 0.02) * rise, (level - 0.1) * rise,
+                                0.5 + (level - 0.46) * rise])  # fmt: skip
+    order = [k for k in trials[0] if not k.startswith("test_")]
+    rows("training_results.csv", order, [[row[k] for k in order] for row in trials])
+    rows("experiment_results.csv", list(trials[0]), [list(row.values()) for row in trials])
+    rows("plan.csv", ["trial", "job", "seed", *keys], [[row[k] for k in ("trial", "job", "seed", *keys)] for row in trials])
+    rows("history.csv", list(report.HISTORY), history)
+
+    names = [*SCORES, *(f"test_{score}" for score in SCORES)]
+    header = [*keys, "seeds", "completed", "early_stopped", "diverged"]
+    header += [f"{name}_{part}" for name in names for part in ("mean", "low", "high")]
+    summary: list[list[Any]] = []
+    for point in points:
+        own = [row for row in trials if all(row[k] == point[k] for k in keys)]
+        ended = [row for row in own if row["outcome"] != "diverged"]
+        line: list[Any] = [*point.values(), len(own), len(ended), 0, len(own) - len(ended)]
+        for name in names:
+            values = np.array([row[name] for row in ended])
+            half = 4.3 * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+            mean = float(values.mean()) if len(values) else np.nan
+            line += [mean, mean - half, mean + half]
+        summary.append(line)
+    rows("grid_results.csv", header, summary)
+
+    sign = -1 if metric == "log_loss" else 1
+    chosen = max((row for row in trials if row["outcome"] != "diverged"), key=lambda row: sign * row[metric])
+    confusion = {}
+    for split in ("validation", "test"):
+        truth = np.array([int(((labels == c) & (splits == split)).sum()) for c in range(len(classes))])
+        matrix = np.stack([
+            rng.multinomial(n, (lambda p: p / p.sum())(np.where(np.arange(len(classes)) == c, 8 + 5 * rng.random(),
+                            1.2 * rng.random(len(classes)) ** 4)))
+            for c, n in enumerate(truth)
+        ])  # fmt: skip
+        confusion[split] = matrix
+        share = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
+        for suffix, values in (("", matrix), ("_normalised", share)):
+            rows(f"confusion_matrix_{split}{suffix}.csv", ["truth", *classes], [[c, *v] for c, v in zip(classes, values.tolist())])
+
+    def interval(value: float, half: float) -> dict[str, float]:
+        return {"value": float(value), "low": float(max(0, value - half)), "high": float(min(1, value + half))}
+
+    matrix = confusion["test"]
+    test = {score: interval(chosen[f"test_{score}"], 0.011) for score in SCORES}
+    for c, name in enumerate(classes):
+        recall = matrix[c, c] / max(1, matrix[c].sum())
+        precision = matrix[c, c] / max(1, matrix[:, c].sum())
+        half = 0.9 / np.sqrt(matrix[c].sum() + 2)
+        test[f"recall_{name}"], test[f"precision_{name}"] = interval(recall, half), interval(precision, half)
+        test[f"f1_{name}"] = interval(2 * recall * precision / max(1e-9, recall + precision), half)
+    write_json(
+        folder / "best.json",
+        {
+            "trial": chosen["trial"], "job": chosen["job"], "metric": metric, "grid_point": {k: chosen[k] for k in keys},
+            "seed": chosen["seed"], "validation": {score: interval(chosen[score], 0.009) for score in SCORES}, "test": test,
+            "objects": {"validation": int(confusion["validation"].sum()), "test": int(matrix.sum())},
+            "interval": "95 %, bootstrap over objects, 1,000 resamples",
+        },
+    )  # fmt: skip
+    return Made(folder, dataset, classes)
+
+
+class Page(html.parser.HTMLParser):
+    """The page as a reader gets it: its tables with their unrounded values, its text, its scripts, its headings."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[tuple[str, float | None]]]] = {}
+        self.text, self.scripts, self.headings = "", 0, []
+        self.ids: list[str] = []
+        self.captioned, self.numbers = set(), []
+        self._table, self._cell, self._inside = "", None, []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        known = dict(attrs)
+        if known.get("id"):
+            self.ids.append(str(known["id"]))
+        if tag == "script":
+            self.scripts += 1
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag == "table":
+            self._table = str(known["id"])
+            self.tables[self._table] = []
+        if tag == "caption":
+            self.captioned.add(self._table)
+        if tag == "tr":
+            self.tables[self._table].append([])
+        if tag in ("th", "td"):
+            assert tag == "td" or known.get("scope") in ("row", "col")
+            value = known.get("data-value")
+            self._cell = ["", None if value is None else float(value)]
+        elif "data-value" in known:
+            self.numbers.append(float(str(known["data-value"])))
+        self._inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("th", "td") and self._cell is not None:
+            self.tables[self._table][-1].append((self._cell[0].strip(), self._cell[1]))
+            self._cell = None
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._cell is not None:
+            self._cell[0] += data
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    made = make(tmp_path_factory.mktemp("experiment"))
+    made.write()
+    return made
+
+
+@pytest.fixture(scope="module")
+def page(made: Made) -> Page:
+    return Page(made.folder / "report.html")
+
+
+@pytest.fixture
+def copied(made: Made, tmp_path: Path) -> Made:
+    """The experiment without a report, to be broken."""
+    folder = tmp_path / "results" / "demo"
+    shutil.copytree(made.folder, folder, ignore=shutil.ignore_patterns("figures", "report.html"))
+    dataset = shutil.copytree(made.dataset, tmp_path / "results" / "datasets" / "3f9a")
+    return Made(folder, dataset, made.classes)
+
+
+def number(text: str) -> float:
+    return float(text) if text else np.nan
+
+
+def test_the_tables_of_scores_hold_the_numbers_of_the_files(made: Made, page: Page) -> None:
+    head, *rows = page.tables["trials"]
+    places = {name: [cell[0] for cell in head].index(shown) for name, shown in
+              {"accuracy": "Accuracy", "macro_f1": "Macro F1", "macro_auc": "Macro AUC", "log_loss": "Log loss",
+               "seconds": "Seconds", "best_epoch": "Best epoch", "epochs": "Epochs"}.items()}  # fmt: skip
+    shown = {row[0][0].removesuffix("chosen").strip(): row for row in rows}
+    results = made.table("training_results.csv")
+    assert len(shown) == len(results)
+    for result in results:
+        row = shown[result["trial"]]
+        for name, place in places.items():
+            text, value = row[place]
+            np.testing.assert_equal(value, number(result[name]))
+            if name in SCORES:
+                assert text == ("–" if not result[name] else f"{float(result[name]):.3f}")
+        assert row[-1][0] == result["outcome"].replace("_", " ")
+    scores = [row[places["macro_auc"]][1] for row in rows]
+    ended = [score for score in scores if score is not None and np.isfinite(score)]
+    assert ended == sorted(ended, reverse=True), "best first"
+    assert not np.isfinite(scores[len(ended) :]).any(), "diverged trials last"
+
+
+@pytest.mark.parametrize(("table", "prefix"), [("grid", ""), ("grid-test", "test_")])
+def test_the_tables_of_grid_points_hold_means_and_intervals(made: Made, page: Page, table: str, prefix: str) -> None:
+    head, *rows = page.tables[table]
+    place = [cell[0] for cell in head].index("Macro AUC")
+    results = {(r["model.cell"], float(r["training.learning_rate"]), float(r["loss.gamma"])): r
+               for r in made.table("grid_results.csv")}  # fmt: skip
+    assert len(rows) == len(results)
+    for row in rows:
+        result = results[row[1][0], float(row[2][0]), float(row[3][0])]
+        mean, low, high = (float(result[f"{prefix}macro_auc_{part}"]) for part in ("mean", "low", "high"))
+        assert row[place] == (f"{mean:.3f} [{low:.3f}, {high:.3f}]", mean)
+    assert sum("chosen" in row[0][0] for row in rows) == 1
+
+
+def test_the_verdict_and_the_classes_hold_the_numbers_of_best(made: Made, page: Page) -> None:
+    best = json.loads((made.folder / "best.json").read_text())
+    assert page.numbers == [best["test"][score]["value"] for score in ("macro_auc", "macro_f1", "accuracy", "log_loss")]
+    auc = best["test"]["macro_auc"]
+    assert f"macro AUC {auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]" in " ".join(page.text.split())
+    assert best["interval"] in page.text and best["trial"] in page.text
+    for row, name in zip(page.tables["class-scores"][1:], made.classes, strict=True):
+        assert row[0][0] == name
+        assert [cell[1] for cell in row[2:]] == [best["test"][f"{s}_{name}"]["value"] for s in ("precision", "recall", "f1")]
+
+
+def test_the_matrices_and_the_counts_hold_the_numbers_of_the_files(made: Made, page: Page) -> None:
+    for split in ("validation", "test"):
+        for suffix in ("", "_normalised"):
+            shown = page.tables[f"matrix-{split}{suffix.replace('_', '-')}"]
+            file = list(csv.reader((made.folder / f"confusion_matrix_{split}{suffix}.csv").open(encoding="utf-8")))
+            assert [[cell[1] for cell in row[1:]] for row in shown[1:]] == [[float(c) for c in row[1:]] for row in file[1:]]
+    rows = made.table("splits.csv")
+    for row in page.tables["classes"][1:-1]:
+        counts = [sum(r["class"] == row[0][0] and r["split"] == s for r in rows) for s in ("train", "validation", "test")]
+        assert [cell[1] for cell in row[1:]] == [*counts, sum(counts)]
+
+
+def test_the_page_is_well_made(made: Made, page: Page) -> None:
+    assert page.headings[0] == 1 and page.headings.count(1) == 1
+    assert all(b - a <= 1 for a, b in itertools.pairwise(page.headings)), "no level of heading is skipped"
+    assert len(set(page.ids)) == len(page.ids), "ids are unique, those of the figures too"
+    assert page.captioned == set(page.tables)
+    assert page.scripts == 1
+    text = (made.folder / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?://(?!www\.w3\.org/(2000/svg|1999/xlink))", text)
+    shown = page.text
+    assert (made.folder / "experiment.yaml").read_text() in shown
+    best = json.loads((made.folder / "best.json").read_text())
+    assert f"jobs/{best['job']}/config.yaml" in shown
+    assert "ab" * 32 in shown
+    for figure in ElementTree.fromstring("<x>" + "".join(re.findall(r"<svg.*?</svg>", text, re.S)) + "</x>"):
+        assert figure.get("role") == "img" and figure.get("aria-label")
+
+
+def test_every_reference_inside_a_figure_is_to_its_own_ids(made: Made) -> None:
+    text = (made.folder / "report.html").read_text(encoding="utf-8")
+    drawn = re.findall(r"<svg.*?</svg>", text, re.S)
+    assert len(drawn) == len(FIGURES)
+    references = 0
+    for svg in drawn:
+        ids = set(re.findall(r' id="([^"]+)"', svg))
+        for target in re.findall(r"url\(#([^)]+)\)", svg):
+            references += 1
+            assert target in ids
+    assert references, "the learning curves are clipped, so that some reference must be there"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_there_as_svg_and_png_with_marks(made: Made, name: str) -> None:
+    svg = ElementTree.fromstring((made.folder / "figures" / f"{name}.svg").read_text(encoding="utf-8"))
+    marks = [element for element in svg.iter() if re.search(r"mark-(symbol|line|rect|rule|text) role-mark", element.get("class", ""))]
+    assert sum(len(element) for element in marks) >= 4
+    words = " ".join("".join(element.itertext()) for element in svg.iter("{http://www.w3.org/2000/svg}text"))
+    assert len(words.split()) > 8, "title, axis titles and labels"
+    png = (made.folder / "figures" / f"{name}.png").read_bytes()
+    assert png.startswith(b"\x89PNG")
+    width = int.from_bytes(png[16:20], "big")
+    assert width == pytest.approx(2 * float(svg.get("width", "0")), abs=2)
+    assert len(set(png)) == 256 and len(png) > 5000, "not an empty sheet"
+
+
+def test_the_confusion_matrix_is_annotated_with_counts_and_shares(made: Made) -> None:
+    svg = ElementTree.fromstring((made.folder / "figures" / "confusion_matrix_test.svg").read_text(encoding="utf-8"))
+    words = ["".join(element.itertext()) for element in svg.iter("{http://www.w3.org/2000/svg}text")]
+    for row in made.table("confusion_matrix_test.csv"):
+        count = int(row[row["truth"]])
+        total = sum(int(row[name]) for name in made.classes)
+        assert f"{count:,}" in words and f"{100 * count / total:.0f} %" in words
+
+
+def test_what_is_chosen_is_marked_in_every_table_of_the_search(made: Made, page: Page) -> None:
+    best = json.loads((made.folder / "best.json").read_text())
+    chosen = [row for row in page.tables["trials"] if "chosen" in row[0][0]]
+    assert [row[0][0].removesuffix("chosen").strip() for row in chosen] == [best["trial"]]
+    (point,) = [row for row in page.tables["grid"] if "chosen" in row[0][0]]
+    assert [cell[0] for cell in point[1:4]] == [f"{v:g}" if not isinstance(v, str) else v for v in best["grid_point"].values()]
+
+
+def checks(made: Made) -> dict[str, str]:
+    text = made.write().read_text(encoding="utf-8")
+    return {
+        " ".join(title.split()): level
+        for level, title in re.findall(r'<li data-level="(\w+)">.*?<strong>(.*?)\.</strong>', text, re.S)
+    }
+
+
+def test_checks_warn_of_what_went_wrong(tmp_path: Path) -> None:
+    made = make(tmp_path, seeds=1, diverged=2, rejected=300, objects=300)
+    found = checks(made)
+    assert found["2 trials diverged"] == "warning"
+    assert found["300 objects rejected"] == "warning"
+    assert any(title.startswith("Too few test objects") for title in found)
+    assert found["One seed a grid point"] == "note"
+
+
+def test_checks_pass_where_nothing_went_wrong(tmp_path: Path) -> None:
+    found = checks(make(tmp_path, classes=("a", "b"), diverged=0, rejected=0, objects=20_000))
+    assert "warning" not in found.values()
+    assert {"No trial diverged", "Nothing was rejected", "Enough test objects", "Trained long enough"} <= set(found)
+
+
+def edit(path: Path, change: Callable[[list[dict[str, str]]], None]) -> None:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    change(rows)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_a_best_epoch_that_is_the_last_one_warns(copied: Made) -> None:
+    def last(rows: list[dict[str, str]]) -> None:
+        for row in rows:
+            row["best_epoch"] = row["epochs"]
+
+    edit(copied.folder / "training_results.csv", last)
+    assert checks(copied)["Still improving when training ended"] == "warning"
+
+
+def test_a_gap_between_training_and_validation_warns(copied: Made) -> None:
+    def overfit(rows: list[dict[str, str]]) -> None:
+        for row in rows:
+            row["train_accuracy"] = "0.999"
+
+    edit(copied.folder / "history.csv", overfit)
+    assert checks(copied)["Overfit"] == "warning"
+
+
+def test_a_perfect_test_score_warns_of_a_leak(copied: Made) -> None:
+    def perfect(rows: list[dict[str, str]]) -> None:
+        for row in rows:
+            total = sum(int(row[name]) for name in copied.classes)
+            row |= {name: str(total if name == row["truth"] else 0) for name in copied.classes}
+
+    edit(copied.folder / "confusion_matrix_test.csv", perfect)
+    assert checks(copied)["The test score is perfect"] == "warning"
+    assert "confuses nothing" in (copied.folder / "report.html").read_text()
+
+
+def test_a_test_score_below_validation_warns(copied: Made) -> None:
+    best = json.loads((copied.folder / "best.json").read_text())
+    best["test"]["macro_auc"] = {"value": 0.80, "low": 0.78, "high": 0.82}
+    (copied.folder / "best.json").write_text(json.dumps(best))
+    assert checks(copied)["Worse on test than on validation"] == "warning"
+
+
+def test_hostile_class_names_are_text(tmp_path: Path) -> None:
+    made = make(tmp_path, classes=HOSTILE, objects=2500)
+    page = Page(made.write())
+    assert page.scripts == 1
+    assert [row[0][0] for row in page.tables["class-scores"][1:]] == [name.strip() for name in HOSTILE]
+    assert "{{ 7 * 7 }} ${8 * 8}" in page.text and "alert(1)" in page.text
+    for name in FIGURES:
+        svg = ElementTree.fromstring((made.folder / "figures" / f"{name}.svg").read_text(encoding="utf-8"))
+        assert not [element for element in svg.iter() if element.tag.rpartition("}")[2] in ("script", "foreignObject", "b")]
+    svg = ElementTree.fromstring((made.folder / "figures" / "confusion_matrix_test.svg").read_text(encoding="utf-8"))
+    words = ["".join(element.itertext()) for element in svg.iter("{http://www.w3.org/2000/svg}text")]
+    for label in figures.labels(HOSTILE):
+        assert words.count(label) == 2, f"{label} stands at both axes"
+
+
+def test_labels_are_short_printable_and_different() -> None:
+    shown = figures.labels(HOSTILE)
+    assert len(set(shown)) == len(HOSTILE)
+    assert all(label.isprintable() and 0 < len(label) <= figures.LONGEST_LABEL + 4 for label in shown)
+
+
+def test_a_grid_without_keys_and_with_one_seed(tmp_path: Path) -> None:
+    made = make(tmp_path, grid={}, seeds=1, diverged=0, classes=("a", "b"))
+    page = Page(made.write())
+    assert len(page.tables["grid"]) == 2 and "chosen" in page.tables["grid"][1][0][0]
+
+
+def test_values_of_yaml_are_told_apart(tmp_path: Path) -> None:
+    grid = {"training.gradient_clip": [None, 1.0], "model.bidirectional": [True, False], "training.learning_rate": [1e-4, 1]}
+    page = Page(make(tmp_path, grid=grid, seeds=1, diverged=0).write())
+    shown = {tuple(cell[0] for cell in row[1:4]) for row in page.tables["grid"][1:]}
+    assert shown == set(itertools.product(("null", "1"), ("true", "false"), ("0.0001", "1")))
+    assert sum("chosen" in row[0][0] for row in page.tables["grid"]) == 1
+
+
+def test_log_loss_is_better_when_lower(tmp_path: Path) -> None:
+    page = Page(make(tmp_path, metric="log_loss", diverged=0).write())
+    head, *rows = page.tables["grid"]
+    place = [cell[0] for cell in head].index("Log loss")
+    losses = [row[place][1] for row in rows]
+    assert losses == sorted(losses, key=lambda value: value or 0.0)
+
+
+def test_a_large_grid_with_many_classes(tmp_path: Path) -> None:
+    grid = {"model.units": [8, 16, 32, 64, 128], "training.learning_rate": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
+            "loss.gamma": [0, 0.5, 1, 2]}  # fmt: skip
+    made = make(tmp_path, classes=tuple(f"class {i}" for i in range(15)), grid=grid, epochs=60, objects=20_000)
+    start = time.perf_counter()
+    path = made.write()
+    assert time.perf_counter() - start < 60
+    assert len(Page(path).tables["trials"]) == 301
+    assert path.stat().st_size < 5e6
+    assert "The best 40 of 100 grid points" in (made.folder / "figures" / "grid_scores.svg").read_text()
+
+
+def test_a_second_write_is_byte_equal(made: Made) -> None:
+    before = {p.name: p.read_bytes() for p in [made.folder / "report.html", *(made.folder / "figures").iterdir()]}
+    made.write()
+    after = {p.name: p.read_bytes() for p in [made.folder / "report.html", *(made.folder / "figures").iterdir()]}
+    assert before == after
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("best.json", "jaxrnn aggregate"),
+        ("training_results.csv", "jaxrnn aggregate"),
+        ("experiment_results.csv", "jaxrnn aggregate"),
+        ("grid_results.csv", "jaxrnn aggregate"),
+        ("history.csv", "jaxrnn aggregate"),
+        ("confusion_matrix_validation.csv", "jaxrnn aggregate"),
+        ("confusion_matrix_test.csv", "jaxrnn aggregate"),
+        ("splits.csv", "jaxrnn split"),
+        ("experiment.yaml", "jaxrnn plan"),
+        ("manifest.json", "jaxrnn ingest"),
+    ],
+)
+def test_a_missing_or_broken_file_names_the_command_that_makes_it(copied: Made, name: str, command: str) -> None:
+    path = (copied.dataset if name == "manifest.json" else copied.folder) / name
+    text = path.read_text(encoding="utf-8")
+
+    def message() -> str:
+        with pytest.raises(JaxrnnError) as caught:
+            copied.write()
+        assert not (copied.folder / "report.html").exists() and not (copied.folder / "figures").exists()
+        assert not list(copied.folder.glob(".*")), "nothing half-written"
+        return str(caught.value)
+
+    path.unlink()
+    assert str(path) in (missing := message()) and command in missing
+    path.write_text(text[: len(text) // 2].rpartition("\n")[0] + '\n"', encoding="utf-8")
+    assert str(path) in message()
+    path.write_text("", encoding="utf-8")
+    assert str(path) in message()
+    if name.endswith(".csv"):
+        path.write_text(text.replace("trial,", "trail,", 1).replace("truth,", "truth,extra,", 1).replace("seeds", "sees", 1)
+                        .replace("id,", "ids,", 1), encoding="utf-8")  # fmt: skip
+        assert str(path) in (wrong := message()) and command in wrong
+
+
+def test_results_of_another_version_are_explained(copied: Made) -> None:
+    best = json.loads((copied.folder / "best.json").read_text())
+    (copied.folder / "best.json").write_text(json.dumps({**best, "jaxrnn_version": "99.1"}))
+    with pytest.raises(JaxrnnError, match=r"99\.1"):
+        copied.write()
+
+
+def test_text_on_the_matrix_has_contrast_in_both_schemes() -> None:
+    def luminance(colour: np.ndarray) -> float:
+        linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    def rgb(text: str) -> np.ndarray:
+        return np.array([int(text[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+
+    for scheme in (0, 1):
+        colour = {name: rgb(pair[scheme]) for name, pair in figures.TOKENS.items()}
+        for share in np.linspace(0, 1, 101):
+            cell = share * colour["heat"] + (1 - share) * colour["surface"]
+            text = colour["on_heat"] if share > figures.DARK_TEXT else colour["ink"]
+            light, dark = sorted((luminance(cell), luminance(text)), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) > 4.2, (scheme, share)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.skip("needs playwright: pip install playwright")
+    if not CHROMIUM.exists():
+        pytest.skip(f"needs a browser at {CHROMIUM}: apt-get install chromium")
+    with sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module", params=["plain", "hostile"])
+def written(request: pytest.FixtureRequest, made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if request.param == "plain":
+        return made.folder / "report.html"
+    return make(tmp_path_factory.mktemp("hostile"), classes=HOSTILE, objects=2500).write()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 768, 1440])
+def test_the_page_in_a_browser(browser: Any, written: Path, width: int, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    faults: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: faults.append(message.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("dialog", lambda dialog: (faults.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(written.as_uri())
+    page.wait_for_load_state("networkidle")
+    assert not faults
+    assert [url for url in requests if not url.startswith("data:")] == [written.as_uri()]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(24, 27, 32)")
+    sheet = page.evaluate("getComputedStyle(document.querySelector('.drawn svg > rect')).fill")
+    assert sheet == background, "a figure's ground is the page's"
+    for name in FIGURES:
+        drawn = page.locator(f"#figure-{name} svg")
+        assert drawn.is_visible()
+        box = drawn.bounding_box()
+        assert box["width"] > 200 and box["height"] > 60
+        assert drawn.locator("[class*=role-mark] > *").count() >= 4
+    heads = page.locator("#trials thead button")
+    place = [text.strip() for text in heads.all_inner_texts()].index("Accuracy")
+    heads.nth(place).click()
+    values = page.eval_on_selector_all(
+        "#trials tbody tr", f"rows => rows.map(row => row.cells[{place}].dataset.value).map(Number)"
+    )
+    finite = [value for value in values if np.isfinite(value)]
+    assert len(finite) > 3 and finite == sorted(finite), "a click on a column's head sorts by it"
+    assert heads.nth(place).locator("xpath=..").get_attribute("aria-sort") == "ascending"
+    context.close()

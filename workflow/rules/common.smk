@@ -1,0 +1,75 @@
+# All Python of the workflow: which experiment this is, its plan, and on what of it each rule depends.
+#
+# Rules get the experiment's file by its name alone, neither as input nor as params: what a rule depends on reaches it
+# as a digest of values, so that touching, moving or commenting the file reruns nothing. Neither do two experiments
+# with the same `data` section ingest twice.
+import os
+import re
+import sys
+from pathlib import Path
+
+import jaxrnn.plan
+from jaxrnn.config import RUN_KEYS, Experiment, digest, load
+from jaxrnn.errors import JaxrnnError
+from jaxrnn.readers import open_reader
+
+# Jobs find the commands of this very environment, also where it was not activated.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+def given_file() -> Path:
+    """Returns the one experiment file; anything that would merge values into it is refused."""
+    settings = workflow.config_settings
+    if settings.config:
+        raise JaxrnnError(
+            f"--config {' '.join(settings.config)}: values on the command line are refused, so that the experiment is "
+            "what its file says; edit the file, or copy it and give the copy another `experiment:` name"
+        )
+    if len(settings.configfiles) != 1:
+        examples = sorted(Path(workflow.basedir, "config").glob("*.yaml"))
+        raise JaxrnnError(
+            f"expected one experiment file, found {len(settings.configfiles)}; give one of these, or your own:\n"
+            + "\n".join(f"  --configfile {os.path.relpath(example)}" for example in examples)
+        )
+    file = Path(settings.configfiles[0])
+    return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+
+
+def survey_files(plan: jaxrnn.plan.Plan) -> list[str]:
+    """Returns the files that ingest reads: when one of them changes, it runs again."""
+    data = plan.experiment.data
+    if plan.survey_key is not None:
+        return [f"results/surveys/{plan.survey_key}/survey.json"]
+    return [str(file) for file in open_reader(data.reader, Path(data.path)).files()]
+
+
+def without_run_keys(experiment: Experiment) -> dict:
+    """Returns the experiment's values without those that change how a job runs and not what it gives."""
+    values = experiment.model_dump(mode="json")
+    return values | {"training": {key: value for key, value in values["training"].items() if key not in RUN_KEYS}}
+
+
+def trials_of(wildcards) -> str:
+    """Returns what a job's outputs depend on."""
+    return jaxrnn.plan.job_digest(jobs[wildcards.job])
+
+
+try:
+    experiment_file = given_file()
+    experiment = load(experiment_file)
+    plan = jaxrnn.plan.make(experiment)
+    surveys = survey_files(plan)
+except JaxrnnError as error:
+    sys.exit(f"jaxrnn: {error}")  # Snakemake prints an exception with its traceback, and this as it is
+
+jobs = {job.name: job for job in plan.jobs}
+values = experiment.model_dump(mode="json")
+manifest = f"results/datasets/{plan.dataset_key}/manifest.json"
+gpus = 1 if experiment.training.device == "gpu" else 0
+
+
+wildcard_constraints:
+    experiment=re.escape(experiment.experiment),
+    job="|".join(re.escape(job) for job in jobs),
+    dataset="[0-9a-f]+",
+    survey="[0-9a-f]+",
