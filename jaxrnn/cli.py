@@ -3,7 +3,7 @@
 Nothing heavy is imported before a subcommand runs: `jaxrnn --help` answers at once.
 """
 
-import os
+import errno
 import sys
 import time
 from collections.abc import Callable
@@ -21,12 +21,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Trains, compares and reports recurrent classifiers of survey time series.",
-    epilog="Usually Snakemake calls these: snakemake --profile workflow/profiles/local --configfile config/demo.yaml. "
-    "Exit codes: 0 done, 2 a mistake in input or configuration, 130 interrupted (the same command goes on).",
+    epilog="""\b
+Snakemake calls these, in this order:
+  snakemake --profile workflow/profiles/local --configfile config/demo.yaml
+\b
+Exit codes: 0 done, 2 a mistake in input or configuration, 130 interrupted
+(what was done is kept, and the same command goes on).""",
 )
 ConfigFile = Annotated[Path, typer.Option("--config", help="The experiment file, such as config/demo.yaml.")]
 ResultsFolder = Annotated[Path, typer.Option("--results", help="Where results lie.")]
 RESULTS = Path("results")
+MACHINE_FAULTS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOTDIR)
 
 
 def say(text: str) -> None:
@@ -46,6 +51,11 @@ def _progress(noun: str) -> Callable[[int, int], None]:
     return tell
 
 
+def _examples(*commands: str) -> str:
+    # \b keeps click from joining the lines
+    return "\b\n" + "\n".join(["Examples:" if len(commands) > 1 else "Example:", *(f"  {line}" for line in commands)])
+
+
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
@@ -53,14 +63,25 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-@app.command(epilog="Example: jaxrnn simulate --config config/demo.yaml; mpirun -n 4 jaxrnn simulate --config config/demo.yaml --ranks 4")
+@app.command(
+    epilog=_examples(
+        "jaxrnn simulate --config config/demo.yaml", "mpirun -n 4 jaxrnn simulate --config config/demo.yaml --ranks 4"
+    )
+)
 def simulate(
-    config: Annotated[Path, typer.Option("--config", help="An experiment file with data.simulation, or a file of these parameters alone.")],
+    config: Annotated[
+        Path,
+        typer.Option("--config", help="An experiment file with data.simulation, or a file of these parameters alone."),
+    ],
     results: ResultsFolder = RESULTS,
-    output: Annotated[Path | None, typer.Option("--output", help="Folder of the survey; results/surveys/<key> where left out.")] = None,
-    ranks: Annotated[int | None, typer.Option("--ranks", min=1, help="MPI ranks that were asked for; others are refused.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder of the survey; results/surveys/<key> where left out.")
+    ] = None,
+    ranks: Annotated[
+        int | None, typer.Option("--ranks", min=1, help="MPI ranks that were asked for; others are refused.")
+    ] = None,
 ) -> None:
-    """Makes a simulated survey of variable stars, supernovae and AGN."""
+    """Makes a survey of variable stars, supernovae and AGN."""
     from jaxrnn import ranks as mpi
     from jaxrnn import simulate as simulation_module
     from jaxrnn.config import load_simulation
@@ -76,13 +97,19 @@ def simulate(
         say(f"survey in {folder}")
 
 
-@app.command(epilog="Example: jaxrnn ingest --config config/goto.yaml; mpirun -n 4 jaxrnn ingest --config config/goto.yaml --ranks 4")
+@app.command(
+    epilog=_examples(
+        "jaxrnn ingest --config config/goto.yaml", "mpirun -n 4 jaxrnn ingest --config config/goto.yaml --ranks 4"
+    )
+)
 def ingest(
     config: ConfigFile,
     results: ResultsFolder = RESULTS,
-    ranks: Annotated[int | None, typer.Option("--ranks", min=1, help="MPI ranks that were asked for; others are refused.")] = None,
+    ranks: Annotated[
+        int | None, typer.Option("--ranks", min=1, help="MPI ranks that were asked for; others are refused.")
+    ] = None,
 ) -> None:
-    """Turns survey files into HDF5 shards, with an account of every object."""
+    """Turns survey files into shards; accounts for each object."""
     from jaxrnn import ingest as ingest_module
     from jaxrnn import plan as plan_module
     from jaxrnn import ranks as mpi
@@ -102,9 +129,9 @@ def ingest(
         )
 
 
-@app.command(epilog="Example: jaxrnn split --config config/goto.yaml")
+@app.command(epilog=_examples("jaxrnn split --config config/goto.yaml"))
 def split(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
-    """Assigns objects to training, validation and test; takes statistics of training alone."""
+    """Splits the objects; takes statistics of training alone."""
     from jaxrnn import plan as plan_module
     from jaxrnn import splits
     from jaxrnn.config import load
@@ -115,13 +142,15 @@ def split(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
     dataset = at.dataset(plan_module.dataset_key(experiment))
     folder = at.experiment(experiment.experiment)
     statistics = splits.split(experiment.split, experiment.task, seed, dataset, folder)
-    shown = ", ".join(f"{count} {name}" for name, count in zip(statistics.classes, statistics.class_counts, strict=True))
+    shown = ", ".join(
+        f"{count} {name}" for name, count in zip(statistics.classes, statistics.class_counts, strict=True)
+    )
     say(f"splits in {folder / 'splits.csv'}; training has {shown}")
 
 
-@app.command(epilog="Example: jaxrnn plan --config config/goto.yaml")
+@app.command(epilog=_examples("jaxrnn plan --config config/goto.yaml"))
 def plan(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
-    """Writes the grid's trials and jobs, with a complete config.yaml for each job."""
+    """Writes the grid's trials and each job's config.yaml."""
     from jaxrnn import plan as plan_module
     from jaxrnn.config import load
     from jaxrnn.results import Results
@@ -133,14 +162,21 @@ def plan(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
     say(f"{len(made.trials)} trials in {len(made.jobs)} jobs; {at.experiment(experiment.experiment) / 'plan.csv'}")
 
 
-@app.command(epilog="Example: jaxrnn train --config results/goto/jobs/cell-gru-1/config.yaml --output /tmp/replay --retrain")
+@app.command(
+    epilog=_examples(
+        "jaxrnn train --config results/goto/jobs/cell-gru-1/config.yaml",
+        "jaxrnn train --config results/goto/jobs/cell-gru-1/config.yaml --output replay --retrain",
+    )
+)
 def train(
     config: Annotated[Path, typer.Option("--config", help="A job's config.yaml, which `jaxrnn plan` writes.")],
     results: ResultsFolder = RESULTS,
-    output: Annotated[Path | None, typer.Option("--output", help="Where the job's outputs go; the config's folder where left out.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Where the job's outputs go; the config's folder where left out.")
+    ] = None,
     retrain: Annotated[bool, typer.Option("--retrain", help="Train finished trials again.")] = False,
 ) -> None:
-    """Trains a job's trials at once; an interrupted job goes on from its checkpoint."""
+    """Trains a job's trials at once, on from its checkpoint."""
     from jaxrnn import plan as plan_module
 
     job_file = plan_module.load_job(config)
@@ -150,22 +186,23 @@ def train(
     jobs.train(job_file, Results(results), output or config.parent, say, retrain=retrain)
 
 
-@app.command(epilog="Example: jaxrnn aggregate --config config/goto.yaml")
+@app.command(epilog=_examples("jaxrnn aggregate --config config/goto.yaml"))
 def aggregate(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
-    """Writes the tables, chooses a trial by validation, and bundles its model."""
+    """Writes the tables; chooses the best trial by validation."""
     from jaxrnn import aggregate as aggregate_module
     from jaxrnn.config import load
     from jaxrnn.results import Results
 
     best = aggregate_module.aggregate(load(config), Results(results))
+    scores = {name: best["test"][name] for name in ("macro_auc", "macro_f1", "accuracy")}
     shown = ", ".join(
-        f"{name.replace('_', ' ')} {best['test'][name]['value']:.3f} [{best['test'][name]['low']:.3f}, {best['test'][name]['high']:.3f}]"
-        for name in ("macro_auc", "macro_f1", "accuracy")
+        f"{name.replace('_', ' ')} {score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+        for name, score in scores.items()
     )
     say(f"chosen by validation {best['metric']}: {best['trial']}; on test {shown}")
 
 
-@app.command(epilog="Example: jaxrnn report --config config/goto.yaml")
+@app.command(epilog=_examples("jaxrnn report --config config/goto.yaml"))
 def report(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
     """Writes the experiment's report.html and its figures."""
     from jaxrnn import plan as plan_module
@@ -178,27 +215,36 @@ def report(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
     say(f"report in {report_module.write(at.experiment(experiment.experiment), dataset)}")
 
 
-@app.command(epilog="Example: jaxrnn schema > config/schema.json")
-def schema() -> None:
-    """Prints the JSON Schema of the experiment file, for editors."""
+@app.command(epilog=_examples("jaxrnn schema > config/schema.json", "jaxrnn schema --tables"))
+def schema(
+    tables: Annotated[bool, typer.Option("--tables", help="Print the tables of config/README.md instead.")] = False,
+) -> None:
+    """Prints the JSON Schema of the experiment file."""
     import json
 
     from jaxrnn import config
 
-    print(json.dumps(config.schema(), indent=1))
+    print(config.tables() if tables else json.dumps(config.schema(), indent=1))
 
 
 def main() -> None:
     """Runs the command line; a user's mistake is one message and exit code 2, never a traceback."""
     try:
-        app()
+        app(prog_name="jaxrnn")
     except JaxrnnError as error:
         print(f"jaxrnn: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
-    except (Interrupted, KeyboardInterrupt) as stop:
-        print(f"jaxrnn: {stop or 'interrupted; the same command goes on'}", file=sys.stderr)
+    except Interrupted as stop:
+        print(f"jaxrnn: {stop}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        # the reader of our output went away (`jaxrnn schema | head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except OSError as error:
+        # refused by the machine, at whatever step: permissions, a full or broken disk, a file where a folder should be
+        if error.filename is None or error.errno not in MACHINE_FAULTS:
+            raise
+        print(f"jaxrnn: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except SystemExit as end:
+        # what typer makes of Ctrl-C, without a word
+        if end.code == EXIT_INTERRUPTED:
+            print("jaxrnn: interrupted; the same command goes on", file=sys.stderr)
+        raise

@@ -8,11 +8,13 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ValidationInfo as Info
 
 from jaxrnn.errors import JaxrnnError, listed, nearest
 from jaxrnn.readers import READERS
@@ -22,60 +24,94 @@ TRACED_KEYS = ("training.learning_rate", "model.dropout", "loss.l2", "loss.gamma
 GRID_SECTIONS = ("model", "loss", "training")
 # Keys of `training` that change how a job runs but not what a trial becomes.
 RUN_KEYS = ("device", "trials_per_job", "checkpoint_minutes", "segment_seconds")
+# Folders under results/ that belong to no experiment.
+RESERVED_NAMES = ("datasets", "surveys")
+# A slip in a grid must not become a million jobs; a real grid of this size belongs in several experiments.
+MOST_TRIALS = 100_000
+REST = "*"
+NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+# What pydantic calls bounds, and how JSON Schema calls them.
+BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+
+
+def _shown(value: Any) -> str:
+    """Returns a value as the file has it (`null`, `true`), cut where it is long."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=repr)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", value):
+    if not re.fullmatch(NAME, value):
         raise ValueError(
-            "expected a plain name of at most 64 letters, digits, '-' and '_' (it becomes a folder under results/)"
+            f"expected a plain name of at most 64 letters, digits, '-' and '_', found {_shown(value)}; "
+            "it becomes a folder under results/"
         )
+    if value in RESERVED_NAMES:
+        raise ValueError(f"results/{value} holds what experiments share; choose another name")
     return value
 
 
 def _number(value: Any) -> Any:
-    if isinstance(value, bool) or isinstance(value, str):
-        raise ValueError("expected a number")
+    if isinstance(value, bool | str):
+        raise ValueError(f"expected a number, found {_shown(value)}" + _unquoted(value))
+    if isinstance(value, int) and abs(value) > 2**1000:
+        raise ValueError(f"expected a number that a computer can hold, found {_shown(value)}")
     return value
 
 
 def _whole(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError("expected a whole number")
+        raise ValueError(f"expected a whole number, found {_shown(value)}" + _unquoted(value))
     return value
+
+
+def _unquoted(value: Any) -> str:
+    try:
+        return f"; write it without quotes: {value}" if isinstance(value, str) and math.isfinite(float(value)) else ""
+    except ValueError:
+        return ""
 
 
 def _finite(value: float) -> float:
     if not math.isfinite(value):
-        raise ValueError("expected a finite number")
+        raise ValueError(f"expected a finite number, found {value}")
     return value
 
 
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, AfterValidator(_name), Field(json_schema_extra={"pattern": f"^{NAME}$"})]
 Number = Annotated[float, BeforeValidator(_number), AfterValidator(_finite)]
 Whole = Annotated[int, BeforeValidator(_whole)]
+Flag = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
     """A part of the experiment file: unknown keys are errors, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, use_attribute_docstrings=False)
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=Section)
 
 
 class Feature(Section):
-    """One input of the network at each step."""
+    """One input of the network at each step. A name alone stands for `{name: ...}` without scaling."""
 
     name: Text = Field(
-        description="`time` (as in the files), `time_since_first` and `time_difference` (to the step before; both in "
-        "the survey's unit of time), `passband` (one-hot), or a column of the reader."
+        description="`time` (as in the files), `time_since_first` and `time_difference` (to the step before), all "
+        "three in the survey's unit of time; `passband` (one 0/1 input a passband); or a column of the reader, in its "
+        "unit. Prefer the differences where `time` is a date that tells nothing of the object."
     )
     scaling: Literal["none", "asinh", "log"] = Field(
-        "none",
-        description="Applied before normalisation: `asinh` is asinh(x / softening), for fluxes that span decades and "
-        "may be negative; `log` is the natural logarithm, for positive values such as errors.",
+        default="none",
+        description="Applied before normalisation: `asinh` is asinh(x / `softening`), for fluxes that span decades and "
+        "may be negative; `log` is the natural logarithm, for positive values such as errors. Only for columns of the "
+        "reader.",
     )
     softening: Annotated[Number, Field(gt=0)] = Field(
-        1.0, description="Where `asinh` turns from linear to logarithmic, in the unit of the column. About the noise."
+        default=1.0,
+        description="Where `asinh` turns from linear to logarithmic, in the unit of the column. Set it to about the "
+        "noise.",
     )
 
 
@@ -83,100 +119,142 @@ class Feature(Section):
 class Data(Section):
     """Where the survey is and what of it enters the network. Decides the dataset: change it and ingest runs again."""
 
-    reader: Text = Field(description="Format of the survey: " + ", ".join(f"`{name}`" for name in sorted(READERS)) + ".")
+    reader: Text = Field(
+        description="Format of the survey: the reader that knows it. jaxrnn/readers/ says what each expects.",
+    )
     path: Text | None = Field(
-        None,
+        default=None,
         description="Folder of the survey's files, absolute or from the folder where the command is called. Left out "
         "with `simulation`.",
     )
     simulation: dict[str, Any] | None = Field(
-        None,
-        description="Parameters of a simulated survey (reader `simulated` alone), instead of `path`. The survey is made "
-        "first, under `results/surveys/`.",
+        default=None,
+        validate_default=True,
+        description="Parameters of a simulated survey (reader `simulated` alone), instead of `path`; `{}` takes every "
+        "default. The survey is made first, under `results/surveys/`.",
     )
     steps: Literal["observation", "night"] = Field(
-        "observation",
+        default="observation",
         description="`observation`: a step an observation. `night`: observations without a gap of `night_gap` between "
         "them share a step, with the columns of each passband side by side (means weighted by inverse variance where "
-        "a night has several), and `passband` as presence marks. Shorter sequences, faster training.",
+        "a night has several), and `passband` as presence marks: shorter sequences and faster training, for surveys "
+        "that take several passbands a night.",
     )
     night_gap: Annotated[Number, Field(gt=0)] = Field(
-        0.5, description="In the survey's unit of time (days): a longer gap starts a new night. Only for `steps: night`."
+        default=0.5,
+        description="A longer gap between observations starts a new night, in the survey's unit of time (days). Only "
+        "for `steps: night`; change it where visits of one night lie further apart.",
     )
     features: Annotated[tuple[Feature, ...], Field(min_length=1)] = Field(
-        description="The network's inputs at each step, in this order: names, or mappings with `name`, `scaling`, `softening`."
+        description="The network's inputs at each step, in this order: names, or mappings with `name`, `scaling` and "
+        "`softening`. Each is normalised by the training split's mean and standard deviation."
     )
     metadata: tuple[Text, ...] = Field(
-        (), description="Columns known once for each object (redshift, position, ...) that join the network's dense part."
+        default=(),
+        description="Columns known once for each object (redshift, position, ...), in the reader's units, that join "
+        "the network's dense part. Add those that tell the classes apart and will be known for new objects.",
     )
     sequences_per_shard: Annotated[Whole, Field(ge=1)] = Field(
-        4096, description="Objects in one HDF5 shard. Smaller shards share work between more ranks."
+        default=4096,
+        description="Objects in one HDF5 shard. Fewer where more MPI ranks than shards should share the work, or where "
+        "a shard doesn't fit in memory.",
     )
     on_error: Literal["stop", "reject"] = Field(
-        "stop",
-        description="What a faulty object or observation does: `stop` ends ingest with a message, `reject` leaves it out "
-        "and writes it with its reason to `rejected.csv`.",
+        default="stop",
+        description="What a faulty object or observation does: `stop` ends ingest with a message, `reject` leaves it "
+        "out and writes it with its reason to `rejected.csv`. Choose `reject` once you have seen what is faulty.",
     )
 
-    @model_validator(mode="before")
+    @field_validator("reader")
     @classmethod
-    def _feature_names(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("features"), list | tuple):
-            features = [{"name": entry} if isinstance(entry, str) else entry for entry in values["features"]]
-            return {**values, "features": features}
-        return values
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Data":
-        if self.reader not in READERS:
+    def _known_reader(cls, reader: str) -> str:
+        if reader not in READERS:
             raise ValueError(
-                f"reader: there is no reader '{self.reader}'{nearest(self.reader, list(READERS))}; "
-                f"the readers are {listed(sorted(READERS))}"
+                f"there is no reader '{reader}'{nearest(reader, list(READERS))} (the readers are "
+                f"{listed(sorted(READERS))})"
             )
-        if (self.path is None) == (self.simulation is None):
-            raise ValueError("expected either `path` (files that are there) or `simulation` (files to be made), not both")
-        if self.simulation is not None and self.reader != "simulated":
-            raise ValueError(f"`simulation` goes with `reader: simulated`, not with '{self.reader}'")
-        names = [feature.name for feature in self.features]
+        return reader
+
+    @field_validator("simulation")
+    @classmethod
+    def _one_source(cls, simulation: dict[str, Any] | None, info: Info) -> dict[str, Any] | None:
+        if "path" in info.data and (info.data["path"] is None) == (simulation is None):
+            found = "neither" if simulation is None else "both"
+            raise ValueError(
+                f"expected either `path` (files that are there) or `simulation` (files to be made), found {found}"
+            )
+        if simulation is not None and info.data.get("reader", "simulated") != "simulated":
+            raise ValueError(f"goes with `reader: simulated`, not with '{info.data['reader']}'")
+        return simulation
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _names_as_features(cls, features: Any) -> Any:
+        if not isinstance(features, list | tuple):
+            return features
+        return [{"name": entry} if isinstance(entry, str) else entry for entry in features]
+
+    @field_validator("features", "metadata")
+    @classmethod
+    def _different(cls, entries: tuple[Any, ...]) -> tuple[Any, ...]:
+        names = [entry.name if isinstance(entry, Feature) else entry for entry in entries]
         if len(set(names)) < len(names):
-            raise ValueError(f"features: '{next(n for n in names if names.count(n) > 1)}' is listed twice")
-        return self
+            raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' is listed twice")
+        return entries
 
 
 class Split(Section):
     """Which objects train the network, choose among trials, and measure the choice."""
 
     method: Literal["exact", "hash", "given"] = Field(
-        "exact",
-        description="`exact`: stratified by class, shares exact to an object. `hash`: by object id and seed, so that new "
-        "data never moves an object; shares hold in expectation. `given`: as the survey's files say (GOTO).",
+        default="exact",
+        description="`exact`: stratified by class, shares exact to an object. `hash`: by object id and seed, so that "
+        "data added later never moves an object; shares hold in expectation. `given`: as the survey's files say "
+        "(GOTO).",
     )
-    train: Annotated[Number, Field(gt=0, lt=1)] = Field(0.7, description="Share of the objects that train the network.")
+    train: Annotated[Number, Field(gt=0, lt=1)] = Field(
+        default=0.7, description="Share of the objects that train the network. Not used with `method: given`."
+    )
     validation: Annotated[Number, Field(gt=0, lt=1)] = Field(
-        0.15, description="Share that stops training early and chooses among trials. The rest is the test split."
+        default=0.15,
+        validate_default=True,
+        description="Share that stops training early and chooses among trials; the rest is the test split. More where "
+        "classes are rare and the choice is noisy. Not used with `method: given`.",
     )
-    seed: Whole | None = Field(None, description="Seed of the split; the experiment's `seed` where left out.")
+    seed: Whole | None = Field(
+        default=None,
+        description="Seed of the split; the experiment's `seed` where left out. Set it to change the experiment's seed "
+        "and keep the split, or to draw another split for the same networks.",
+    )
 
-    @model_validator(mode="after")
-    def _leaves_a_test(self) -> "Split":
-        if self.train + self.validation >= 1:
+    @field_validator("validation")
+    @classmethod
+    def _leaves_a_test(cls, validation: float, info: Info) -> float:
+        train = info.data.get("train", 0.0)
+        if train + validation >= 1:
             raise ValueError(
-                f"train + validation is {self.train + self.validation:g}; expected less than 1, the rest is the test split"
+                f"train + validation is {train + validation:g}; expected less than 1, the rest is the test split"
             )
-        return self
+        return validation
 
 
 class Task(Section):
     """What the network tells apart."""
 
-    classes: dict[Text, tuple[Text, ...]] | None = Field(
-        None,
+    classes: dict[Text, Annotated[tuple[Text, ...], Field(min_length=1)]] | None = Field(
+        default=None,
         description='Class names with the survey\'s labels that each holds: `{Ia: [Ia], other: ["*"]}`; "*" stands for '
-        "every label not named elsewhere. Left out: each label is a class of its own.",
+        "every label not named elsewhere. Left out, each label is a class of its own. Group labels that are too rare, "
+        "or that needn't be told apart.",
     )
-    exclude: tuple[Text, ...] = Field((), description="Labels whose objects stay out of every split. They are counted.")
+    exclude: tuple[Text, ...] = Field(
+        default=(),
+        validate_default=True,
+        description='Labels whose objects stay out of every split, and are counted. For labels that mean "unknown", or '
+        "that no future object can have.",
+    )
 
-    @model_validator(mode="before")
+    @field_validator("classes", "exclude", mode="before")
     @classmethod
     def _labels_as_text(cls, values: Any) -> Any:
         # YAML reads `classes: {a: [0]}` as a number; labels are text everywhere
@@ -184,98 +262,161 @@ class Task(Section):
             labels = labels if isinstance(labels, list | tuple) else [labels]
             return [str(label) if isinstance(label, int) and not isinstance(label, bool) else label for label in labels]
 
-        if not isinstance(values, dict):
-            return values
-        values = dict(values)
-        if isinstance(values.get("classes"), dict):
-            values["classes"] = {str(name): text(labels) for name, labels in values["classes"].items()}
-        if "exclude" in values and values["exclude"] is not None:
-            values["exclude"] = text(values["exclude"])
-        return values
+        if isinstance(values, dict):
+            return {name: text(labels) for name, labels in values.items()}
+        return values if values is None else text(values)
 
-    @model_validator(mode="after")
-    def _disjoint(self) -> "Task":
-        if self.classes is None:
-            return self
-        if len(self.classes) < 2:
-            raise ValueError(f"classes: {len(self.classes)} class given; expected at least 2")
-        labels = [label for group in self.classes.values() for label in group]
-        labels += list(self.exclude)
-        twice = sorted({label for label in labels if labels.count(label) > 1})
-        if twice:
-            raise ValueError(f"classes: {listed(twice)} named more than once; each label belongs to one class")
-        return self
+    @field_validator("classes")
+    @classmethod
+    def _at_least_two(cls, classes: dict[str, tuple[str, ...]] | None) -> dict[str, tuple[str, ...]] | None:
+        if classes is not None and len(classes) < 2:
+            raise ValueError(f"expected at least 2 classes to tell apart, found {len(classes)}")
+        if classes is not None:
+            _each_label_once([label for group in classes.values() for label in group])
+        return classes
+
+    @field_validator("exclude")
+    @classmethod
+    def _in_no_class(cls, exclude: tuple[str, ...], info: Info) -> tuple[str, ...]:
+        if REST in exclude:
+            raise ValueError(
+                f"'{REST}' stands for the labels not named elsewhere, and only in a class; name the labels"
+            )
+        _each_label_once([*(label for group in (info.data.get("classes") or {}).values() for label in group), *exclude])
+        return exclude
+
+
+def _each_label_once(labels: list[str]) -> None:
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ValueError(f"{listed([repr(label) for label in twice])} named more than once; a label has one place")
 
 
 class Model(Section):
     """The network: recurrent layers, then dense layers that the metadata joins."""
 
-    cell: Literal["simple", "gru", "lstm"] = Field("gru", description="Recurrent cell.")
-    units: Annotated[Whole, Field(ge=1, le=4096)] = Field(32, description="Width of each recurrent layer.")
-    depth: Annotated[Whole, Field(ge=1, le=16)] = Field(2, description="Number of recurrent layers.")
-    bidirectional: bool = Field(
-        False, description="Each layer also reads backwards. More accurate on whole sequences; no longer causal."
+    cell: Literal["simple", "gru", "lstm"] = Field(
+        default="gru",
+        description="Recurrent cell. `gru` and `lstm` remember over long sequences; `simple` is the baseline to beat.",
+    )
+    units: Annotated[Whole, Field(ge=1, le=4096)] = Field(
+        default=32,
+        description="Width of each recurrent layer. More for large surveys that train without overfitting; the time "
+        "of a step grows with its square.",
+    )
+    depth: Annotated[Whole, Field(ge=1, le=16)] = Field(
+        default=2, description="Number of recurrent layers. 1 for small surveys; more than 3 seldom helps."
+    )
+    bidirectional: Flag = Field(
+        default=False,
+        description="Each layer also reads backwards. More accurate on whole sequences, at twice the time; no longer "
+        "causal, so not for objects that are classified while they are observed.",
     )
     dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(
-        0.2, description="Share of outputs set to 0 in training, after each recurrent layer and the first dense one."
+        default=0.2,
+        description="Share of outputs set to 0 in training, after each recurrent layer and the first dense one. More "
+        "where the validation loss rises while the training loss falls.",
     )
     normalisation: Literal["batch", "none"] = Field(
-        "batch", description="After each dropout: `batch` is batch norm over valid steps alone, padding never counts."
+        default="batch",
+        description="After each dropout: `batch` is batch norm over valid steps alone, padding never counts. `none` "
+        "where batches are very small.",
     )
     pooling: Literal["last", "mean", "max"] = Field(
-        "last", description="How steps become one vector: the last valid step, or the mean or maximum over valid steps."
+        default="last",
+        description="How steps become one vector: the last valid step, or the mean or maximum over valid steps. `mean` "
+        "or `max` where sequences are long and what tells classes apart may come early.",
     )
-    dense_units: Annotated[Whole, Field(ge=1, le=4096)] = Field(25, description="Width of each dense layer.")
-    dense_depth: Annotated[Whole, Field(ge=0, le=8)] = Field(2, description="Number of dense layers before the classes.")
-    dense_activation: Literal["sigmoid", "relu", "tanh", "gelu"] = Field("sigmoid", description="Of the dense layers.")
+    dense_units: Annotated[Whole, Field(ge=1, le=4096)] = Field(
+        default=25, description="Width of each dense layer. More with many columns of metadata."
+    )
+    dense_depth: Annotated[Whole, Field(ge=0, le=8)] = Field(
+        default=2,
+        description="Number of dense layers before the classes; 0 goes straight from pooling and metadata to the "
+        "classes.",
+    )
+    dense_activation: Literal["sigmoid", "relu", "tanh", "gelu"] = Field(
+        default="sigmoid",
+        description="Of the dense layers. `sigmoid` as in the GOTO network; `relu` or `gelu` with more depth.",
+    )
 
 
 class Loss(Section):
     """w_c (1 - p_t)^gamma times cross-entropy, and an L2 penalty."""
 
     class_weights: Literal["balanced", "none"] = Field(
-        "balanced",
-        description="`balanced`: N / (classes n_c), counted on the training split, so that rare classes weigh as much "
-        "as common ones. `none`: every object weighs the same.",
+        default="balanced",
+        description="`balanced`: w_c = N / (classes n_c), counted on the training split, so that rare classes weigh as "
+        "much as common ones. `none`: every object weighs the same, for accuracy over all objects and probabilities "
+        "that follow the classes' shares.",
     )
     gamma: Annotated[Number, Field(ge=0, le=10)] = Field(
-        0.0, description="Focusing parameter of the focal loss (Lin et al. 2017); 0 is cross-entropy."
+        default=0.0,
+        description="Focusing parameter of the focal loss (Lin et al. 2017), a pure number; 0 is cross-entropy. Try 1 "
+        "or 2 where many easy objects drown the hard ones.",
     )
     l2: Annotated[Number, Field(ge=0)] = Field(
-        0.0, description="Penalty on the squared weights of the last dense layer before the classes, as in the GOTO network."
+        default=0.0,
+        description="Penalty on the squared weights of the last dense layer before the classes, as in the GOTO "
+        "network, a pure number. Try 1e-3 to 1e-2 against overfitting.",
     )
 
 
 class Training(Section):
     """How trials are trained, and how the work is cut into jobs."""
 
-    batch_size: Annotated[Whole, Field(ge=1)] = Field(32, description="Sequences a training step.")
-    learning_rate: Annotated[Number, Field(gt=0)] = Field(1e-3, description="Of Adam.")
-    gradient_clip: Annotated[Number, Field(gt=0)] | None = Field(
-        1.0, description="Largest norm of a step's whole gradient; `null` leaves it as it is."
+    batch_size: Annotated[Whole, Field(ge=1)] = Field(
+        default=32,
+        description="Sequences a training step. More is faster on large surveys; raise `learning_rate` with it.",
     )
-    epochs: Annotated[Whole, Field(ge=1)] = Field(50, description="At most so many passes over the training split.")
+    learning_rate: Annotated[Number, Field(gt=0)] = Field(
+        default=1e-3,
+        description="Of Adam, a pure number. The first thing to vary: 1e-4 to 1e-2. Lower where the loss jumps, higher "
+        "where it still falls at the last epoch.",
+    )
+    gradient_clip: Annotated[Number, Field(gt=0)] | None = Field(
+        default=1.0,
+        description="Largest norm of a step's whole gradient; a longer one is shortened. `null` leaves it as it is, as "
+        "in the GOTO network.",
+    )
+    epochs: Annotated[Whole, Field(ge=1)] = Field(
+        default=50,
+        description="At most so many passes over the training split. More where the best epoch is among the last ones.",
+    )
     monitor: Literal["loss", "accuracy", "macro_f1", "macro_auc"] = Field(
-        "loss", description="The validation score whose best epoch is kept and that early stopping watches."
+        default="loss",
+        description="The validation score whose best epoch is kept and that early stopping watches. `loss` is the "
+        "smoothest; `macro_f1` where that is what counts and validation is large.",
     )
     patience: Annotated[Whole, Field(ge=1)] | None = Field(
-        None, description="Stop a trial after so many epochs without a better `monitor`; `null` trains all epochs."
+        default=None,
+        description="Stop a trial after so many epochs without a better `monitor`; `null` trains all epochs. 10 to 20 "
+        "saves time with many epochs.",
     )
     length_buckets: Annotated[Whole, Field(ge=1, le=16)] = Field(
-        2,
-        description="Batches hold sequences of similar length, in so many groups. More waste less on padding and compile longer.",
+        default=2,
+        description="Batches hold sequences of similar length, in so many groups. More waste less on padding and "
+        "compile longer: for surveys whose lengths differ much. 1 mixes all lengths.",
     )
     device: Literal["cpu", "gpu"] = Field(
-        "cpu", description="`gpu` stops at once where JAX finds no usable GPU; nothing falls back to the CPU silently."
+        default="cpu",
+        description="Where jobs train. `gpu` stops at once where JAX finds no usable GPU; nothing falls back to the "
+        "CPU silently.",
     )
     trials_per_job: Annotated[Whole, Field(ge=1, le=4096)] = Field(
-        16, description="A job holds at most so many trials; they train at once, in one program on one device."
+        default=16,
+        description="A job holds at most so many trials; they train at once, in one program on one device. Fewer make "
+        "more jobs for more machines; fewer also where the device's memory is short.",
     )
     checkpoint_minutes: Annotated[Number, Field(gt=0)] = Field(
-        5.0, description="Minutes between checkpoints. A killed job loses at most so much work."
+        default=5.0,
+        description="Minutes between checkpoints. A killed job loses at most so much work. Fewer on machines that are "
+        "taken away without notice.",
     )
     segment_seconds: Annotated[Number, Field(gt=0)] = Field(
-        10.0, description="Seconds of training between two looks at signals, checkpoints and progress."
+        default=10.0,
+        description="Seconds of training between two looks at signals, checkpoints and progress. Seldom changed; "
+        "shorter where the scheduler gives little time between its signal and the kill.",
     )
 
 
@@ -283,16 +424,24 @@ class Selection(Section):
     """How the best trial is chosen, from validation alone."""
 
     metric: Literal["macro_auc", "macro_f1", "accuracy", "log_loss"] = Field(
-        "macro_auc",
-        description="The grid point with the best mean of this validation score over its seeds wins, then its best seed.",
+        default="macro_auc",
+        description="The grid point with the best mean of this validation score over its seeds wins, then its best "
+        "seed. `macro_auc` needs no threshold; `macro_f1` where labels are what counts, `log_loss` where "
+        "probabilities are.",
     )
 
 
 class Experiment(Section):
-    """One experiment file."""
+    """One experiment."""
 
-    experiment: Name = Field(description="Its name: results go to `results/<experiment>/`.")
-    seed: Annotated[Whole, Field(ge=0, lt=2**31)] = Field(description="Start of every random draw; the same seed gives the same tables.")
+    experiment: Name = Field(
+        description="Its name: results go to `results/<experiment>/`. Letters, digits, '-' and '_', at most 64. Give a "
+        "changed copy of a file another name to keep both results."
+    )
+    seed: Annotated[Whole, Field(ge=0, lt=2**31)] = Field(
+        description="Start of every random draw: the same seed gives the same tables. Another seed is another split "
+        "(see `split.seed`), other first weights and another order of batches."
+    )
     data: Data
     split: Split = Split()
     task: Task = Task()
@@ -301,39 +450,57 @@ class Experiment(Section):
     training: Training = Training()
     selection: Selection = Selection()
     grid: dict[str, tuple[Any, ...]] = Field(
-        {},
-        description="Dotted keys of `model`, `loss` and `training` with the values to try: every combination is a grid point.",
+        default={},
+        description="Dotted keys of `model`, `loss` and `training` with the values to try, `model.cell: [gru, lstm]`: "
+        "every combination is a grid point. `{}` is one point, the file's own values.",
     )
     seeds: Annotated[Whole, Field(ge=1, le=1000)] = Field(
-        1, description="Each grid point is trained with so many seeds: `seed`, `seed` + 1, ..."
+        default=1,
+        description="Each grid point is trained with so many seeds: `seed`, `seed` + 1, ... Take 3 to 5 to see which "
+        "differences between points are more than chance.",
     )
 
 
 REQUIRED = ("experiment", "seed", "data", "task", "model", "loss", "training", "selection", "grid")
+# Sections in which every key has a default.
+OPTIONAL = ("split", "task", "model", "loss", "training", "selection", "grid")
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-4 as a number (YAML 1.2) and refuses a key that stands twice."""
+    """Safe YAML of plain mappings, lists, text, numbers, true/false and null.
+
+    Reads 1e-4 as a number (YAML 1.2) and keys as they are written; refuses a key that stands twice. Refuses aliases:
+    what a value is stands where it is used, and a small file can't unfold into a huge one.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(None, None, "aliases (`*name`) are not read; write the value out", mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str | int | float | bool):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' stands twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+        mapping: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key, mark = key_node.value, key_node.start_mark
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(None, None, "a key must be plain text", mark)
+            if key in mapping:
+                raise yaml.MarkedYAMLError(None, None, f"the key '{key}' stands twice", mark)
+            mapping[key] = self.construct_object(value_node, deep=deep)
+        return mapping
 
 
+_PLAIN = [f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")]
+_Loader.yaml_constructors = {
+    tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag is None or tag in _PLAIN
+}
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag in _PLAIN]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+_FLOAT = "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+_Loader.add_implicit_resolver(*_FLOAT)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -341,122 +508,156 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        others = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        close = difflib.get_close_matches(str(path), others, n=1)
-        hint = f"; did you mean {close[0]}?" if close else f"; there are {listed(others)}" if others else ""
-        raise JaxrnnError(f"{path}: no such file{hint}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise JaxrnnError(f"{path}: cannot be read as text ({error})")
+        raise JaxrnnError(f"{path}: no such file{_files_near(path)}") from None
+    except (IsADirectoryError, NotADirectoryError):
+        raise JaxrnnError(f"{path}: expected a YAML file, found a folder{_files_near(path / 'any')}") from None
+    except OSError as error:
+        raise JaxrnnError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise JaxrnnError(f"{path}: expected a YAML file, which is text in UTF-8; byte {error.start} is none") from None
     try:
         values = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise JaxrnnError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}")
+        raise JaxrnnError(_not_yaml(path, text, error)) from None
+    except RecursionError:
+        raise JaxrnnError(f"{path}: mappings or lists are nested too deep to be read") from None
+    except ValueError as error:
+        # Python reads no whole number of more than 4300 digits
+        raise JaxrnnError(f"{path}: holds a number that cannot be read ({error})") from None
     if not isinstance(values, dict):
-        raise JaxrnnError(f"{path}: expected a mapping of keys to values, found {type(values).__name__}")
+        found = "nothing" if values is None else _shown(values)
+        raise JaxrnnError(f"{path}: expected a mapping of keys to values, found {found}")
     return values
+
+
+def _files_near(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"; the folder {path.parent} isn't there either (looked for from {Path.cwd()})"
+    others = sorted(str(other) for other in path.parent.glob("*.yaml"))
+    close = difflib.get_close_matches(str(path), others, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there are {listed(others)}" if others else ""
+
+
+def _not_yaml(path: Path, text: str, error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return f"{path}:{line}: not valid YAML: the character #x{error.character:04x} is not allowed"
+    assert isinstance(error, yaml.MarkedYAMLError)
+    mark = error.problem_mark or error.context_mark
+    where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+    said = ", ".join(part for part in (error.context, error.problem) if part)
+    tab = "; YAML indents with spaces, not with tabs" if "'\\t'" in said else ""
+    return f"{where}: not valid YAML: {said}{tab}"
 
 
 def load(path: Path) -> Experiment:
     """Returns the experiment in the file at `path`; raises one JaxrnnError that names every mistake in it."""
     values = read_yaml(path)
-    lines = _lines(path)
     mistakes: dict[tuple[Any, ...], str] = {}
     for key in REQUIRED:
         if key not in values:
-            mistakes[(key,)] = "missing; every experiment file has it" + (" (`{}` for none)" if key == "grid" else "")
-    for key in ("task", "model", "loss", "training", "selection", "grid", "split"):
+            remark = " (`{}` for none)" if key == "grid" else " (`{}` takes every default)" if key in OPTIONAL else ""
+            mistakes[(key,)] = f"missing; every experiment file has it{remark}"
+    for key in OPTIONAL:
         if key in values and values[key] is None:
             values[key] = {}
-    experiment = _checked(Experiment, values, mistakes)
     _check_simulation(values, mistakes)
-    points = _check_grid(values, mistakes)
-    if not mistakes:
-        assert experiment is not None
-        _check_combinations(values, points, mistakes)
+    experiment = _checked(Experiment, values, mistakes)
+    _check_grid(values, mistakes)
     if mistakes or experiment is None:
-        raise JaxrnnError(_message(path, mistakes, lines))
+        raise JaxrnnError(_message(path, mistakes))
     return experiment
 
 
 def load_simulation(path: Path) -> Any:
-    """Returns the `jaxrnn.simulate.Simulation` in an experiment file's `data.simulation`, or in a file of its keys alone."""
+    """Returns the `jaxrnn.simulate.Simulation` of an experiment file's `data.simulation`, or of a file of its keys "
+    "alone."""
     from jaxrnn.simulate import Simulation
 
     values = read_yaml(path)
-    place: tuple[Any, ...] = ()
-    if "experiment" in values:
-        place = ("data", "simulation")
-        values = load(path).data.simulation
-        if values is None:
-            raise JaxrnnError(f"{path}: has no data.simulation; there is nothing to simulate")
-    mistakes: dict[tuple[Any, ...], str] = {}
-    simulation = _checked(Simulation, values, mistakes, place)
+    if "experiment" not in values and "data" not in values:
+        return parsed(Simulation, values, path)
+    simulation = load(path).data.simulation
     if simulation is None:
-        raise JaxrnnError(_message(path, mistakes, _lines(path)))
-    return simulation
+        raise JaxrnnError(f"{path}: has no data.simulation; there is nothing to simulate")
+    return Simulation.model_validate(simulation)
 
 
-def _checked(model: type[Section], values: Any, mistakes: dict[tuple[Any, ...], str], at: tuple[Any, ...] = ()) -> Any:
+def parsed(model: type[S], values: dict[str, Any], path: Path) -> S:
+    """Returns the values of the file at `path` as a `model`; raises one JaxrnnError that names every mistake."""
+    mistakes: dict[tuple[Any, ...], str] = {}
+    result = _checked(model, values, mistakes)
+    if result is None:
+        raise JaxrnnError(_message(path, mistakes))
+    return result
+
+
+def _checked(model: type[S], values: Any, mistakes: dict[tuple[Any, ...], str], at: tuple[Any, ...] = ()) -> S | None:
     """Returns `values` as a `model`, or None with every mistake added under its place."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
         for fault in error.errors():
-            place = at + tuple(part for part in fault["loc"])
-            # what a section as a whole says comes second to what is said of its keys
-            mistakes.setdefault(place, _explain(model, fault))
+            # pydantic doesn't count faulty entries: a list of one of them is no empty list
+            if fault["type"] == "too_short" and fault["input"]:
+                continue
+            mistakes.setdefault((*at, *fault["loc"]), _explain(model, fault))
         return None
 
 
 def _explain(model: type[Section], fault: Any) -> str:
-    kind, context, given = fault["type"], fault.get("ctx", {}), fault.get("input")
+    kind, context, shown = fault["type"], fault.get("ctx", {}), _shown(fault.get("input"))
     if kind == "extra_forbidden":
         known = _keys_at(model, fault["loc"][:-1])
         return f"unknown key{nearest(str(fault['loc'][-1]), known)} (the keys here are {listed(known, 20)})"
     if kind == "missing":
         return "missing"
-    shown = repr(given) if len(repr(given)) <= 60 else repr(given)[:57] + "..."
     if kind == "value_error":
-        text = str(context["error"])
-        return text if isinstance(given, dict) else f"{text}, found {shown}"
+        return str(context["error"])
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", context["expected"])
-        return f"expected one of {', '.join(choices)}, found {shown}{nearest(str(given), choices)}"
-    bounds = {"greater_than": ("gt", ">"), "greater_than_equal": ("ge", ">="), "less_than": ("lt", "<"), "less_than_equal": ("le", "<=")}
-    if kind in bounds:
-        name, sign = bounds[kind]
-        return f"expected a value {sign} {context[name]}, found {shown}"
+        return f"expected one of {', '.join(choices)}, found {shown}{nearest(str(fault.get('input')), choices)}"
+    if kind == "string_type" and isinstance(fault["input"], bool | float):
+        return f"expected text, found {shown}; put it in quotes, as it is meant to be read"
+    signs = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
+    if kind in signs:
+        (bound,) = (context[name] for name in BOUNDS if name in context)
+        return f"expected a value {signs[kind]} {bound}, found {shown}"
     expected = {
-        "bool_type": "true or false", "bool_parsing": "true or false", "string_type": "text",
-        "dict_type": "a mapping of keys to values", "model_type": "a mapping of keys to values",
-        "tuple_type": "a list", "float_type": "a number", "float_parsing": "a number", "int_type": "a whole number",
-        "too_short": "at least one entry", "string_too_short": "text that is not empty",
+        "bool_type": "true or false",
+        "string_type": "text",
+        "dict_type": "a mapping of keys to values",
+        "model_type": "a mapping of keys to values",
+        "tuple_type": "a list",
+        "float_type": "a number",
+        "too_short": "at least one entry",
+        "string_too_short": "text that is not empty",
     }.get(kind)
     return f"expected {expected}, found {shown}" if expected else f"{fault['msg']}, found {shown}"
 
 
 def _keys_at(model: type[Section], place: tuple[Any, ...]) -> list[str]:
     """Returns the keys that may stand at `place` below `model`."""
-    current: Any = model
     for part in place:
-        if isinstance(part, int):
-            continue
-        annotation = current.model_fields[part].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        candidates += [inner for entry in candidates for inner in getattr(entry, "__args__", ())]
-        current = next(c for c in candidates if isinstance(c, type) and issubclass(c, Section))
-    return list(current.model_fields)
+        if not isinstance(part, int):
+            inner = _section_in(model.model_fields[part].annotation)
+            assert inner is not None
+            model = inner
+    return list(model.model_fields)
+
+
+def _section_in(annotation: Any) -> type[Section] | None:
+    """Returns the section that values of a key are, or that its list's entries are; None for any other key."""
+    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    return next((found for found in candidates if isinstance(found, type) and issubclass(found, Section)), None)
 
 
 def grid_keys() -> list[str]:
     """Returns the dotted keys that a grid may vary."""
-    sections = {name: Experiment.model_fields[name].annotation for name in GRID_SECTIONS}
     return [
         f"{name}.{key}"
-        for name, section in sections.items()
-        for key in section.model_fields  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+        for name in GRID_SECTIONS
+        for key in _keys_at(Experiment, (name,))
         if not (name == "training" and key in RUN_KEYS)
     ]
 
@@ -470,54 +671,72 @@ def substituted(values: dict[str, Any], point: dict[str, Any]) -> dict[str, Any]
     return result
 
 
-def _check_grid(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) -> dict[str, list[Any]]:
+def _check_grid(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) -> None:
     grid = values.get("grid")
     if not isinstance(grid, dict):
-        return {}
+        return
     known = grid_keys()
     for dotted, candidates in grid.items():
         place = ("grid", dotted)
         if dotted not in known:
-            section = str(dotted).partition(".")[0]
-            if dotted == "seed":
-                mistakes[place] = "seeds are no grid key; write `seeds: 3` beside `grid`"
-            elif section in ("data", "task", "split", "selection"):
-                mistakes[place] = (
-                    f"a grid can't vary `{section}`: it changes what is learned from, not how; write one experiment for each"
-                )
-            else:
-                mistakes[place] = f"unknown key{nearest(str(dotted), known)} (a grid may vary {listed(known, 40)})"
-            continue
-        if not isinstance(candidates, list) or not candidates:
-            mistakes[place] = f"expected a list of at least one value, found {candidates!r}"
-            continue
-        if len({json.dumps(c, sort_keys=True, default=str) for c in candidates}) < len(candidates):
-            mistakes[place] = "a value stands twice; every value is trained once for each seed"
-        section, _, key = dotted.partition(".")
-        annotation: Any = Experiment.model_fields[section].annotation
-        for index, candidate in enumerate(candidates):
-            found: dict[tuple[Any, ...], str] = {}
-            _checked(annotation, {key: candidate}, found)
-            if (key,) in found:
-                mistakes[(*place, index)] = found[(key,)]
-    return {key: list(entries) for key, entries in grid.items() if isinstance(entries, list)}
+            mistakes[place] = _not_for_grids(dotted, known)
+        elif not isinstance(candidates, list) or not candidates:
+            mistakes[place] = f"expected a list of at least one value, found {_shown(candidates)}"
+        else:
+            _check_candidates(dotted, candidates, mistakes)
+    if any(place[0] in ("grid", "seeds", *GRID_SECTIONS) for place in mistakes):
+        return
+    trials = math.prod(len(candidates) for candidates in grid.values()) * values.get("seeds", 1)
+    if trials > MOST_TRIALS:
+        mistakes[("grid",)] = (
+            f"{trials:,} trials, every combination of its values with every seed; expected at most {MOST_TRIALS:,}"
+        )
+    model, loss = values.get("model", {}), values.get("loss", {})
+    depths = grid.get("model.dense_depth", [model.get("dense_depth", Model().dense_depth)])
+    penalties = grid.get("loss.l2", [loss.get("l2", Loss().l2)])
+    if 0 in depths and max(penalties) > 0:
+        mistakes[("loss", "l2")] = (
+            "penalises the last dense layer, and with `model.dense_depth: 0` there is none; set `loss.l2: 0` or a depth"
+        )
 
 
-def _check_combinations(values: dict[str, Any], points: dict[str, list[Any]], mistakes: dict[tuple[Any, ...], str]) -> None:
-    model = values.get("model") or {}
-    depths = points.get("model.dense_depth", [model.get("dense_depth", Model().dense_depth)])
-    penalties = points.get("loss.l2", [(values.get("loss") or {}).get("l2", 0.0)])
-    if 0 in depths and any(penalty > 0 for penalty in penalties):
-        mistakes[("loss", "l2")] = "penalises the last dense layer, and `model.dense_depth: 0` has none; set one of them"
+def _not_for_grids(dotted: str, known: list[str]) -> str:
+    section, _, key = dotted.partition(".")
+    if dotted in ("seed", "seeds"):
+        return "seeds are no grid key; write `seeds: 3` beside `grid`"
+    if section == "training" and key in RUN_KEYS:
+        return "changes how a job runs, not what comes out; set it under `training`"
+    if section in ("data", "task", "split", "selection"):
+        return f"a grid can't vary `{section}`, it is the same for all trials; write one experiment for each value"
+    return f"unknown key{nearest(dotted, known)} (a grid may vary {listed(known, 40)})"
+
+
+def _check_candidates(dotted: str, candidates: list[Any], mistakes: dict[tuple[Any, ...], str]) -> None:
+    section, _, key = dotted.partition(".")
+    annotation = _section_in(Experiment.model_fields[section].annotation)
+    assert annotation is not None
+    seen: set[Any] = set()
+    for index, candidate in enumerate(candidates):
+        place, found = ("grid", dotted, index), {}
+        checked = _checked(annotation, {key: candidate}, found)
+        if checked is None:
+            mistakes[place] = next(iter(found.values()))
+        elif getattr(checked, key) in seen:
+            mistakes[place] = f"{_shown(candidate)} stands twice; `seeds` repeats trials"
+        else:
+            seen.add(getattr(checked, key))
 
 
 def _check_simulation(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) -> None:
+    """Puts the simulation's defaults in place, so that what is planned is what is simulated."""
     data = values.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("simulation"), dict):
         return
     from jaxrnn.simulate import Simulation
 
-    _checked(Simulation, data["simulation"], mistakes, ("data", "simulation"))
+    simulation = _checked(Simulation, data["simulation"], mistakes, ("data", "simulation"))
+    if simulation is not None:
+        data["simulation"] = simulation.model_dump(mode="json")
 
 
 def _lines(path: Path) -> dict[tuple[Any, ...], int]:
@@ -540,7 +759,9 @@ def _lines(path: Path) -> dict[tuple[Any, ...], int]:
     return lines
 
 
-def _message(path: Path, mistakes: dict[tuple[Any, ...], str], lines: dict[tuple[Any, ...], int]) -> str:
+def _message(path: Path, mistakes: dict[tuple[Any, ...], str]) -> str:
+    lines = _lines(path)
+
     def line(place: tuple[Any, ...]) -> int | None:
         return next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), None)
 
@@ -553,14 +774,19 @@ def _message(path: Path, mistakes: dict[tuple[Any, ...], str], lines: dict[tuple
     return "\n".join([f"{path}: {count}; every key is explained in config/README.md", *rows])
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes every value where it stands, and quotes text that `_Loader` would read as a number."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_implicit_resolver(*_FLOAT)
+
+
 def to_yaml(values: dict[str, Any]) -> str:
-    """Returns plain values as YAML, keys in their order."""
-
-    class Dumper(yaml.SafeDumper):
-        def ignore_aliases(self, data: Any) -> bool:
-            return True
-
-    return yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
+    """Returns plain values as YAML, keys in their order; `read_yaml` gives the same values back."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def digest(values: Any) -> str:
@@ -575,21 +801,93 @@ def schema() -> dict[str, Any]:
 
     result = Experiment.model_json_schema()
     result["required"] = list(REQUIRED)
-    result["title"] = "jaxrnn experiment"
-    feature = result["$defs"]["Data"]["properties"]["features"]
-    feature["items"] = {"anyOf": [{"type": "string"}, feature["items"]]}
+    data = result["$defs"]["Data"]["properties"]
+    data["reader"]["enum"] = sorted(READERS)
+    data["features"]["items"] = {"anyOf": [{"type": "string"}, data["features"]["items"]]}
     label = {"anyOf": [{"type": "string"}, {"type": "integer"}]}
-    for entry in result["$defs"]["Task"]["properties"]["classes"]["anyOf"]:
-        if entry.get("type") == "object":
-            entry["additionalProperties"] = {"anyOf": [label, {"type": "array", "items": label}]}
-    result["$defs"]["Task"]["properties"]["exclude"] = {"type": "array", "items": label, "default": []}
+    labels = {"anyOf": [label, {"type": "array", "items": label}]}
+    task = result["$defs"]["Task"]["properties"]
+    for entry in task["classes"]["anyOf"]:
+        if entry["type"] == "object":
+            entry["additionalProperties"] = labels
+    task["exclude"] |= {"type": ["array", "string", "integer"], "items": label}
     simulation = Simulation.model_json_schema()
     result["$defs"] |= simulation.pop("$defs", {})
     result["$defs"]["Simulation"] = simulation
-    result["$defs"]["Data"]["properties"]["simulation"] = {"anyOf": [{"$ref": "#/$defs/Simulation"}, {"type": "null"}]}
-    result["properties"]["grid"] = {
-        "type": "object",
-        "properties": {key: {"type": "array", "minItems": 1} for key in grid_keys()},
+    data["simulation"]["anyOf"][0] = {"$ref": "#/$defs/Simulation"}
+    places = {key: f"#/$defs/{key.split('.')[0].title()}/properties/{key.split('.')[1]}" for key in grid_keys()}
+    result["properties"]["grid"] |= {
+        "properties": {
+            key: {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"$ref": place}}
+            for key, place in places.items()
+        },
         "additionalProperties": False,
     }
-    return result
+    return _with_bounds(result)
+
+
+def _with_bounds(entry: Any) -> Any:
+    if isinstance(entry, list):
+        return [_with_bounds(inner) for inner in entry]
+    if not isinstance(entry, dict):
+        return entry
+    return {
+        BOUNDS.get(key, key): _with_bounds(inner)
+        for key, inner in entry.items()
+        if key != "title" or isinstance(inner, dict)
+    }
+
+
+def tables() -> str:
+    """Returns the tables of config/README.md, in Markdown: every key with its values, default and meaning."""
+    from jaxrnn.simulate import Simulation
+
+    whole = schema()
+
+    def sections(place: str, model: type[Section]) -> Iterator[str]:
+        described = whole if model is Experiment else whole["$defs"][model.__name__]
+        required = described.get("required", ())
+        rows = [_row(key, entry, whole["$defs"], key in required) for key, entry in described["properties"].items()]
+        title = f"`{place}`" if place else "The file"
+        heading = f"### {title}\n\n{model.__doc__}\n\n| key | values | default | meaning |\n| --- | --- | --- | --- |"
+        yield "\n".join([heading, *rows])
+        for key, field in model.model_fields.items():
+            inner = Simulation if (model, key) == (Data, "simulation") else _section_in(field.annotation)
+            if inner is not None:
+                yield from sections(f"{place}.{key}".lstrip("."), inner)
+
+    return "\n\n".join(sections("", Experiment)) + "\n"
+
+
+def _row(key: str, entry: dict[str, Any], definitions: dict[str, Any], required: bool) -> str:
+    section = definitions[entry["$ref"].rpartition("/")[2]] if "$ref" in entry else {}
+    meaning = (section | entry)["description"].partition("\n")[0]
+    default = entry.get("default")
+    shown = default if isinstance(default, str) else json.dumps(default)
+    shown = "(required)" if required else "see below" if section else f"`{shown}`"
+    cells = (f"`{key}`", _values(entry), shown, meaning)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _values(entry: dict[str, Any]) -> str:
+    """Returns in words which values a JSON Schema allows."""
+    if "anyOf" in entry:
+        return " or ".join(dict.fromkeys(_values(option) for option in entry["anyOf"]))
+    if "enum" in entry:
+        return ", ".join(f"`{choice}`" for choice in entry["enum"])
+    kind = "object" if "$ref" in entry else entry["type"]
+    if isinstance(kind, list):
+        kind = kind[0]
+    if kind == "array":
+        return f"list of {_values(entry['items'])}"
+    words = {
+        "object": "mapping",
+        "integer": "whole number",
+        "number": "number",
+        "string": "text",
+        "boolean": "`true`, `false`",
+        "null": "`null`",
+    }
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    bounds = [f"{sign} {entry[name]:.15g}" for name, sign in signs.items() if name in entry]
+    return " ".join([words[kind], " and ".join(bounds)]).strip()

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, UInt16
 
 from jaxrnn.config import Model
 
@@ -113,13 +113,13 @@ def reversed_valid(
     return jnp.take_along_axis(values, source[:, :, None], axis=1)
 
 
-def dropout(values: Array, rate: Float[Array, ""], key: PRNGKeyArray) -> Array:
+def dropout(values: Array, rate: Float[Array, ""], bits: UInt16[Array, "..."]) -> Array:
     """Returns `values` with a share `rate` of entries set to 0 and the others scaled up (Srivastava et al. 2014).
 
-    The rate may be traced, which `nnx.Dropout` can't have. Drawn with 16 bits an entry: the rate holds to 1 / 65,536.
+    The rate may be traced, which `nnx.Dropout` can't have. bits: uniform, one for each value; with 16 of them the rate
+    holds to 1 / 65,536.
     """
-    drawn = jax.random.bits(key, values.shape, jnp.uint16).astype(jnp.float32)
-    return jnp.where(drawn >= rate * 65536, values / (1 - rate), 0)
+    return jnp.where(bits.astype(jnp.float32) >= rate * 65536, values / (1 - rate), 0)
 
 
 class Network(nnx.Module):
@@ -157,17 +157,24 @@ class Network(nnx.Module):
         metadata: Float[Array, "batch column"],
         *,
         dropout_rate: Float[Array, ""] | None = None,
-        dropout_key: PRNGKeyArray | None = None,
+        dropout_bits: UInt16[Array, " draw"] | None = None,
     ) -> Float[Array, "batch label"]:
-        """Returns the logits. In training, with `dropout_key`, it drops out and batch norm takes the batch's statistics."""
-        training = dropout_key is not None
+        """Returns the logits. In training, with `dropout_bits`, it drops out and batch norm takes the batch's statistics.
+
+        dropout_bits: uniform, at least `dropout_draws` of them. They come in one array, drawn outside, because each draw
+        inside a differentiated loop costs seconds of compilation.
+        """
+        training = dropout_bits is not None
         valid = jnp.arange(features.shape[1])[None, :] < lengths[:, None]
         present = lengths > 0
-        places = iter(range(len(self.recurrent) + len(self.dense)))
+        used = 0
 
         def regularised(values: Array, norm: nnx.BatchNorm | None, mask: Bool[Array, "..."]) -> Array:
-            if dropout_key is not None and dropout_rate is not None:
-                values = dropout(values, dropout_rate, jax.random.fold_in(dropout_key, next(places)))
+            nonlocal used
+            if dropout_bits is not None and dropout_rate is not None:
+                bits = dropout_bits[used : used + values.size].reshape(values.shape)
+                used += values.size
+                values = dropout(values, dropout_rate, bits)
             if norm is not None:
                 values = norm(values, use_running_average=not training, mask=mask[..., None])
             return values
@@ -185,6 +192,12 @@ class Network(nnx.Module):
             if index < len(self.dense) - 1:
                 values = regularised(values, norm, present)
         return self.classes(values)
+
+    def dropout_draws(self, batch: int, steps: int) -> int:
+        """Returns how many bits dropout uses for a batch: one for each value that it may drop."""
+        widths = [sum(layer.units for layer in layers) for layers in self.recurrent]
+        dense = sum(layer.out_features for layer in self.dense[:-1])
+        return batch * (steps * sum(widths[:-1]) + widths[-1] + dense)
 
     def _pooled(self, outputs: list[tuple[Array, Array]], lengths: Array, valid: Array) -> Array:
         if self.pooling == "last":

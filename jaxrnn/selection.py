@@ -24,7 +24,7 @@ class Choice:
 def choose(training_results: pd.DataFrame, keys: list[str], metric: str) -> Choice:
     """Returns the grid point with the best mean of a validation metric over its seeds, and that point's best seed.
 
-    Points with a diverged seed stand back behind all others; among equals the first in the file's order wins.
+    Points with a diverged seed stand back behind all others; equals are parted by validation log loss.
     """
     usable = training_results[(training_results["outcome"] != DIVERGED) & np.isfinite(training_results[metric])]
     if usable.empty:
@@ -36,10 +36,10 @@ def choose(training_results: pd.DataFrame, keys: list[str], metric: str) -> Choi
     seeds = {name: len(rows) for name, rows in _points(training_results, keys)}
     ranked = []
     for place, (name, rows) in enumerate(_points(usable, keys)):
-        ranked.append((len(rows) == seeds[name], sign * rows[metric].mean(), -place, rows))
-    whole, mean, _, rows = max(ranked, key=lambda entry: entry[:3])
-    best = rows.loc[(sign * rows[metric]).idxmax()]
-    return Choice(str(best["trial"]), {key: plain(best[key]) for key in keys}, metric, sign * mean)
+        ranked.append((len(rows) == seeds[name], sign * rows[metric].mean(), -rows["log_loss"].mean(), -place, rows))
+    *_, rows = max(ranked, key=lambda entry: entry[:4])
+    best = rows.sort_values([metric, "log_loss"], ascending=[sign < 0, True], kind="stable").iloc[0]
+    return Choice(str(best["trial"]), {key: plain(best[key]) for key in keys}, metric, float(rows[metric].mean()))
 
 
 def summarise(table: pd.DataFrame, keys: list[str], scores: list[str]) -> pd.DataFrame:

@@ -6,10 +6,10 @@ is the mean of images taken in the year before the survey. An object enters the 
 differ from the template by 5 sigma; one that doesn't is drawn again. Observations without a detection stay in as forced
 photometry, from `FORCED_DAYS` before the first detection to as long after the last.
 
-Sources: pulsation as Fourier series, Simon & Lee 1981 (ApJ 248, 291), values about those of Soszynski et al. 2008, 2009
-(Acta Astron. 58, 163; 59, 1); supernova light curves, Bazin et al. 2009 (A&A 499, 653) with the plateau of Villar et al.
-2019 (ApJ 884, 83); damped random walk, Kelly et al. 2009 (ApJ 698, 895), its parameters, MacLeod et al. 2010 (ApJ 721,
-1014); photometric errors, Ivezic et al. 2019 (ApJ 873, 111).
+Sources: pulsation as Fourier series, Simon & Lee 1981 (ApJ 248, 291), values about those of Soszynski et al. 2008 and
+2009 (Acta Astron. 58, 163; 59, 1); supernova light curves, Bazin et al. 2009 (A&A 499, 653) with the plateau of Villar
+et al. 2019 (ApJ 884, 83); damped random walk, Kelly et al. 2009 (ApJ 698, 895), its parameters, MacLeod et al. 2010
+(ApJ 721, 1014); photometric errors, Ivezic et al. 2019 (ApJ 873, 111).
 """
 
 import json
@@ -86,7 +86,7 @@ class Simulation(Section):
     )
     objects_per_file: Annotated[Whole, Field(ge=1)] = Field(
         1000,
-        description="Objects in one file. Files are shared among ranks: at least as many files as ranks keep all at work.",
+        description="Objects in one file. Ranks share the files: at least as many files as ranks keep all at work.",
     )
 
     @model_validator(mode="after")
@@ -99,7 +99,7 @@ class Simulation(Section):
         if visits < 2 * DETECTIONS:
             raise ValueError(
                 f"days, season_days and cadence_days give a field {visits:.1f} visits; expected at least "
-                f"{2 * DETECTIONS}, for {DETECTIONS} detections; lengthen the survey or the season, or shorten the cadence"
+                f"{2 * DETECTIONS}, for {DETECTIONS} detections; lengthen the survey or season, or shorten the cadence"
             )
         return self
 
@@ -243,8 +243,8 @@ def _visits(simulation: Simulation, rng: Generator) -> tuple[np.ndarray, np.ndar
 def photometric_error(flux: np.ndarray, depth_magnitude: np.ndarray) -> np.ndarray:
     """Returns the standard deviation of a measured flux, uJy, at 5 sigma depths `depth_magnitude`.
 
-    Ivezic et al. 2019, eq. 5, times flux: with x = f5 / f, sigma^2 = f^2 ((0.04 - gamma) x + gamma x^2), where f5 is the
-    flux at the 5 sigma depth. Photons of the object make the first term, those of the sky the second.
+    Ivezic et al. 2019, eq. 5, times flux: with x = f5 / f, sigma^2 = f^2 ((0.04 - gamma) x + gamma x^2), where f5 is
+    the flux at the 5 sigma depth. Photons of the object make the first term, those of the sky the second.
     """
     limit = _flux(depth_magnitude)
     return np.sqrt(GAMMA * limit**2 + (0.04 - GAMMA) * limit * flux + (CALIBRATION_ERROR * flux) ** 2)
@@ -554,4 +554,4 @@ def _check_folder(simulation: Simulation, folder: Path) -> None:
         there = values.get("simulation")
         if there != wanted:
             keys = [key for key in wanted if not isinstance(there, dict) or there.get(key) != wanted[key]]
-            raise JaxrnnError(f"{file}: of a survey with other parameters ({', '.join(keys)} differ); {remedy}")
+            raise JaxrnnError(f"{file}: of a survey with other parameters (different: {', '.join(keys)}); {remedy}")

@@ -81,7 +81,8 @@ def make(model: Model, training: Training, features: int, metadata: int, classes
     [start, stop) of the epoch's schedule, traced, so that any cut runs the same program.
     finish_epoch(state, hyperparameters, validation buckets) -> state, report.
     """
-    structure = nnx.graphdef(network(model, features, metadata, classes))
+    template = network(model, features, metadata, classes)
+    structure = nnx.graphdef(template)
 
     def optimiser(hyper: Hyperparameters) -> optax.GradientTransformation:
         clip = training.gradient_clip
@@ -120,7 +121,7 @@ def make(model: Model, training: Training, features: int, metadata: int, classes
             orders.append(drawn.reshape(-1, training.batch_size))
         return tuple(orders)
 
-    def update(state: State, hyper: Hyperparameters, batch: Bucket, key: Array) -> State:
+    def update(state: State, hyper: Hyperparameters, batch: Bucket, bits: Array) -> State:
         """Returns the state after one step of gradient descent on one batch."""
         present = batch.lengths > 0
         count = present.sum()
@@ -128,7 +129,7 @@ def make(model: Model, training: Training, features: int, metadata: int, classes
         def objective(parameters: Any) -> tuple[Array, tuple[Any, Array]]:
             net = nnx.merge(structure, parameters, state.statistics, copy=True)
             logits = net(
-                batch.features, batch.lengths, batch.metadata, dropout_rate=hyper.dropout, dropout_key=key
+                batch.features, batch.lengths, batch.metadata, dropout_rate=hyper.dropout, dropout_bits=bits
             )
             each = losses.focal(logits, batch.labels, class_weights=hyper.class_weights, gamma=hyper.gamma)
             loss = jnp.where(present, each, 0).sum() / count
@@ -159,13 +160,15 @@ def make(model: Model, training: Training, features: int, metadata: int, classes
     ) -> State:
         key = jax.random.fold_in(jax.random.key(hyper.seed), DROPOUT)
         key = jax.random.fold_in(jax.random.fold_in(key, state.epoch), place)
+        longest = max(bucket.features.shape[1] for bucket in buckets)
+        bits = jax.random.bits(key, (template.dropout_draws(training.batch_size, longest),), jnp.uint16)
 
         def on(index: int) -> Callable[[State], State]:
             def branch(state: State) -> State:
                 rows = orders[index][number]
                 batch = jax.tree.map(lambda values: values[jnp.maximum(rows, 0)], buckets[index])
                 batch = batch._replace(lengths=jnp.where(rows >= 0, batch.lengths, 0))
-                return update(state, hyper, batch, key)
+                return update(state, hyper, batch, bits)
 
             return branch
 

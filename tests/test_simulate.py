@@ -286,7 +286,7 @@ def test_another_survey_is_never_overwritten(folder: Path, tmp_path: Path, finis
         (tmp_path / "survey" / "survey.json").unlink()
     before = contents(tmp_path / "survey")
     for step in (lambda s, f: simulate(s, f, 1, 2, lambda done, total: None), finish):
-        with pytest.raises(JaxrnnError, match=r"other parameters \(seed, days differ\).*nothing was changed"):
+        with pytest.raises(JaxrnnError, match=r"other parameters \(different: seed, days\).*nothing was changed"):
             step(survey(seed=8, days=700), tmp_path / "survey")
     assert contents(tmp_path / "survey") == before
 

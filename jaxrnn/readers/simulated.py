@@ -5,11 +5,12 @@ number, `objects-<number>.parquet` and `observations-<number>.parquet`. The rows
 anywhere in the observations file of the same number.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -99,14 +100,13 @@ class SimulatedReader:
         rows = np.argsort(owner, kind="stable")
         bounds = np.searchsorted(owner[rows], np.arange(part.start, part.stop + 1))
         rows = rows[bounds[0] : bounds[-1]]
-        passband = pd.Index(self._passbands).get_indexer(_text(observations["passband"]))
         return Sequences(
             ids=_text(objects["object_id"])[part.start : part.stop].astype(str),
             labels=_text(objects["class"])[part.start : part.stop].astype(str),
             offsets=(bounds - bounds[0]).astype(np.int64),
             time=_numbers(observations["mjd"])[rows],
             values=np.stack([_numbers(observations[column.name]) for column in COLUMNS], axis=1)[rows],
-            passband=passband[rows].astype(np.int64),
+            passband=_places(observations["passband"], self._passbands)[rows],
             metadata=np.stack([_numbers(objects[column.name]) for column in METADATA], axis=1)[part.start : part.stop],
             row_numbers=rows,
             file=str(observations_file),
@@ -138,11 +138,11 @@ def _table(file: Path, schema: pa.Schema) -> pa.Table:
 
 def _owners(objects: pa.Table, observations: pa.Table, file: Path, observations_file: Path) -> np.ndarray:
     """Returns the row of `objects` that each observation belongs to: [observation] int64."""
-    ids = pd.Index(_text(objects["object_id"]))
-    if ids.has_duplicates:
-        twice = ids[ids.duplicated()][0]
+    ids = _text(objects["object_id"]).tolist()
+    if len(set(ids)) < len(ids):
+        twice = next(name for name, count in Counter(ids).items() if count > 1)
         raise JaxrnnError(f"{file}: object {twice} has more than one row; expected one row an object")
-    owner = ids.get_indexer(_text(observations["object_id"])).astype(np.int64)
+    owner = _places(observations["object_id"], ids)
     if (owner < 0).any():
         row = int(np.argmax(owner < 0))
         raise JaxrnnError(
@@ -150,6 +150,12 @@ def _owners(objects: pa.Table, observations: pa.Table, file: Path, observations_
             f"have; the two files do not belong together; remove both and run `{MADE_BY}` again"
         )
     return owner
+
+
+def _places(column: pa.ChunkedArray, names: Sequence[str]) -> np.ndarray:
+    """Returns where in `names` each value of a column stands, -1 where nowhere: int64."""
+    place = {name: index for index, name in enumerate(names)}
+    return np.array([place.get(name, -1) for name in column.to_pylist()], dtype=np.int64)
 
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:

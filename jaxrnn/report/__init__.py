@@ -14,6 +14,8 @@ import os
 import platform
 import re
 import shlex
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,6 @@ from typing import Any
 
 import jinja2
 import numpy as np
-import pandas as pd
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
@@ -38,7 +39,8 @@ MANY_REJECTED = 0.01  # share of objects
 HISTORY = ("trial", "epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy",
            "validation_macro_f1", "validation_macro_auc")  # fmt: skip
 TRIALS = ("trial", "job", "seed", *SCORES, "epochs", "best_epoch", "seconds", "outcome")
-NOT_A_NUMBER = "–"
+Row = dict[str, Any]
+NOT_A_NUMBER = "\N{EN DASH}"
 
 
 def write(experiment_folder: Path, dataset_folder: Path) -> Path:
@@ -64,25 +66,25 @@ def write(experiment_folder: Path, dataset_folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the page is made from. Tables hold text in their text columns and floats in the others.
+    """What the page is made from. Rows hold text in their text columns and floats in the others.
 
-    confusion: counts `[truth, predicted]` of validation and test.
+    objects: how many of each (label, class, split). confusion: counts `[truth, predicted]` of validation and test.
     keys: the grid's dotted keys. chosen: the chosen trial's row.
     """
 
     folder: Path
     config: dict[str, Any]
     manifest: dict[str, Any]
-    splits: pd.DataFrame
-    trials: pd.DataFrame
-    tests: pd.DataFrame
-    grid: pd.DataFrame
-    history: pd.DataFrame
+    objects: Counter[tuple[str, str, str]]
+    trials: list[Row]
+    tests: list[Row]
+    grid: list[Row]
+    history: list[Row]
     best: dict[str, Any]
     classes: list[str]
     confusion: dict[str, NDArray[np.int64]]
     keys: list[str]
-    chosen: pd.Series
+    chosen: Row
 
     @property
     def metric(self) -> str:
@@ -90,22 +92,39 @@ class Inputs:
 
     @property
     def several_seeds(self) -> bool:
-        return bool((self.grid["seeds"] > 1).any())
+        return any(row["seeds"] > 1 for row in self.grid)
 
-    def points(self) -> pd.DataFrame:
-        """Returns the grid's table, best first, with what the figure and the tables of the search show."""
-        table = self.grid.copy()
-        table["label"] = [self.label(row) for row in table.to_dict("records")]
-        for part in ("mean", "low", "high"):
-            table[part] = table[f"{self.metric}_{part}"]
-        own = self.label(self.chosen.to_dict())
-        table["chosen"] = table["label"] == own
-        return table.sort_values("mean", ascending=self.metric == "log_loss", na_position="last", kind="stable")
+    def points(self) -> list[Row]:
+        """Returns the grid's rows in the order of the choice, with label, mean, low and high of the metric, the
+        number of diverged seeds, and chosen.
 
-    def label(self, row: dict[Any, Any]) -> str:
-        """Returns a grid point's values of the keys that vary, or of all keys where none does."""
-        varied = self.varied
-        return " · ".join(_value(row[key]) for key in varied) or "the only grid point"
+        As in `jaxrnn.selection`, points with a diverged seed stand behind all others, and log loss parts equals.
+        """
+        own = self.label(self.chosen)
+        diverged = Counter(self.label(row) for row in self.trials if row["outcome"] == "diverged")
+        points = [
+            {
+                **row,
+                "label": self.label(row),
+                "chosen": self.label(row) == own,
+                "diverged": diverged[self.label(row)],
+                **{part: row[f"{self.metric}_{part}"] for part in ("mean", "low", "high")},
+            }
+            for row in self.grid
+        ]
+        return sorted(
+            points, key=lambda p: (not p["chosen"], p["diverged"] > 0, self.order(p["mean"]), p["log_loss_mean"])
+        )
+
+    def order(self, score: float) -> float:
+        """Returns what sorts scores of the metric, best first and those that are no number last."""
+        if not math.isfinite(score):
+            return math.inf
+        return score if self.metric == "log_loss" else -score
+
+    def label(self, row: Row) -> str:
+        """Returns a grid point's values of the keys that vary."""
+        return " · ".join(_value(row[key]) for key in self.varied) or "the only grid point"
 
     @property
     def varied(self) -> list[str]:
@@ -119,44 +138,70 @@ def _read(folder: Path, dataset: Path) -> Inputs:
     if not config_path.exists():
         raise JaxrnnError(f"{config_path}: not there yet; run `jaxrnn plan --config config/{name}.yaml` first")
     config = read_yaml(config_path)
-    lacking = [k for k in ("experiment", "seed", "data", "task", "model", "loss", "training", "grid") if k not in config]
+    lacking = [
+        k for k in ("experiment", "seed", "data", "task", "model", "loss", "training", "grid") if k not in config
+    ]
     if lacking:
         raise JaxrnnError(f"{config_path}: {listed(lacking)} missing; remove it and run `jaxrnn plan` again")
+    check_version(config.get("jaxrnn_version"), config_path)
     keys = [str(key) for key in config["grid"] or {}]
     config = {**config, "grid": config["grid"] or {}}
 
     manifest = read_json(dataset / "manifest.json", "jaxrnn ingest")
     _expect(manifest, dataset / "manifest.json", "jaxrnn ingest",
-            ("reader", "counts", "rejected_by_reason", "length_histogram", "features", "metadata", "shards"))  # fmt: skip
+            ("reader", "counts", "survey_files", "rejected_by_reason", "length_histogram", "features", "metadata",
+             "shards"))  # fmt: skip
+    counts = ("objects", "observations")
+    expected = ("steps_out", *(f"{what}_{where}" for what in counts for where in ("in", "out", "rejected")))
+    _expect(manifest["counts"], dataset / "manifest.json", "jaxrnn ingest", expected)
     best = read_json(folder / "best.json", command)
     _expect(best, folder / "best.json", command, ("trial", "job", "metric", "grid_point", "seed", "validation", "test"))
-    check_version(best["jaxrnn_version"], folder / "best.json")
+    for split in ("validation", "test"):
+        _expect(best[split], folder / "best.json", command, SCORES)
     if best["metric"] not in SCORES:
-        raise JaxrnnError(f"{folder / 'best.json'}: metric is {best['metric']!r}; expected one of {listed(list(SCORES))}")
+        raise JaxrnnError(
+            f"{folder / 'best.json'}: metric is {best['metric']!r}; expected one of {listed(list(SCORES))}"
+        )
 
     text = ("trial", "job", "seed", "outcome", *keys)
     trials = _table(folder / "training_results.csv", command, (*TRIALS, *keys), text)
     tests = _table(folder / "experiment_results.csv", command, (*TRIALS, *(f"test_{s}" for s in SCORES)), text)
-    parts = tuple(f"{score}_{part}" for score in SCORES for part in ("mean", "low", "high"))
+    parts = tuple(
+        f"{prefix}{score}_{part}" for prefix in ("", "test_") for score in SCORES for part in ("mean", "low", "high")
+    )
     grid = _table(folder / "grid_results.csv", command, (*keys, "seeds", *parts), keys)
     history = _table(folder / "history.csv", command, HISTORY, ("trial",))
-    splits = _table(
-        folder / "splits.csv", "jaxrnn split", ("id", "label", "class", "split"), ("id", "label", "class", "split")
-    )
+    columns = ("label", "class", "split")
+    splits = _table(folder / "splits.csv", "jaxrnn split", columns, columns)
     classes, validation = _matrix(folder / "confusion_matrix_validation.csv", command)
     classes_test, test = _matrix(folder / "confusion_matrix_test.csv", command)
     if classes != classes_test:
         raise JaxrnnError(f"{folder}: the two confusion matrices have different classes; run `{command}` again")
-    chosen = trials[trials["trial"] == str(best["trial"])]
+    if [row["trial"] for row in trials] != [row["trial"] for row in tests]:
+        raise JaxrnnError(
+            f"{folder}: training_results.csv and experiment_results.csv hold different trials; run `{command}` again"
+        )
+    chosen = [row for row in trials if row["trial"] == str(best["trial"])]
     if len(chosen) != 1:
         raise JaxrnnError(
             f"{folder / 'training_results.csv'}: holds the chosen trial {best['trial']} {len(chosen)} times; "
             f"expected once; run `{command}` again"
         )
     return Inputs(
-        folder, config, manifest, splits, trials, tests, grid, history, best, classes,
-        {"validation": validation, "test": test}, keys, chosen.iloc[0],
-    )  # fmt: skip
+        folder=folder,
+        config=config,
+        manifest=manifest,
+        objects=Counter((row["label"], row["class"], row["split"]) for row in splits),
+        trials=trials,
+        tests=tests,
+        grid=grid,
+        history=history,
+        best=best,
+        classes=classes,
+        confusion={"validation": validation, "test": test},
+        keys=keys,
+        chosen=chosen[0],
+    )
 
 
 def _expect(values: dict[str, Any], path: Path, command: str, keys: Iterable[str]) -> None:
@@ -185,29 +230,27 @@ def _cells(path: Path, command: str) -> list[list[str]]:
     return rows
 
 
-def _table(path: Path, command: str, expected: Sequence[str], text: Sequence[str]) -> pd.DataFrame:
+def _table(path: Path, command: str, expected: Sequence[str], text: Sequence[str]) -> list[Row]:
+    """Returns the rows of a CSV: text in the columns `text`, floats in the others expected."""
     header, *rows = _cells(path, command)
     lacking = [column for column in expected if column not in header]
-    if lacking:
-        raise JaxrnnError(f"{path}: the columns {listed(lacking)} are missing; remove it and run `{command}` again")
-    columns: dict[str, Any] = {}
-    for place, column in enumerate(header):
-        cells = [row[place] for row in rows]
-        if column in text or column not in expected and not _numeric(cells):
-            columns[column] = pd.Series(cells, dtype=object)
-            continue
-        try:
-            columns[column] = pd.Series([float(cell) if cell else math.nan for cell in cells], dtype=float)
-        except ValueError as error:
-            raise JaxrnnError(f"{path}: column {column}: {error}; remove it and run `{command}` again")
-    return pd.DataFrame(columns)
-
-
-def _numeric(cells: Sequence[str]) -> bool:
-    try:
-        return [float(cell) for cell in cells if cell] is not None
-    except ValueError:
-        return False
+    if lacking or not rows:
+        fault = f"the columns {listed(lacking)} are missing" if lacking else "holds no row"
+        raise JaxrnnError(f"{path}: {fault}; remove it and run `{command}` again")
+    numbers = [place for place, column in enumerate(header) if column in expected and column not in text]
+    result = []
+    for line, row in enumerate(rows, start=2):
+        values: Row = dict(zip(header, row, strict=True))
+        for place in numbers:
+            try:
+                values[header[place]] = float(row[place]) if row[place] else math.nan
+            except ValueError:
+                raise JaxrnnError(
+                    f"{path}: row {line}, column {header[place]}: expected a number, found {row[place]!r}; "
+                    f"remove it and run `{command}` again"
+                )
+        result.append(values)
+    return result
 
 
 def _matrix(path: Path, command: str) -> tuple[list[str], NDArray[np.int64]]:
@@ -246,7 +289,9 @@ class Table:
     numeric: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, name: str, caption: str, columns: list[str], rows: list[list[Cell]], marked: Sequence[int] = ()) -> "Table":
+    def of(
+        cls, name: str, caption: str, columns: list[str], rows: list[list[Cell]], marked: Sequence[int] = ()
+    ) -> "Table":
         numeric = {i for i in range(len(columns)) if any(row[i].value is not None for row in rows)}
         return cls(name, caption, columns, rows, tuple(marked), frozenset(numeric))
 
@@ -260,12 +305,12 @@ def _count(value: float) -> Cell:
 
 
 def _score(value: float, low: float = math.nan, high: float = math.nan) -> Cell:
-    """Returns a score as 0.972 [0.961, 0.981]; a fourth decimal where the interval is that narrow."""
+    """Returns a score as 0.972 [0.961, 0.981]; with a fourth decimal where it or its interval is that small."""
     value, low, high = (math.nan if number is None else float(number) for number in (value, low, high))
     if not math.isfinite(value):
         return Cell(NOT_A_NUMBER, math.nan)
     known = math.isfinite(low) and math.isfinite(high)
-    places = 4 if known and 0 < high - low < 0.004 else 3
+    places = 4 if 0 < value < 0.01 or (known and 0 < high - low < 0.004) else 3
     return Cell(f"{value:.{places}f}", value, f"[{low:.{places}f}, {high:.{places}f}]" if known else "")
 
 
@@ -276,8 +321,8 @@ def _measured(score: dict[str, Any]) -> Cell:
 def _percent(part: float, whole: float) -> str:
     share = 100 * part / whole if whole else 0.0
     if 0 < share < 0.1:
-        return "under 0.1 %"
-    return f"{share:.1f} %" if share < 10 and share != round(share) else f"{share:.0f} %"
+        return "under 0.1\N{NO-BREAK SPACE}%"
+    return f"{share:.{0 if share >= 10 or share == round(share) else 1}f}\N{NO-BREAK SPACE}%"
 
 
 def _value(value: object) -> str:
@@ -329,7 +374,7 @@ def _verdict(inputs: Inputs) -> dict[str, Any]:
         "confusions": _confusions(inputs),
         "checks": checks,
         "warnings": warnings,
-        "doubts": [check.title for check in checks if check.level == "warning"],
+        "doubts": [check.title[0].lower() + check.title[1:] for check in checks if check.level == "warning"],
         "baseline": _baseline(inputs),
     }
 
@@ -345,9 +390,10 @@ def _model(inputs: Inputs) -> str:
     kind = f"focal loss (gamma {_value(loss['gamma'])})" if loss["gamma"] else "cross-entropy"
     weights = "balanced class weights" if loss["class_weights"] == "balanced" else "no class weights"
     article = "an" if cell == "LSTM" and not direction else "a"
+    layers = f"{_plural(model['depth'], 'layer')} of {_plural(model['units'], 'unit')}"
     return (
-        f"{article} {direction}{cell} network, {_plural(model['depth'], 'layer')} of {_plural(model['units'], 'unit')}, trained with "
-        f"{kind}, {weights} and learning rate {_value(training['learning_rate'])}"
+        f"{article} {direction}{cell} network, {layers}, "
+        f"trained with {kind}, {weights} and learning rate {_value(training['learning_rate'])}"
     )
 
 
@@ -366,7 +412,9 @@ def _baseline(inputs: Inputs) -> dict[str, Any]:
 def _confusions(inputs: Inputs, most: int = 3) -> list[dict[str, Any]]:
     """Returns the commonest mistakes on the test split."""
     counts = inputs.confusion["test"]
-    wrong = [(int(counts[t, p]), t, p) for t in range(len(counts)) for p in range(len(counts)) if t != p and counts[t, p]]
+    wrong = [
+        (int(counts[t, p]), t, p) for t in range(len(counts)) for p in range(len(counts)) if t != p and counts[t, p]
+    ]
     return [
         {
             "count": f"{count:,}",
@@ -381,15 +429,18 @@ def _confusions(inputs: Inputs, most: int = 3) -> list[dict[str, Any]]:
 
 def _checks(inputs: Inputs) -> list[Check]:
     found = [
-        _check_baseline(inputs), _check_perfect(inputs), _check_transfer(inputs), _check_objects(inputs), _check_margin(inputs),
-        _check_overfit(inputs), _check_epochs(inputs), _check_edges(inputs), _check_diverged(inputs), _check_rejected(inputs),
+        _check_baseline(inputs), _check_perfect(inputs), _check_transfer(inputs), _check_objects(inputs),
+        _check_margin(inputs), _check_overfit(inputs), _check_epochs(inputs), _check_edges(inputs),
+        _check_diverged(inputs), _check_rejected(inputs),
     ]  # fmt: skip
     order = ("warning", "note", "passed")
     return sorted((check for check in found if check), key=lambda check: order.index(check.level))
 
 
-def _check_baseline(inputs: Inputs) -> Check:
+def _check_baseline(inputs: Inputs) -> Check | None:
     score, base = inputs.best["test"]["macro_f1"], _baseline(inputs)
+    if score["value"] is None:
+        return None
     low = score["low"] if score.get("low") is not None else score["value"]
     text = (
         f"Always answering “{base['class']}”, the commonest class of the test split, would have macro F1 "
@@ -425,8 +476,9 @@ def _check_transfer(inputs: Inputs) -> Check | None:
         return Check(
             "warning",
             "Worse on test than on validation",
-            f"{text}: the validation score is outside the test interval. The choice among {len(inputs.trials):,} trials was "
-            "partly luck, or the splits differ. Only the test score says what to expect.",
+            f"{text}: the validation score is outside the test interval. The choice among "
+            f"{len(inputs.trials):,} trials was partly luck, or the splits differ. Only the test score "
+            "says what to expect.",
         )
     return Check("passed", "Validation and test agree", f"{text}.")
 
@@ -436,42 +488,49 @@ def _check_objects(inputs: Inputs) -> Check:
     few = [(name, int(n)) for name, n in zip(inputs.classes, totals, strict=True) if n < FEW_OBJECTS]
     if not few:
         return Check(
-            "passed", "Enough test objects", f"Every class has at least {int(totals.min()):,} objects in the test split."
+            "passed",
+            "Enough test objects",
+            f"Every class has at least {int(totals.min()):,} objects in the test split.",
         )
     names = listed([f"“{name}” ({count})" for name, count in few], 5)
     return Check(
         "warning",
         f"Too few test objects for {_plural(len(few), 'class')}",
-        f"{names}: with fewer than {FEW_OBJECTS} objects a class's scores, and the macro scores with them, are uncertain.",
+        f"{names}: with fewer than {FEW_OBJECTS} objects a class's scores, and the macro scores with them, are "
+        "uncertain.",
     )
 
 
 def _check_margin(inputs: Inputs) -> Check | None:
-    points = inputs.points().dropna(subset=["mean"])
+    points = [point for point in inputs.points() if math.isfinite(point["mean"])]
     name = SCORES[inputs.metric]
     if not inputs.several_seeds:
         return Check(
             "note",
             "One seed a grid point",
-            "How far the scores depend on the seed is unknown, and so is whether the chosen grid point is better than the "
-            "next. `seeds: 3` in the experiment file shows it.",
+            "How far the scores depend on the seed is unknown, and so is whether the chosen grid point is better than "
+            "the next. `seeds: 3` in the experiment file shows it.",
         )
     if len(points) < 2:
         return None
-    first, second = points.iloc[0], points.iloc[1]
+    # the chosen one first, whatever parted equals
+    first, second, *rest = sorted(points, key=lambda point: not point["chosen"])
     text = (
-        f"The best grid point has mean validation {name} {_with_interval(first)} over its seeds, "
+        f"The chosen grid point has mean validation {name} {_with_interval(first)} over its seeds, "
         f"the next ({second['label']}) {_with_interval(second)}"
     )
     apart = first["low"] > second["high"] if inputs.metric != "log_loss" else first["high"] < second["low"]
     if apart:
         return Check("passed", "The choice is clear", f"{text}.")
-    low, high = first["low"], first["high"]
-    near = points["high"].ge(low) if inputs.metric != "log_loss" else points["low"].le(high)
+    near = [
+        point
+        for point in (second, *rest)
+        if (point["high"] >= first["low"] if inputs.metric != "log_loss" else point["low"] <= first["high"])
+    ]
     return Check(
         "note",
         "The choice is close",
-        f"{text}. The intervals of {int(near.sum()) - 1:,} other grid points overlap the best one's: another choice "
+        f"{text}. The intervals of {_plural(len(near), 'other grid point')} overlap the chosen one's: another choice "
         "might do as well.",
     )
 
@@ -482,11 +541,11 @@ def _with_interval(row: Any) -> str:
 
 
 def _check_overfit(inputs: Inputs) -> Check | None:
-    history = inputs.history
-    at = history[(history["trial"] == inputs.chosen["trial"]) & (history["epoch"] == inputs.chosen["best_epoch"])]
-    if at.empty:
+    chosen = (inputs.chosen["trial"], inputs.chosen["best_epoch"])
+    best = [row for row in inputs.history if (row["trial"], row["epoch"]) == chosen]
+    if not best:
         return None
-    train, validation = float(at["train_accuracy"].iloc[0]), float(at["validation_accuracy"].iloc[0])
+    train, validation = best[0]["train_accuracy"], best[0]["validation_accuracy"]
     text = f"At its best epoch the accuracy is {train:.3f} on training and {validation:.3f} on validation"
     if train - validation > LARGE_GAP:
         return Check(
@@ -516,26 +575,27 @@ def _check_edges(inputs: Inputs) -> Check | None:
         if len(values) < 3 or any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
             continue
         chosen = _value(inputs.chosen[key])
-        if chosen in (_value(min(values)), _value(max(values))):
+        # 0 is where a rate or a penalty ends, not where the grid does
+        if chosen != "0" and chosen in (_value(min(values)), _value(max(values))):
             edges.append(f"`{key}: {chosen}`")
     if not edges:
         return None
     return Check(
         "note",
         "The choice lies at the edge of the grid",
-        f"{_sentence(listed(edges))} is the smallest or largest value tried: a better one may lie beyond.",
+        f"Smallest or largest value tried: {listed(edges)}. A better one may lie beyond.",
     )
 
 
 def _check_diverged(inputs: Inputs) -> Check:
-    diverged = inputs.trials[inputs.trials["outcome"] == "diverged"]
+    diverged = [row["trial"] for row in inputs.trials if row["outcome"] == "diverged"]
     total = len(inputs.trials)
-    if diverged.empty:
+    if not diverged:
         return Check("passed", "No trial diverged", f"{_sentence(_plural(total, 'trial'))} ended with finite scores.")
     return Check(
         "warning",
         f"{_sentence(_plural(len(diverged), 'trial'))} diverged",
-        f"{len(diverged):,} of {total:,} trials ended with a loss that is not finite: {listed(list(diverged['trial']), 4)}. "
+        f"{len(diverged):,} of {total:,} trials ended with a loss that is not finite: {listed(diverged, 4)}. "
         "Grid points are summarised without them; a lower learning rate or `training.gradient_clip` helps.",
     )
 
@@ -544,50 +604,58 @@ def _check_rejected(inputs: Inputs) -> Check:
     counts = inputs.manifest["counts"]
     objects, observations = int(counts["objects_rejected"]), int(counts["observations_rejected"])
     if not objects and not observations:
-        return Check("passed", "Nothing was rejected", f"All {int(counts['objects_in']):,} objects of the survey were used.")
+        return Check(
+            "passed", "Nothing was rejected", f"All {int(counts['objects_in']):,} objects of the survey were used."
+        )
     share = objects / max(1, counts["objects_in"])
     return Check(
         "warning" if share > MANY_REJECTED else "note",
         f"{_plural(objects, 'object')} rejected" if objects else "Observations were rejected",
         f"{objects:,} of {int(counts['objects_in']):,} objects ({_percent(objects, counts['objects_in'])}) and "
-        f"{observations:,} of {int(counts['observations_in']):,} observations were left out; the reasons stand under Data. "
-        "The scores hold for objects like those that were kept.",
+        f"{observations:,} of {int(counts['observations_in']):,} observations were left out; the reasons stand under "
+        "Data. The scores hold for objects like those that were kept.",
     )
 
 
 def _data(inputs: Inputs) -> dict[str, Any]:
     manifest, config = inputs.manifest, inputs.config
     counts = _class_counts(inputs)
-    labels = inputs.splits[inputs.splits["split"] != "excluded"].groupby("class")["label"].unique()
-    grouped = any(list(labels.get(name, [name])) != [name] for name in counts.index)
+    labels: dict[str, set[str]] = {}
+    for label, name, split in inputs.objects:
+        if split != "excluded":
+            labels.setdefault(name, set()).add(label)
+    grouped = any(labels.get(name, {name}) != {name} for name in counts)
     columns = ["Class", *(["Labels of the survey"] if grouped else []), "Train", "Validation", "Test", "All"]
     rows = [
         [
             _text(name),
-            *([_text(listed(sorted(labels.get(name, [])), 12))] if grouped else []),
-            *(_count(counts.loc[name, split]) for split in SPLITS),
-            _count(counts.loc[name].sum()),
+            *([_text(listed(sorted(labels.get(name, ())), 12))] if grouped else []),
+            *(_count(own[split]) for split in SPLITS),
+            _count(sum(own.values())),
         ]
-        for name in counts.index
+        for name, own in counts.items()
     ]
-    total = [_text("All classes"), *([_text("")] if grouped else []), *(_count(counts[s].sum()) for s in SPLITS)]
-    rows.append([*total, _count(counts.to_numpy().sum())])
-    excluded = inputs.splits[inputs.splits["split"] == "excluded"]["label"].value_counts()
+    totals = [sum(own[split] for own in counts.values()) for split in SPLITS]
+    rows.append([_text("All classes"), *([_text("")] if grouped else []), *map(_count, [*totals, sum(totals)])])
+    excluded: Counter[str] = Counter()
+    for (label, _, split), count in inputs.objects.items():
+        if split == "excluded":
+            excluded[label] += count
     reasons = sorted(manifest["rejected_by_reason"].items(), key=lambda item: (-item[1], item[0]))
     data = config["data"]
     units = [f"{f['name']} ({f['unit']})" if f.get("unit") else str(f["name"]) for f in manifest["features"]]
     metadata = [f"{m['name']} ({m['unit']})" if m.get("unit") else str(m["name"]) for m in manifest["metadata"]]
-    size = sum(file["bytes"] for file in manifest.get("survey_files", []))
+    size = sum(file["bytes"] for file in manifest["survey_files"])
     return {
         "reader": manifest["reader"],
-        "source": "simulated" if data.get("simulation") is not None else str(data.get("path")),
-        "files": _plural(len(manifest.get("survey_files", [])), "file"),
+        "path": None if data.get("simulation") is not None else str(data.get("path")),
+        "files": _plural(len(manifest["survey_files"]), "file"),
         "megabytes": f"{size / 1e6:,.1f}",
         "counts": {key: int(value) for key, value in manifest["counts"].items()},
         "units": units,
         "metadata": metadata,
         "table": Table.of("classes", "Objects of each class, by split", columns, rows),
-        "excluded": [(str(label), int(count)) for label, count in excluded.items()],
+        "excluded": excluded.most_common(),
         "rejected": Table.of(
             "rejected",
             "What was rejected, by reason",
@@ -597,70 +665,67 @@ def _data(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _class_counts(inputs: Inputs) -> pd.DataFrame:
-    table = inputs.splits[inputs.splits["split"] != "excluded"]
-    counts = pd.crosstab(table["class"], table["split"])
-    others = [name for name in counts.index if name not in inputs.classes]
-    return counts.reindex(index=[*inputs.classes, *others], columns=list(SPLITS), fill_value=0)
+def _class_counts(inputs: Inputs) -> dict[str, dict[str, int]]:
+    counts: dict[str, Counter[str]] = {name: Counter() for name in inputs.classes}
+    for (_, name, split), count in inputs.objects.items():
+        if split != "excluded":
+            counts.setdefault(name, Counter())[split] += count
+    return {name: {split: own[split] for split in SPLITS} for name, own in counts.items()}
 
 
 def _search(inputs: Inputs) -> dict[str, Any]:
-    points = inputs.points().reset_index(drop=True)
-    outcomes = [name for name in ("completed", "early_stopped", "diverged") if name in points]
-    heads = [key.rpartition(".")[2].replace("_", " ") for key in inputs.keys]
+    points = inputs.points()
+    trials = sorted(inputs.trials, key=lambda row: (inputs.order(row[inputs.metric]), row["log_loss"]))
+    tests = {row["trial"]: row for row in inputs.tests}
+    keys = [_sentence(key.rpartition(".")[2].replace("_", " ")) for key in inputs.keys]
+    scores = [_sentence(name) for name in SCORES.values()]
+    marked_points = [index for index, point in enumerate(points) if point["chosen"]]
+    marked_trials = [index for index, row in enumerate(trials) if row is inputs.chosen]
+    seeds = " Mean over seeds with its 95 % interval." if inputs.several_seeds else ""
 
-    def rows(prefix: str) -> list[list[Cell]]:
-        return [
+    def grid_table(name: str, caption: str, prefix: str) -> Table:
+        rows = [
             [
-                Cell(str(index + 1), float(index + 1)),
-                *(_number_or_text(row[key]) for key in inputs.keys),
-                *(_score(*(row[f"{prefix}{score}_{part}"] for part in ("mean", "low", "high"))) for score in SCORES),
-                _count(row["seeds"]),
-                *(_count(row[outcome]) for outcome in outcomes),
+                Cell(str(rank), float(rank)),
+                *(_number_or_text(point[key]) for key in inputs.keys),
+                *(_score(*(point[f"{prefix}{score}_{part}"] for part in ("mean", "low", "high"))) for score in SCORES),
+                _count(point["seeds"]),
+                _count(point["diverged"]),
             ]
-            for index, row in enumerate(points.to_dict("records"))
+            for rank, point in enumerate(points, start=1)
         ]
+        return Table.of(name, caption, ["Rank", *keys, *scores, "Seeds", "Diverged"], rows, marked_points)
 
-    columns = ["Rank", *map(_sentence, heads), *map(_sentence, SCORES.values()), "Seeds"]
-    columns += [_sentence(outcome.replace("_", " ")) for outcome in outcomes]
-    marked = [int(index) for index in np.flatnonzero(points["chosen"])]
-    tested = all(f"test_{score}_mean" in points for score in SCORES)
-    trials = inputs.trials.sort_values(
-        inputs.metric, ascending=inputs.metric == "log_loss", na_position="last", kind="stable"
-    ).reset_index(drop=True)
     trial_rows = [
         [
             _text(row["trial"]),
             *(_number_or_text(row[key]) for key in inputs.keys),
-            Cell(row["seed"], _float(row["seed"])),
+            _number_or_text(row["seed"]),
             *(_score(row[score]) for score in SCORES),
             _count(row["best_epoch"]),
             _count(row["epochs"]),
-            Cell(f"{row['seconds']:,.1f}", float(row["seconds"])),
+            Cell(f"{row['seconds']:,.1f}", row["seconds"]),
             _text(row["outcome"].replace("_", " ")),
         ]
-        for row in trials.to_dict("records")
+        for row in trials
     ]
-    shared = [(key, _value(inputs.config["grid"][key][0])) for key in inputs.keys if key not in inputs.varied]
-    seeds = " Mean over seeds with its 95 % interval." if inputs.several_seeds else ""
+    test_rows = [
+        [_text(row["trial"]), *(_score(tests[row["trial"]][f"test_{score}"]) for score in SCORES)] for row in trials
+    ]
+    head = ["Trial", *keys, "Seed", *scores, "Best epoch", "Epochs", "Seconds", "Outcome"]
     return {
         "points": len(points),
         "trials": len(trials),
         "metric": SCORES[inputs.metric],
-        "varied": [(key, [_value(v) for v in inputs.config["grid"][key]]) for key in inputs.varied],
-        "shared": shared,
+        "varied": [(key, [_value(value) for value in inputs.config["grid"][key]]) for key in inputs.varied],
+        "shared": [(key, _value(inputs.config["grid"][key][0])) for key in inputs.keys if key not in inputs.varied],
         "several_seeds": inputs.several_seeds,
-        "grid": Table.of("grid", f"Grid points, best first, on validation.{seeds}", columns, rows(""), marked),
-        "tests": Table.of("grid-test", f"The same grid points on test.{seeds}", columns, rows("test_"), marked)
-        if tested
-        else None,
+        "grid": grid_table("grid", f"Grid points, best first, on validation.{seeds}", ""),
+        "grid_test": grid_table("grid-test", f"The same grid points on test.{seeds}", "test_"),
         "table": Table.of(
-            "trials",
-            "Trials, best first, on validation at each trial's best epoch",
-            ["Trial", *map(_sentence, heads), "Seed", *map(_sentence, SCORES.values()), "Best epoch", "Epochs", "Seconds", "Outcome"],
-            trial_rows,
-            [int(index) for index in np.flatnonzero(trials["trial"] == inputs.chosen["trial"])],
+            "trials", "Trials, best first, on validation at each trial's best epoch", head, trial_rows, marked_trials
         ),
+        "table_test": Table.of("trials-test", "The same trials on test", ["Trial", *scores], test_rows, marked_trials),
     }
 
 
@@ -680,11 +745,11 @@ def _float(text: str) -> float:
 def _training(inputs: Inputs) -> dict[str, Any]:
     training = {**Training().model_dump(), **(inputs.config["training"] or {})}
     return {
-        "score": SCORES[inputs.metric if f"validation_{inputs.metric}" in inputs.history else "macro_auc"],
+        "score": SCORES[inputs.metric if f"validation_{inputs.metric}" in HISTORY else "macro_auc"],
         "monitor": SCORES.get(training["monitor"], training["monitor"]),
         "best_epoch": int(inputs.chosen["best_epoch"]),
         "epochs": int(inputs.chosen["epochs"]),
-        "outcomes": [(str(k).replace("_", " "), int(v)) for k, v in inputs.trials["outcome"].value_counts().items()],
+        "outcomes": Counter(row["outcome"].replace("_", " ") for row in inputs.trials).most_common(),
     }
 
 
@@ -703,7 +768,7 @@ def _performance(inputs: Inputs) -> dict[str, Any]:
     return {
         "table": Table.of(
             "class-scores",
-            f"Each class on the test split, with intervals ({inputs.best.get('interval', '95 %')})",
+            "Each class on the test split",
             ["Class", "Test objects", "Precision (purity)", "Recall (completeness)", "F1"],
             rows,
         ),
@@ -739,6 +804,7 @@ def _reproduce(inputs: Inputs) -> dict[str, Any]:
     root = os.path.dirname(folder) or "."
     elsewhere = "" if root == "results" else f" --results {shlex.quote(root)}"
     job = f"{folder}/jobs/{inputs.best['job']}/config.yaml"
+    file = f"config/{inputs.config['experiment']}.yaml"
     names = ("jax", "jaxlib", "flax", "optax", "numpy")
     versions = [("jaxrnn", __version__), ("Python", platform.python_version())]
     for name in names:
@@ -746,11 +812,12 @@ def _reproduce(inputs: Inputs) -> dict[str, Any]:
             versions.append((name, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
             continue
-    seeds = sorted(set(inputs.trials["seed"]), key=_float)
+    seeds = sorted({row["seed"] for row in inputs.trials}, key=_float)
     return {
         "replay": f"jaxrnn train --config {shlex.quote(job)}{elsewhere}",
-        "local": f"snakemake --profile workflow/profiles/local --configfile {shlex.quote(f'{folder}/experiment.yaml')}",
-        "slurm": f"snakemake --profile slurm --configfile {shlex.quote(f'{folder}/experiment.yaml')}",
+        "file": file,
+        "local": f"snakemake --profile workflow/profiles/local --configfile {file}",
+        "slurm": f"snakemake --profile slurm --configfile {file}",
         "trial": inputs.best["trial"],
         "seed": inputs.best["seed"],
         "seeds": listed(seeds, 12),
@@ -766,7 +833,7 @@ def _reproduce(inputs: Inputs) -> dict[str, Any]:
                 for s in inputs.manifest["shards"]
             ],
         ),
-        "yaml": (inputs.folder / "experiment.yaml").read_text(encoding="utf-8"),
+        "yaml": to_yaml({key: value for key, value in inputs.config.items() if key != "jaxrnn_version"}),
     }
 
 
@@ -782,13 +849,10 @@ def _from_here(path: Path) -> str:
 
 def _figures(inputs: Inputs) -> list[Figure]:
     histogram = inputs.manifest["length_histogram"]
-    trials = inputs.trials
-    labels = pd.DataFrame(
-        {"label": [inputs.label(row) for row in trials.to_dict("records")], "score": trials[inputs.metric]}
-    )
+    seeds = [(inputs.label(row), row[inputs.metric]) for row in inputs.trials]
     test = inputs.best["test"]
     scores = [
-        {"class": name, "score": shown, **{part: _nan(test[f"{score}_{name}"].get(part)) for part in ("value", "low", "high")}}
+        {"class": name, "score": shown, "low": None, "high": None, **test[f"{score}_{name}"]}
         for name in inputs.classes
         for score, shown in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
         if f"{score}_{name}" in test
@@ -796,22 +860,26 @@ def _figures(inputs: Inputs) -> list[Figure]:
     return [
         figures.class_counts(_class_counts(inputs)),
         figures.sequence_lengths(histogram["edges"], histogram["counts"]),
-        figures.grid_scores(inputs.points(), labels, inputs.metric, inputs.varied),
+        figures.grid_scores(inputs.points(), seeds, inputs.metric, inputs.varied),
         figures.learning_curves(
             inputs.history, str(inputs.chosen["trial"]), int(inputs.chosen["best_epoch"]), inputs.metric
         ),
         *(figures.confusion_matrix(inputs.confusion[split], inputs.classes, split) for split in ("validation", "test")),
-        figures.class_scores(pd.DataFrame(scores, columns=["class", "score", "value", "low", "high"])),
+        figures.class_scores(scores),
     ]
 
 
-def _nan(value: float | None) -> float:
-    return math.nan if value is None else float(value)
+def _printable(value: Any) -> Any:
+    """Returns text without control and formatting characters: a name must not turn the line that it stands in."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    hidden = (c for c in set(value) if c not in "\n\t" and unicodedata.category(c) in ("Cc", "Cf"))
+    return value.translate({ord(c): "\N{REPLACEMENT CHARACTER}" for c in hidden})
 
 
 def _with_keys(text: str) -> Markup:
     """Returns a sentence with `keys of the experiment file` as code."""
-    return Markup(re.sub(r"`([\w.: -]+)`", r"<code>\1</code>", str(escape(text))))
+    return Markup(re.sub(r"`([\w.: -]+)`", r"<code>\1</code>", str(escape(_printable(text)))))
 
 
 def _page(inputs: Inputs, drawn: dict[str, Figure]) -> str:
@@ -819,6 +887,7 @@ def _page(inputs: Inputs, drawn: dict[str, Figure]) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -9,13 +9,12 @@ the SVG carries to the dark one where the page is dark.
 
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 import numpy as np
-import pandas as pd
 import vl_convert
 from numpy.typing import NDArray
 
@@ -29,13 +28,14 @@ TOKENS = {
     "first": ("#0072b2", "#56b4e9"),
     "second": ("#d55e00", "#f0904a"),
     "third": ("#009e73", "#35c79c"),
-    # Cells of a matrix: one colour whose opacity is the share. Their text is `ink` up to DARK_TEXT and `on_heat` above,
-    # where both have a contrast of at least 4.3 with the cell in both schemes.
+    # Cells of a matrix: one colour whose opacity is the share. Their text is `on_pale` up to DARK_TEXT and `on_heat`
+    # above, so that it has a contrast of at least 4.5 (WCAG 2.2, 1.4.3) with the cell in both schemes.
     "heat": ("#08519c", "#2f78bd"),
+    "on_pale": ("#000000", "#e8ebee"),
     "on_heat": ("#fefefe", "#fdfdfd"),
 }
 LIGHT = {name: colours[0] for name, colours in TOKENS.items()}
-DARK_TEXT = 0.75
+DARK_TEXT = 0.77
 # Arial, Liberation Sans and Helvetica share their widths: text is as wide where it is read as where it was measured.
 FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
 LONGEST_LABEL = 28  # characters
@@ -100,7 +100,9 @@ def labels(names: Sequence[str]) -> list[str]:
     """Returns short, different, printable labels for `names`, in their order."""
     result: list[str] = []
     for name in names:
-        text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(name.split())) or "(empty)"
+        text = (
+            "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(name.split())) or "(empty)"
+        )
         if len(text) > LONGEST_LABEL:
             text = f"{text[: LONGEST_LABEL - 9]}…{text[-8:]}"
         label, copies = text, 1
@@ -111,15 +113,12 @@ def labels(names: Sequence[str]) -> list[str]:
     return result
 
 
-def class_counts(counts: pd.DataFrame) -> Figure:
-    """Draws the number of objects of each class in each split.
-
-    counts: one row a class (its name is the index), one column a split.
-    """
-    names = labels([str(name) for name in counts.index])
+def class_counts(counts: Mapping[str, Mapping[str, int]]) -> Figure:
+    """Draws the number of objects of each class (the keys) in each split (the keys of its mapping)."""
+    names = labels(list(counts))
     rows = [
-        {"class": name, "split": split, "objects": int(counts[split].iloc[i]), "text": f"{int(counts[split].iloc[i]):,}"}
-        for i, name in enumerate(names)
+        {"class": name, "split": split, "objects": own[split], "text": f"{own[split]:,}"}
+        for name, own in zip(names, counts.values(), strict=True)
         for split in SPLITS
     ]
     drawn = [row for row in rows if row["objects"] > 0]
@@ -147,7 +146,9 @@ def class_counts(counts: pd.DataFrame) -> Figure:
         shape=alt.Shape("split:N", scale=alt.Scale(domain=list(SPLITS), range=["circle", "square", "triangle-up"])),
     )
     points = seen.mark_point(filled=True, size=46, opacity=1)
-    numbers = base.transform_filter("datum.objects > 0").mark_text(align="left", dx=8, fontSize=10.5, color=LIGHT["muted"])
+    numbers = base.transform_filter("datum.objects > 0").mark_text(
+        align="left", dx=8, fontSize=10.5, color=LIGHT["muted"]
+    )
     chart = (points + numbers.encode(x=x, text="text:N")).properties(width=430, height=alt.Step(15))
     return _drawn(
         "class_counts",
@@ -172,10 +173,10 @@ def sequence_lengths(edges: Sequence[float], counts: Sequence[int]) -> Figure:
                 "from:Q",
                 title="length of a sequence (steps)",
                 scale=scale.copy(),
-                axis=alt.Axis(tickCount=8, format="~s", grid=False),
+                axis=alt.Axis(tickCount=8, tickMinStep=1, format=",", grid=False),
             ),
             x2="to:Q",
-            y=alt.Y("sequences:Q", title="sequences", axis=alt.Axis(tickCount=5, format="~s")),
+            y=alt.Y("sequences:Q", title="sequences", axis=alt.Axis(tickCount=5, tickMinStep=1, format=",")),
             y2=alt.Y2Datum(0),
         )
         .properties(width=430, height=190)
@@ -183,50 +184,56 @@ def sequence_lengths(edges: Sequence[float], counts: Sequence[int]) -> Figure:
     return _drawn(
         "sequence_lengths",
         "Length of the sequences",
-        f"Histogram of the steps a sequence, between {edges[0]:g} and {edges[-1]:g} steps, of {sum(counts):,} sequences.",
+        f"Histogram of the steps a sequence, between {edges[0]:g} and {edges[-1]:g} steps, of {sum(counts):,} "
+        "sequences.",
         chart,
     )
 
 
-def grid_scores(points: pd.DataFrame, trials: pd.DataFrame, metric: str, keys: Sequence[str]) -> Figure:
-    """Draws each grid point's validation score: a dot a seed, the mean, the interval of the mean.
+def grid_scores(
+    points: Sequence[Mapping[str, Any]], seeds: Sequence[tuple[str, float]], metric: str, keys: Sequence[str]
+) -> Figure:
+    """Draws each grid point's validation score: a ring a seed, the mean, the interval of the mean.
 
-    points: best first, with label (str), mean, low, high, chosen (bool), and seeds that ended with a score.
-    trials: label, score. keys: what the parts of a label are.
+    points: best first, with label, mean, low, high, chosen. seeds: a point's label and the score of one of its seeds.
+    keys: what the parts of a label are.
     """
-    shown = points.head(MOST_ROWS)
-    if points["chosen"].any() and not shown["chosen"].any():
-        shown = pd.concat([points[points["chosen"]], points[~points["chosen"]].head(MOST_ROWS - 1)])
-    names = labels(list(shown["label"]))
-    name_of = dict(zip(shown["label"], names, strict=True))
+    chosen = [point for point in points[MOST_ROWS:] if point["chosen"]]
+    shown = [*points[: MOST_ROWS - len(chosen)], *chosen]
+    names = labels([point["label"] for point in shown])
+    name_of = {point["label"]: name for point, name in zip(shown, names, strict=True)}
     kinds = ("chosen", "others")
-    rows: list[dict[str, Any]] = [
+    rows = [
         {
             "point": name,
-            "kind": kinds[0] if row.chosen else kinds[1],
-            "mean": _finite(row.mean),
-            "low": _finite(row.low),
-            "high": _finite(row.high),
+            "kind": kinds[0] if point["chosen"] else kinds[1],
+            **{part: _finite(point[part]) for part in ("mean", "low", "high")},
         }
-        for name, row in zip(names, shown.itertuples(index=False), strict=True)
+        for name, point in zip(names, shown, strict=True)
     ]
-    seeds = [
-        {"point": name_of[row.label], "score": row.score}
-        for row in trials.itertuples(index=False)
-        if row.label in name_of and np.isfinite(row.score)
+    rings = [
+        {"point": name_of[label], "score": score} for label, score in seeds if label in name_of and np.isfinite(score)
     ]
     y = alt.Y("point:N", title=None, scale=alt.Scale(domain=names))
 
+    values = [row["mean"] for row in rows if row["mean"] is not None] + [ring["score"] for ring in rings]
+    same = bool(values) and max(values) - min(values) < 1e-6
+    # where all scores are one, a frame of no width would have no ticks
+    domain = [values[0] - 0.05, values[0] + 0.05] if same else alt.Undefined
+
     def x(field: str) -> alt.X:
         return alt.X(
-            f"{field}:Q", title=f"validation {SCORES[metric]}", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6)
+            f"{field}:Q",
+            title=f"validation {SCORES[metric]}",
+            scale=alt.Scale(zero=False, domain=domain),
+            axis=alt.Axis(tickCount=6),
         )
 
     colour = alt.Color("kind:N", scale=_colours(kinds, ("second", "first")), legend=_legend())
     base = alt.Chart(_rows(rows)).encode(y=y, color=colour)
     interval = base.transform_filter("isValid(datum.low) && isValid(datum.high)").mark_rule(strokeWidth=3, opacity=0.45)
     mean = base.transform_filter("isValid(datum.mean)").mark_point(filled=True, shape="diamond", size=95, opacity=1)
-    dots = alt.Chart(_rows(seeds)).mark_point(size=26, strokeWidth=1.2, opacity=0.9, color=LIGHT["muted"])
+    dots = alt.Chart(_rows(rings)).mark_point(size=26, strokeWidth=1.2, opacity=0.9, color=LIGHT["muted"])
     missing = alt.Chart(_rows([row for row in rows if row["mean"] is None])).mark_text(
         align="left", color=LIGHT["muted"], text="diverged: no score", fontStyle="italic"
     )
@@ -234,7 +241,7 @@ def grid_scores(points: pd.DataFrame, trials: pd.DataFrame, metric: str, keys: S
     if any(row["mean"] is None for row in rows):
         layers.append(missing.encode(y=y, x=alt.value(6)))
     chart = alt.layer(*layers).properties(width=430, height=alt.Step(22))
-    cut = f"The best {len(shown)} of {len(points)} grid points. " if len(points) > len(shown) else ""
+    cut = f"{len(shown)} of {len(points)} grid points, the best first. " if len(points) > len(shown) else ""
     rows_are = f"A row: {' · '.join(keys)}." if keys else ""
     return _drawn(
         "grid_scores",
@@ -247,39 +254,53 @@ def grid_scores(points: pd.DataFrame, trials: pd.DataFrame, metric: str, keys: S
     )
 
 
-def learning_curves(history: pd.DataFrame, chosen: str, best_epoch: int, metric: str) -> Figure:
+def learning_curves(history: Sequence[Mapping[str, Any]], chosen: str, best_epoch: int, metric: str) -> Figure:
     """Draws loss and `metric` against the epoch, of every trial, with the chosen one on top.
 
-    history: the columns of history.csv.
+    history: the rows of history.csv.
     """
-    score = metric if f"validation_{metric}" in history else "macro_auc"
+    score = metric if f"validation_{metric}" in history[0] else "macro_auc"
+    trials = len({row["trial"] for row in history})
     kinds = ("chosen, validation", "chosen, training", "other trials, validation")
-    panels = []
+    panels, data = [], {}
+
+    def by_kind(values: Sequence[Any]) -> alt.Scale:
+        # widths and opacities would be interpolated otherwise
+        return alt.Scale(type="ordinal", domain=kinds, range=values)
+
     for name, title in (("loss", "loss"), (score, SCORES[score])):
         rows, top = _curves(history, chosen, name, kinds)
-        scale = alt.Scale(domainMax=alt.Undefined if top is None else top, zero=False, nice=True)
-        x = alt.X("epoch:Q", title="epoch", scale=alt.Scale(nice=False), axis=alt.Axis(tickMinStep=1, tickCount=8, format="d"))
+        data[name] = rows
+        scale = alt.Scale(zero=False) if top is None else alt.Scale(domainMax=top, zero=False, nice=False)
+        values = [row["value"] for row in rows]
+        if name == "loss" and values and 0 < 30 * min(values) < max(values):
+            scale.type, title = "log", "loss (logarithmic)"
+        x = alt.X(
+            "epoch:Q",
+            title="epoch",
+            scale=alt.Scale(zero=False, nice=False),
+            axis=alt.Axis(tickMinStep=1, tickCount=8, format="d"),
+        )
         y = alt.Y("value:Q", title=title, scale=scale, axis=alt.Axis(tickCount=6))
-        others = max(1, history["trial"].nunique() - 1)
         lines = (
-            alt.Chart(_rows(rows))
-            .mark_line(clip=True, interpolate="linear")
+            alt.Chart(alt.NamedData(name=name))
+            .mark_line()
             .encode(
                 x=x,
                 y=y,
-                detail="trial:N",
+                detail=["trial:N", "series:N"],
                 color=alt.Color("series:N", scale=_colours(kinds, ("first", "second", "pale")), legend=_legend()),
-                strokeDash=alt.StrokeDash("series:N", scale=alt.Scale(domain=kinds, range=[[1, 0], [5, 3], [1, 0]])),
-                strokeWidth=alt.StrokeWidth("series:N", scale=alt.Scale(domain=kinds, range=[2.4, 2, 0.9])),
-                opacity=alt.Opacity(
-                    "series:N", scale=alt.Scale(domain=kinds, range=[1, 1, 0.7 if others < 20 else 0.4]), legend=None
+                strokeDash=alt.StrokeDash("series:N", scale=by_kind([[], [5, 3], []])),
+                strokeWidth=alt.StrokeWidth("series:N", scale=by_kind([2.4, 2, 0.9])),
+                strokeOpacity=alt.StrokeOpacity(
+                    "series:N", scale=by_kind([1, 1, 0.8 if trials < 20 else 0.5]), legend=None
                 ),
             )
         )
         at = [row for row in rows if row["series"] == kinds[0] and row["epoch"] == best_epoch]
         mark = alt.Chart(_rows([{**row, "text": f"best epoch {best_epoch}"} for row in at]))
         line = mark.mark_rule(color=LIGHT["muted"], strokeDash=[2, 3]).encode(x=x)
-        dot = mark.mark_point(filled=True, size=70, color=LIGHT["ink"], opacity=1, clip=True).encode(x=x, y=y)
+        dot = mark.mark_point(filled=True, size=70, color=LIGHT["ink"], opacity=1).encode(x=x, y=y)
         word = mark.mark_text(color=LIGHT["ink"], fontSize=11.5).encode(x=x, y=alt.value(-9), text="text:N")
         layers = [line, lines, dot, word] if at and name == "loss" else [line, lines, dot] if at else [lines]
         panels.append(alt.layer(*layers).properties(width=500, height=205))
@@ -287,39 +308,30 @@ def learning_curves(history: pd.DataFrame, chosen: str, best_epoch: int, metric:
     return _drawn(
         "learning_curves",
         "Learning curves",
-        f"Loss and {SCORES[score]} against the epoch for {history['trial'].nunique()} trials; the chosen trial is drawn "
+        f"Loss and {SCORES[score]} against the epoch for {trials} trials; the chosen trial is drawn "
         f"on top and was best at epoch {best_epoch}.",
         chart,
+        data=data,
     )
 
 
 def _curves(
-    history: pd.DataFrame, chosen: str, name: str, kinds: tuple[str, str, str]
+    history: Sequence[Mapping[str, Any]], chosen: str, name: str, kinds: tuple[str, str, str]
 ) -> tuple[list[dict[str, Any]], float | None]:
     """Returns the rows of one panel, pale curves first, and where its frame ends (None: where the data does)."""
-    validation = f"validation_{name}"
-    finite = history[np.isfinite(history[validation])]
-    trials = list(finite.groupby("trial", sort=False))
-    most = max(20, MOST_POINTS // max(1, len(trials)))
+    curves: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for row in history:
+        own = {kinds[0]: f"validation_{name}", kinds[1]: f"train_{name}"}
+        for kind, column in (own if row["trial"] == chosen else {kinds[2]: f"validation_{name}"}).items():
+            if np.isfinite(row.get(column, np.nan)):
+                curves.setdefault((kind, row["trial"]), []).append((int(row["epoch"]), row[column]))
+    most = max(20, MOST_POINTS // max(1, len(curves)))
     rows: list[dict[str, Any]] = []
-    for trial, curve in trials:
-        if trial == chosen:
-            continue
-        # one in so many epochs: more than the frame has pixels would only make the file large
-        keep = np.unique(np.linspace(0, len(curve) - 1, min(most, len(curve))).round().astype(int))
-        thin = curve.iloc[keep]
-        rows += [
-            {"trial": str(trial), "series": kinds[2], "epoch": int(e), "value": float(v)}
-            for e, v in zip(thin["epoch"], thin[validation], strict=True)
-        ]
-    own = history[history["trial"] == chosen]
-    for kind, column in ((kinds[1], f"train_{name}"), (kinds[0], validation)):
-        if column in own:
-            rows += [
-                {"trial": kind, "series": kind, "epoch": int(e), "value": float(v)}
-                for e, v in zip(own["epoch"], own[column], strict=True)
-                if np.isfinite(v)
-            ]
+    for (kind, trial), curve in sorted(curves.items(), key=lambda item: -kinds.index(item[0][0])):
+        size = min(most, len(curve)) if kind == kinds[2] else len(curve)
+        # one epoch in so many: more than the frame has pixels would only make the file large
+        kept = [curve[at] for at in np.unique(np.linspace(0, len(curve) - 1, size).round().astype(int))]
+        rows += [{"trial": trial, "series": kind, "epoch": epoch, "value": value} for epoch, value in kept]
     values = np.array([row["value"] for row in rows])
     if name != "loss" or not len(values):
         return rows, None
@@ -327,7 +339,10 @@ def _curves(
     top = 1.15 * max(
         float(np.quantile(values, 0.97)), max((row["value"] for row in rows if row["series"] != kinds[2]), default=0.0)
     )
-    return rows, None if top >= values.max() else top
+    if top >= values.max():
+        return rows, None
+    # cut here: each clip path of a drawn curve costs a tenth of a second in the PNG
+    return [{**row, "value": min(row["value"], top)} for row in rows], top
 
 
 def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], split: str) -> Figure:
@@ -346,19 +361,23 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], split: s
         for t in range(len(names))
         for p in range(len(names))
     ]
-    size = 78 if len(names) <= 4 else 62 if len(names) <= 7 else 46 if len(names) <= 16 else 34
+    # the fewest classes leave room for the title
+    size = max(78, 240 // len(names)) if len(names) <= 4 else 62 if len(names) <= 7 else 46 if len(names) <= 16 else 34
     font = 13 if size >= 62 else 11 if size >= 46 else 9
     longest = 7 * max(map(len, names))  # px
-    x = alt.X("predicted:N", title="predicted class", scale=alt.Scale(domain=names, padding=0), axis=_class_axis(-40 if longest > size else 0))
+    x = alt.X(
+        "predicted:N",
+        title="predicted class",
+        scale=alt.Scale(domain=names, padding=0),
+        axis=_class_axis(-40 if longest > size else 0),
+    )
     y = alt.Y("truth:N", title="true class", scale=alt.Scale(domain=names, padding=0), axis=_class_axis(0))
     base = alt.Chart(_rows(rows)).encode(x=x, y=y)
     cells = base.mark_rect(fill=LIGHT["heat"]).encode(
         fillOpacity=alt.FillOpacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.02, 1]), legend=None)
     )
     frame = base.mark_rect(fillOpacity=0, stroke=LIGHT["rule"], strokeWidth=1)
-    colour = alt.condition(
-        f"datum.share > {DARK_TEXT}", alt.value(LIGHT["on_heat"]), alt.value(LIGHT["ink"])
-    )
+    colour = alt.condition(f"datum.share > {DARK_TEXT}", alt.value(LIGHT["on_heat"]), alt.value(LIGHT["on_pale"]))
     some, none = "datum.percent != ''", "datum.percent == ''"
     both = size >= 46
     text = base.transform_filter(some).mark_text(fontSize=font, fontWeight="bold", dy=-font * 0.6 if both else 0)
@@ -383,24 +402,18 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], split: s
     )
 
 
-def class_scores(scores: pd.DataFrame) -> Figure:
+def class_scores(scores: Sequence[Mapping[str, Any]]) -> Figure:
     """Draws precision, recall and F1 of each class with their intervals on the test split.
 
     scores: class, score (precision, recall, F1), value, low, high.
     """
     kinds = ("precision", "recall", "F1")
-    classes = list(dict.fromkeys(scores["class"]))
+    classes = list(dict.fromkeys(row["class"] for row in scores))
     names = labels(classes)
     name_of = dict(zip(classes, names, strict=True))
     rows = [
-        {
-            "class": name_of[row["class"]],
-            "score": row["score"],
-            "value": _finite(row["value"]),
-            "low": _finite(row["low"]),
-            "high": _finite(row["high"]),
-        }
-        for row in scores.to_dict("records")
+        {**row, "class": name_of[row["class"]], **{part: _finite(row[part]) for part in ("value", "low", "high")}}
+        for row in scores
     ]
     base = alt.Chart(_rows(rows)).encode(
         y=alt.Y("class:N", title=None, scale=alt.Scale(domain=names, paddingInner=0.25, paddingOuter=0.12)),
@@ -433,8 +446,8 @@ def _rows(rows: Sequence[dict[str, Any]]) -> alt.InlineData:
     return alt.InlineData(values=list(rows))
 
 
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and np.isfinite(value) else None
 
 
 def _percent(share: float) -> str:
@@ -455,19 +468,26 @@ def _class_axis(angle: float) -> alt.Axis:
     return alt.Axis(labelAngle=angle, ticks=False, domain=False, labelPadding=6, titlePadding=8)
 
 
-def _drawn(name: str, title: str, description: str, chart: Any, *subtitle: str) -> Figure:
+def _drawn(
+    name: str, title: str, description: str, chart: Any, *subtitle: str, data: dict[str, Any] | None = None
+) -> Figure:
     text = LIGHT["ink"]
     spec = chart.properties(
         title=alt.Title(
-            title, subtitle=list(subtitle) if subtitle else alt.Undefined, subtitleColor=LIGHT["muted"], subtitlePadding=4
+            title,
+            subtitle=list(subtitle) if subtitle else alt.Undefined,
+            subtitleColor=LIGHT["muted"],
+            subtitlePadding=4,
         ),
         background=LIGHT["surface"],
-        padding=10,
+        padding={"left": 14, "right": 14, "top": 10, "bottom": 10},
     ).to_dict(context={"pre_transform": False})
+    # many rows stay out of the chart itself, which altair copies and validates again and again
+    spec["datasets"] = {**spec.get("datasets", {}), **(data or {})}
     axis = {
         "labelColor": text, "titleColor": text, "domainColor": LIGHT["pale"], "tickColor": LIGHT["pale"],
         "gridColor": LIGHT["rule"], "labelFontSize": 12, "titleFontSize": 12.5, "titleFontWeight": "normal",
-        "labelLimit": 250, "titleLimit": 460, "labelOverlap": False,
+        "labelLimit": 250, "titleLimit": 460, "labelOverlap": False, "titlePadding": 10,
     }  # fmt: skip
     spec["config"] = {
         "font": FONT,
@@ -475,7 +495,9 @@ def _drawn(name: str, title: str, description: str, chart: Any, *subtitle: str) 
         "view": {"stroke": None},
         "axis": axis,
         "axisQuantitative": {"labelOverlap": True},
-        "legend": {"labelColor": text, "labelFontSize": 12, "labelLimit": 300, "padding": 0, "offset": 20},
+        "legend": {
+            "labelColor": text, "labelFontSize": 12, "labelLimit": 300, "padding": 0, "offset": 20, "columnPadding": 22,
+        },
         "title": {
             "color": text, "fontSize": 15, "subtitleFontSize": 12, "anchor": "start", "frame": "bounds", "offset": 12,
             "limit": 560,

@@ -1,8 +1,8 @@
 # All Python of the workflow: which experiment this is, its plan, and on what of it each rule depends.
 #
-# Rules get the experiment's file by its name alone, neither as input nor as params: what a rule depends on reaches it
-# as a digest of values, so that touching, moving or commenting the file reruns nothing. Neither do two experiments
-# with the same `data` section ingest twice.
+# What a rule depends on reaches it as a digest of values among its params, or stands in its paths. The experiment's file
+# is no input, so that touching, moving or commenting it reruns nothing, and experiments with the same `data` section
+# share one ingest.
 import os
 import re
 import sys
@@ -12,9 +12,12 @@ import jaxrnn.plan
 from jaxrnn.config import RUN_KEYS, Experiment, digest, load
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.readers import open_reader
+from jaxrnn.results import Results
+
+# A mistake of the user ends in `sys.exit`, because Snakemake prints an exception with its traceback.
 
 # Jobs find the commands of this very environment, also where it was not activated.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]))
 
 
 def given_file() -> Path:
@@ -49,9 +52,29 @@ def without_run_keys(experiment: Experiment) -> dict:
     return values | {"training": {key: value for key, value in values["training"].items() if key not in RUN_KEYS}}
 
 
+# Snakemake doesn't count params that derive from outputs or resources as reasons to rerun, and knows them by the names
+# of these functions' arguments.
+def experiment_path(wildcards, output) -> str:
+    return str(experiment_file)
+
+
+def launcher(wildcards, resources) -> str:
+    """Returns what starts `tasks` MPI ranks, or nothing for one process alone."""
+    return f"{resources.mpi} -n {resources.tasks}" if resources.mpi else ""
+
+
 def trials_of(wildcards) -> str:
     """Returns what a job's outputs depend on."""
     return jaxrnn.plan.job_digest(jobs[wildcards.job])
+
+
+def write_plan() -> None:
+    """Writes plan.csv and the jobs' configs, and tells what becomes of earlier results."""
+    try:
+        for remark in jaxrnn.plan.write(plan, Results(Path("results"))):
+            logger.info(remark)
+    except JaxrnnError as error:
+        sys.exit(f"jaxrnn: {error}")
 
 
 try:
@@ -60,7 +83,7 @@ try:
     plan = jaxrnn.plan.make(experiment)
     surveys = survey_files(plan)
 except JaxrnnError as error:
-    sys.exit(f"jaxrnn: {error}")  # Snakemake prints an exception with its traceback, and this as it is
+    sys.exit(f"jaxrnn: {error}")
 
 jobs = {job.name: job for job in plan.jobs}
 values = experiment.model_dump(mode="json")

@@ -8,17 +8,21 @@ rule simulate:
         "results/surveys/{survey}/log.txt",
     benchmark:
         "results/surveys/{survey}/benchmark.tsv"
-    message:
-        "Simulate the survey {wildcards.survey}"
+    conda:
+        "../../environment.yml"
     resources:
         runtime=60,
         mem_mb=4000,
+    params:
+        experiment=experiment_path,
+    message:
+        "Simulate the survey {wildcards.survey}"
     shell:
-        "jaxrnn simulate --config {experiment_file:q} > {log:q} 2>&1"
+        "jaxrnn simulate --config {params.experiment:q} > {log:q} 2>&1"
 
 
 # Only the manifest is an output: shards that a changed survey leaves as they are must outlive a rerun.
-# How ranks are started is a fact of the site: profiles set `tasks` and `mpi` ("mpirun -n 2", "srun --mpi=pmi2 -n 2").
+# How ranks are started is a fact of the site: profiles set `mpi` (mpirun, srun --mpi=pmi2) and `tasks`, their number.
 rule ingest:
     input:
         surveys,
@@ -28,15 +32,20 @@ rule ingest:
         "results/datasets/{dataset}/log.txt",
     benchmark:
         "results/datasets/{dataset}/benchmark.tsv"
-    message:
-        "Ingest the dataset {wildcards.dataset}"
+    conda:
+        "../../environment.yml"
     resources:
         runtime=240,
         mem_mb=8000,
         tasks=1,
         mpi="",
+    params:
+        experiment=experiment_path,
+        launcher=launcher,
+    message:
+        "Ingest the dataset {wildcards.dataset}"
     shell:
-        "{resources.mpi} jaxrnn ingest --config {experiment_file:q} --ranks {resources.tasks} > {log:q} 2>&1"
+        "{params.launcher} jaxrnn ingest --config {params.experiment:q} --ranks {resources.tasks} > {log:q} 2>&1"
 
 
 rule split:
@@ -49,12 +58,15 @@ rule split:
         "results/{experiment}/logs/split.txt",
     benchmark:
         "results/{experiment}/benchmarks/split.tsv"
-    message:
-        "Split the objects of {wildcards.experiment}"
-    params:
-        values=digest([values["split"], values["task"], jaxrnn.plan.split_seed(values)]),
+    conda:
+        "../../environment.yml"
     resources:
         runtime=60,
         mem_mb=8000,
+    params:
+        experiment=experiment_path,
+        values=digest([values["split"], values["task"], jaxrnn.plan.split_seed(values)]),
+    message:
+        "Split the objects of {wildcards.experiment}"
     shell:
-        "jaxrnn split --config {experiment_file:q} > {log:q} 2>&1"
+        "jaxrnn split --config {params.experiment:q} > {log:q} 2>&1"

@@ -3,7 +3,6 @@
 
 rule aggregate:
     input:
-        plan=ancient(rules.plan.output.table),
         splits=rules.split.output.splits,
         trials=expand("results/{{experiment}}/jobs/{job}/trials.csv", job=jobs),
         history=expand("results/{{experiment}}/jobs/{job}/history.csv", job=jobs),
@@ -27,17 +26,20 @@ rule aggregate:
         "results/{experiment}/logs/aggregate.txt",
     benchmark:
         "results/{experiment}/benchmarks/aggregate.tsv"
-    message:
-        "Choose the best trial of {wildcards.experiment} and merge all results"
-    params:
-        selection=digest(values["selection"]),
     group:
         "results"
+    conda:
+        "../../environment.yml"
     resources:
         runtime=30,
         mem_mb=4000,
+    params:
+        experiment=experiment_path,
+        selection=digest(values["selection"]),
+    message:
+        "Choose the best trial of {wildcards.experiment} and merge all results"
     shell:
-        "jaxrnn aggregate --config {experiment_file:q} > {log:q} 2>&1"
+        "jaxrnn aggregate --config {params.experiment:q} > {log:q} 2>&1"
 
 
 rule report:
@@ -50,14 +52,17 @@ rule report:
         "results/{experiment}/logs/report.txt",
     benchmark:
         "results/{experiment}/benchmarks/report.tsv"
-    message:
-        "Write the report results/{wildcards.experiment}/report.html"
-    params:
-        values=digest(without_run_keys(experiment)),
     group:
         "results"
+    conda:
+        "../../environment.yml"
     resources:
         runtime=30,
         mem_mb=4000,
+    params:
+        experiment=experiment_path,
+        values=digest(without_run_keys(experiment)),
+    message:
+        "Write the report results/{wildcards.experiment}/report.html"
     shell:
-        "jaxrnn report --config {experiment_file:q} > {log:q} 2>&1"
+        "jaxrnn report --config {params.experiment:q} > {log:q} 2>&1"

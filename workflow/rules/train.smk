@@ -1,36 +1,16 @@
-# From the grid to trained jobs.
+# Jobs: each trains the trials that its config.yaml names.
 
 
-localrules:
-    plan,
+# The plan is written here, by the process that made the DAG from it, and not by a rule: Snakemake leaves every other
+# reason to run a job unlooked at while a rule that the job depends on has to run, even through `ancient` files. So one
+# more grid value would either train nothing at first, or all jobs again.
+onstart:
+    write_plan()
 
 
-# The plan also writes experiment.yaml. It is no output, because Snakemake deletes outputs before it reruns a rule, and
-# the plan reads the earlier experiment.yaml to say what changed.
-rule plan:
-    output:
-        table="results/{experiment}/plan.csv",
-        configs=expand("results/{{experiment}}/jobs/{job}/config.yaml", job=jobs),
-    log:
-        "results/{experiment}/logs/plan.txt",
-    benchmark:
-        "results/{experiment}/benchmarks/plan.tsv"
-    message:
-        "Plan the jobs of {wildcards.experiment}"
-    params:
-        values=digest(values),
-    resources:
-        runtime=10,
-        mem_mb=1000,
-    shell:
-        "jaxrnn plan --config {experiment_file:q} > {log:q} 2>&1"
-
-
-# The config is `ancient`, because a new plan rewrites the files of all jobs: a job runs again when its trials change.
 # Checkpoints and finished trials are no outputs, and so survive every rerun: a job goes on where it was, in the same log.
 rule train:
     input:
-        config=ancient("results/{experiment}/jobs/{job}/config.yaml"),
         manifest=manifest,
         splits=rules.split.output.splits,
         statistics=rules.split.output.statistics,
@@ -43,14 +23,17 @@ rule train:
         "results/{experiment}/jobs/{job}/log.txt",
     benchmark:
         "results/{experiment}/jobs/{job}/benchmark.tsv"
-    message:
-        "Train the job {wildcards.job}"
-    params:
-        trials=trials_of,
+    conda:
+        "../../environment.yml"
     threads: 1
     resources:
         runtime=480,
         mem_mb=8000,
         gpu=gpus,
+    params:
+        config="results/{experiment}/jobs/{job}/config.yaml",
+        trials=trials_of,
+    message:
+        "Train the job {wildcards.job}"
     shell:
-        "jaxrnn train --config {input.config:q} >> {log:q} 2>&1"
+        "jaxrnn train --config {params.config:q} >> {log:q} 2>&1"

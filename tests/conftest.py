@@ -1,0 +1,52 @@
+"""What all tests share: where real data lies, and that nothing is left out unnoticed."""
+
+import os
+from pathlib import Path
+
+import pytest
+from workflows import CHECKOUT, Workflow
+
+DATA = Path(os.environ.get("JAXRNN_DATA") or CHECKOUT.parent / "shared" / "data")
+# Tests with these marks depend on the machine. In CI, where everything that they need is installed, they must run.
+MACHINE_MARKS = ("slurm", "mpi", "browser")
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder with the real surveys."""
+    if not DATA.is_dir():
+        pytest.skip(f"no real data at {DATA}; put it there, or name its folder in JAXRNN_DATA")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+    """The tiny experiment after a run of the whole workflow on this machine; not to be changed."""
+    workflow = Workflow(tmp_path_factory.mktemp("finished"), tmp_path_factory.mktemp("compiled"))
+    workflow.configure()
+    done = workflow.run()
+    assert done.returncode == 0, done.stdout
+    return workflow
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fails the run where a test was skipped that must run in CI."""
+    if os.environ.get("CI") and _must_have_run(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if os.environ.get("CI"):
+        for name in _must_have_run(config):
+            terminalreporter.line(f"FAILED {name}: skipped, and it must run in CI", red=True)
+    elif terminalreporter.stats.get("skipped"):
+        terminalreporter.line("Tests were left out, for the reasons above. On Debian, as root: make test INSTALL=1")
+
+
+def _must_have_run(config: pytest.Config) -> list[str]:
+    """Returns the tests that were skipped though all they need should be there."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    marks = [*MACHINE_MARKS, *(["data"] if DATA.is_dir() else [])]
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    # a whole module that was skipped has no keywords, and could hold any test
+    return [report.nodeid for report in skipped if any(mark in getattr(report, "keywords", marks) for mark in marks)]

@@ -1,0 +1,209 @@
+"""Jobs: finished trials are kept, interrupted ones go on, and the end is the same to the bit."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments import prepared
+from jaxrnn import aggregate, batches, jobs, plan, predict, predictions, splits
+from jaxrnn.errors import JaxrnnError
+from jaxrnn.results import Results
+
+GRID = {"loss.gamma": [0, 1], "training.learning_rate": [0.01, 0.003]}
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+def train_all(at: Results, made: plan.Plan, say: jobs.Say = quiet) -> None:
+    for job in made.jobs:
+        folder = at.job(made.experiment.experiment, job.name)
+        jobs.train(plan.load_job(folder / "config.yaml"), at, folder, say)
+
+
+def outputs(at: Results, made: plan.Plan) -> dict[str, pd.DataFrame]:
+    """Returns a job's tables without the wall-clock seconds, and its probabilities."""
+    folder = at.job(made.experiment.experiment, made.jobs[0].name)
+    content, _ = predictions.read(folder / "predictions.h5")
+    tables = {name: pd.read_csv(folder / name) for name in ("trials.csv", "history.csv")}
+    tables["trials.csv"] = tables["trials.csv"].drop(columns="seconds")
+    for split, entry in content.items():
+        stacked = {trial: p.ravel() for trial, p in entry.probabilities.items()}
+        tables[split] = pd.DataFrame(stacked)
+    return tables
+
+
+def assert_equal(first: dict[str, pd.DataFrame], second: dict[str, pd.DataFrame]) -> None:
+    for name in first:
+        pd.testing.assert_frame_equal(first[name], second[name], check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results, plan.Plan]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    _, at, made = prepared(folder, grid=GRID)
+    train_all(at, made)
+    return folder, at, made
+
+
+def fresh_copy(folder: Path, to: Path) -> tuple[Results, plan.Plan]:
+    """Returns the same experiment before its training, in another folder."""
+    shutil.copytree(folder / "survey", to / "survey")
+    _, at, made = prepared(to, grid=GRID, data__path=str(folder / "survey"))
+    return at, made
+
+
+def start(at: Results, made: plan.Plan, seconds: str) -> subprocess.Popen[str]:
+    """Starts the job as a process of its own that writes a checkpoint every `seconds`."""
+    folder = at.job(made.experiment.experiment, made.jobs[0].name)
+    config = folder / "config.yaml"
+    minutes = float(seconds) / 60
+    text = config.read_text().replace("checkpoint_minutes: 5.0", f"checkpoint_minutes: {minutes}")
+    config.write_text(text.replace("epochs: 4", "epochs: 4"))
+    command = [sys.executable, "-m", "jaxrnn", "train", "--config", str(config), "--results", str(at.root)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+
+
+def wait_for_checkpoint(at: Results, made: plan.Plan, process: subprocess.Popen[str]) -> None:
+    folder = at.checkpoints(made.experiment.experiment, made.jobs[0].name)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir()):
+            return
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.02)
+    raise AssertionError("no checkpoint within two minutes")
+
+
+def test_a_killed_job_resumes_to_the_same_bits(undisturbed: tuple[Path, Results, plan.Plan], tmp_path: Path) -> None:
+    folder, at, made = undisturbed
+    other, remade = fresh_copy(folder, tmp_path)
+    process = start(other, remade, "0.0001")
+    wait_for_checkpoint(other, remade, process)
+    process.kill()
+    process.communicate()
+    said: list[str] = []
+    train_all(other, remade, said.append)
+    assert any("goes on from the checkpoint" in line for line in said)
+    assert_equal(outputs(at, made), outputs(other, remade))
+    assert not other.checkpoints("tiny", remade.jobs[0].name).exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_goes_on(
+    undisturbed: tuple[Path, Results, plan.Plan], tmp_path: Path, number: signal.Signals
+) -> None:
+    folder, at, made = undisturbed
+    other, remade = fresh_copy(folder, tmp_path)
+    process = start(other, remade, "0.0001")
+    wait_for_checkpoint(other, remade, process)
+    process.send_signal(number)
+    _, text = process.communicate(timeout=120)
+    assert process.returncode == 130, text
+    assert f"stopped by {number.name}; the checkpoint is written" in text and "Traceback" not in text
+    train_all(other, remade)
+    assert_equal(outputs(at, made), outputs(other, remade))
+
+
+def test_finished_trials_are_never_trained_twice(
+    undisturbed: tuple[Path, Results, plan.Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, at, made = undisturbed
+    before = outputs(at, made)
+    monkeypatch.setattr(jobs, "_Pack", lambda *_, **__: pytest.fail("trained again"))
+    shutil.rmtree(at.job("tiny", made.jobs[0].name) / "models")
+    train_all(at, made)
+    assert_equal(before, outputs(at, made))
+    assert (at.job("tiny", made.jobs[0].name) / "models").is_dir()
+
+
+def test_a_larger_grid_trains_the_new_trials_alone(tmp_path: Path) -> None:
+    _, at, made = prepared(tmp_path, grid={"loss.gamma": [0]}, seeds=2)
+    train_all(at, made)
+    before = {path.name: path.stat().st_mtime_ns for path in (at.experiment("tiny") / "trials").iterdir()}
+    _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 2]}, seeds=2)
+    said: list[str] = []
+    train_all(at, made, said.append)
+    assert any("2 trials are finished already" in line for line in said)
+    after = {path.name: path.stat().st_mtime_ns for path in (at.experiment("tiny") / "trials").iterdir()}
+    assert len(after) == 4 and before.items() <= after.items()
+
+
+def test_new_trials_wait_for_a_place_in_the_resumed_pack(
+    undisturbed: tuple[Path, Results, plan.Plan], tmp_path: Path
+) -> None:
+    """A job that grew while it was interrupted keeps its width: the new trials take the places of finished ones."""
+    shutil.copytree(undisturbed[0] / "survey", tmp_path / "survey")
+    _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1]})
+    process = start(at, made, "0.0001")
+    wait_for_checkpoint(at, made, process)
+    process.kill()
+    process.communicate()
+    _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1, 2, 3, 4]})
+    train_all(at, made)
+    table = pd.read_csv(at.job("tiny", made.jobs[0].name) / "trials.csv")
+    assert table["pack_width"].tolist() == [2] * 5
+    assert table["outcome"].eq("completed").all() and table["epochs"].eq(4).all()
+    history = pd.read_csv(at.job("tiny", made.jobs[0].name) / "history.csv")
+    assert history.groupby("trial", sort=False)["epoch"].apply(list).tolist() == [[1, 2, 3, 4]] * 5
+    # a trial that waited is the trial that it would have been in a pack of two from the start
+    _, other, remade = prepared(tmp_path / "again", grid={"loss.gamma": [3, 4]})
+    train_all(other, remade)
+    waited = history[history["trial"] == "gamma-4_seed-1"].reset_index(drop=True)
+    alone = pd.read_csv(other.job("tiny", remade.jobs[0].name) / "history.csv")
+    pd.testing.assert_frame_equal(waited, alone[alone["trial"] == "gamma-4_seed-1"].reset_index(drop=True))
+
+
+def test_a_diverging_trial_is_a_result(tmp_path: Path) -> None:
+    _, at, made = prepared(tmp_path, grid={"training.learning_rate": [0.01, 1e30]}, training__gradient_clip=None)
+    train_all(at, made)
+    table = pd.read_csv(at.job("tiny", made.jobs[0].name) / "trials.csv")
+    assert table["outcome"].tolist() == ["completed", "diverged"]
+    best = aggregate.aggregate(made.experiment, at)
+    assert best["trial"] == table["trial"][0]
+    grid = pd.read_csv(at.experiment("tiny") / "grid_results.csv")
+    assert grid["diverged"].tolist() == [0, 1]
+
+
+def test_other_data_under_the_same_settings_is_trained_again(tmp_path: Path) -> None:
+    from experiments import write_arrays
+
+    _, at, made = prepared(tmp_path)
+    train_all(at, made)
+    write_arrays(tmp_path / "survey", seed=5)
+    _, at, made = prepared(tmp_path)
+    said: list[str] = []
+    train_all(at, made, said.append)
+    assert any("was trained on other data" in line for line in said)
+
+
+def test_the_bundle_predicts_what_the_table_holds(undisturbed: tuple[Path, Results, plan.Plan]) -> None:
+    _, at, made = undisturbed
+    best = aggregate.aggregate(made.experiment, at)
+    folder = at.experiment("tiny")
+    statistics = splits.read_statistics(folder)
+    examples = batches.load(at.dataset(made.dataset_key), splits.read_splits(folder), statistics)
+    classifier = predict.load(folder / "best")
+    stored, _ = predictions.read(at.job("tiny", best["job"]) / "predictions.h5")
+    np.testing.assert_array_equal(
+        classifier.probabilities(examples["test"]), stored["test"].probabilities[best["trial"]]
+    )
+
+
+def test_gpu_asked_for_and_not_there_stops_at_once(tmp_path: Path) -> None:
+    import jax
+
+    if any(device.platform == "gpu" for device in jax.devices()):
+        pytest.skip("this machine has a GPU")
+    _, at, made = prepared(tmp_path, training__device="gpu")
+    with pytest.raises(JaxrnnError, match=r"training.device: gpu, and JAX .* finds only cpu"):
+        train_all(at, made)

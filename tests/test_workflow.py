@@ -1,0 +1,161 @@
+"""The workflow on one machine: what runs again after which change, and what a user sees of mistakes."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from workflows import CHECKOUT, TABLES, Workflow, wait_until
+
+pytestmark = pytest.mark.mpi  # the local profile ingests with two ranks, and ingest refuses any other number of them
+AFTER_TRAINING = ["aggregate", "report"]
+ALL = ["aggregate", "ingest", "report", "simulate", "split", "train", "train"]
+
+
+def test_the_whole_workflow_runs(finished: Workflow) -> None:
+    results = finished.table("experiment_results.csv")
+    assert len(results) == 4
+    assert (results["outcome"] == "completed").all()
+    assert results["test_macro_auc"].between(0, 1).all()
+    assert "<html" in (finished.results / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "rerun"),
+    [
+        ({}, []),
+        ({"training.checkpoint_minutes": 1.0, "training.segment_seconds": 1.0}, []),
+        ({"selection.metric": "accuracy"}, AFTER_TRAINING),
+        ({"training.learning_rate": 0.002}, [*AFTER_TRAINING, "train", "train"]),
+        ({"grid/model.cell": ["simple", "gru", "lstm"]}, [*AFTER_TRAINING, "train"]),
+        ({"grid/loss.gamma": [0, 1, 2]}, [*AFTER_TRAINING, "train", "train"]),
+        ({"split.train": 0.6}, [*AFTER_TRAINING, "split", "train", "train"]),
+        ({"data.sequences_per_shard": 16}, [rule for rule in ALL if rule != "simulate"]),
+        ({"data.simulation": {"objects": {"variable_star": 41, "supernova": 24, "agn": 24}}}, ALL),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_a_change_reruns_what_depends_on_it_and_nothing_else(
+    finished: Workflow, tmp_path: Path, changes: dict[str, Any], rerun: list[str]
+) -> None:
+    workflow = finished.copied_to(tmp_path)
+    workflow.configure(changes)
+    workflow.config.write_text("# a comment, and another time\n" + workflow.config.read_text())
+    assert workflow.planned() == rerun
+
+
+def test_a_second_run_does_nothing(finished: Workflow) -> None:
+    before = _times(finished.results)
+    finished.config.touch()
+    done = finished.run()
+    assert done.returncode == 0
+    assert "Nothing to be done" in done.stdout
+    assert _times(finished.results) == before
+
+
+def test_experiments_with_the_same_data_share_one_ingest(finished: Workflow, tmp_path: Path) -> None:
+    workflow = finished.copied_to(tmp_path)
+    workflow.configure({"experiment": "another"})
+    assert workflow.planned() == [*AFTER_TRAINING, "split", "train", "train"]
+
+
+def test_one_more_grid_value_trains_the_new_trials_alone(finished: Workflow, tmp_path: Path) -> None:
+    workflow = finished.copied_to(tmp_path)
+    before = {path.parent.name: path.stat().st_mtime_ns for path in workflow.results.glob("trials/*/trial.json")}
+    workflow.configure({"grid/loss.gamma": [0, 1, 2]})
+    done = workflow.run()
+    assert done.returncode == 0, done.stdout
+    assert "4 of 6 trials are finished" in done.stdout
+    after = {path.parent.name: path.stat().st_mtime_ns for path in workflow.results.glob("trials/*/trial.json")}
+    assert len(after) == 6
+    assert before.items() <= after.items()
+    old = workflow.table("experiment_results.csv").query("`loss.gamma` < 2").reset_index(drop=True)
+    pd.testing.assert_frame_equal(old, finished.table("experiment_results.csv"), check_exact=True)
+
+
+def test_interrupted_it_goes_on_and_gives_what_it_would_have_given(finished: Workflow, tmp_path: Path) -> None:
+    # as if only ingest and split were done; a checkpoint after every epoch
+    workflow = finished.copied_to(tmp_path)
+    _forget_training(workflow)
+    workflow.configure({"training.checkpoint_minutes": 1e-6, "training.segment_seconds": 1e-3})
+    process = workflow.start()
+    wait_until(lambda: len(list(workflow.results.glob("checkpoints/*/[0-9]*"))) >= 2, process)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate()
+    assert process.returncode != 0, output
+    assert "stopped by SIGINT" in _log(workflow, "tiny/jobs/*/log.txt")
+
+    done = workflow.run()
+    assert done.returncode == 0, done.stdout
+    assert "goes on from" in _log(workflow, "tiny/jobs/*/log.txt")
+    for name in TABLES:
+        pd.testing.assert_frame_equal(workflow.table(name), finished.table(name), check_exact=True)
+
+
+def test_a_job_replays_by_hand(finished: Workflow, tmp_path: Path) -> None:
+    job = finished.results / "jobs" / "cell-gru-1"
+    command = [sys.executable, "-m", "jaxrnn.cli", "train", "--config", str(job / "config.yaml"), "--retrain"]
+    workflow = finished.copied_to(tmp_path / "copy")
+    subprocess.run(
+        [*command, "--output", str(tmp_path / "replay")], cwd=workflow.folder, env=workflow.environment, check=True
+    )
+    assert (tmp_path / "replay" / "history.csv").read_bytes() == (job / "history.csv").read_bytes()
+    assert (tmp_path / "replay" / "predictions.h5").read_bytes() == (job / "predictions.h5").read_bytes()
+
+
+def test_without_an_experiment_file_it_lists_those_that_are_there() -> None:
+    done = _snakemake("--dry-run")
+    assert done.returncode != 0
+    assert "found 0" in done.stdout
+    for path in sorted((CHECKOUT / "config").glob("*.yaml")):
+        assert f"--configfile config/{path.name}" in done.stdout
+    assert "File " not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--configfile", "config/goto.yaml", "config/spcc.yaml"], "expected one experiment file, found 2"),
+        (["--configfile", "config/goto.yaml", "--config", "seed=2"], "--config seed: values on the command line"),
+    ],
+)
+def test_what_would_merge_settings_is_refused(arguments: list[str], message: str) -> None:
+    done = _snakemake("--dry-run", *arguments)
+    assert done.returncode != 0
+    assert message in done.stdout
+    assert "File " not in done.stdout
+
+
+def test_every_mistake_in_the_experiment_file_is_told_at_once(finished: Workflow, tmp_path: Path) -> None:
+    workflow = Workflow(tmp_path, finished.compiled)
+    workflow.configure({"model.unit": 4, "training.learning_rate": -1, "grid/model.cell": ["gro"]})
+    done = workflow.run()
+    assert done.returncode != 0
+    for part in ("3 mistakes", "model.unit", "did you mean 'units'?", "training.learning_rate", "did you mean 'gru'?"):
+        assert part in done.stdout
+    assert "Traceback" not in done.stdout
+    assert "File " not in done.stdout
+    assert not (tmp_path / "results").exists()
+
+
+def _snakemake(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "snakemake", *arguments]
+    return subprocess.run(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def _log(workflow: Workflow, pattern: str) -> str:
+    return "".join(path.read_text() for path in (workflow.folder / "results").glob(pattern))
+
+
+def _times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def _forget_training(workflow: Workflow) -> None:
+    for path in [*workflow.results.glob("jobs/*/*"), *workflow.results.glob("trials/*/*")]:
+        if path.is_file():
+            path.unlink()

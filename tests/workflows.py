@@ -1,0 +1,135 @@
+"""A tiny experiment that goes through the whole workflow, for the tests that start Snakemake."""
+
+import copy
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+LOCAL = "workflow/profiles/local"
+TABLES = (
+    "splits.csv",
+    "training_results.csv",
+    "experiment_results.csv",
+    "grid_results.csv",
+    "history.csv",
+    "confusion_matrix_validation.csv",
+    "confusion_matrix_test.csv",
+)
+# Two jobs, because `model.cell` changes the program, with two trials each.
+EXPERIMENT: dict[str, Any] = {
+    "experiment": "tiny",
+    "seed": 1,
+    "data": {
+        "reader": "simulated",
+        "simulation": {
+            "objects": {"variable_star": 40, "supernova": 24, "agn": 24},
+            "days": 200,
+            "cadence_days": 10,
+        },
+        "features": ["time_since_first", "flux", "flux_error", "passband"],
+        "metadata": ["galactic_latitude"],
+        "sequences_per_shard": 32,
+    },
+    "task": {},
+    "model": {"units": 4, "depth": 1, "dense_units": 4, "dense_depth": 1},
+    "loss": {},
+    "training": {"epochs": 40, "batch_size": 16, "length_buckets": 1},
+    "selection": {},
+    "grid": {"model.cell": ["simple", "gru"], "loss.gamma": [0, 1]},
+}
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A folder with an experiment file and its results. `compiled` keeps compiled programs between jobs, for speed."""
+
+    folder: Path
+    compiled: Path
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results" / "tiny"
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "tiny.yaml"
+
+    def copied_to(self, folder: Path) -> "Workflow":
+        """Returns the same state of things elsewhere, times of files included, to be changed."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        return Workflow(folder, self.compiled)
+
+    def configure(self, changes: dict[str, Any] | None = None) -> None:
+        """Writes the experiment file; `changes` maps paths such as `training.epochs` or `grid/model.cell` to values."""
+        values = copy.deepcopy(EXPERIMENT)
+        for path, value in (changes or {}).items():
+            section, _, key = path.partition("/") if path.startswith("grid") else path.partition(".")
+            if key:
+                values.setdefault(section, {})[key] = value
+            else:
+                values[section] = value
+        self.config.write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def run(self, *arguments: str, profile: str = LOCAL) -> subprocess.CompletedProcess[str]:
+        """Runs Snakemake to its end; its whole output is in `stdout`."""
+        process = self.start(*arguments, profile=profile)
+        output, _ = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, output)
+
+    def start(self, *arguments: str, profile: str = LOCAL) -> subprocess.Popen[str]:
+        """Starts Snakemake in a process group of its own, as a terminal does."""
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(CHECKOUT / "Snakefile")]
+        command += ["--profile", str(CHECKOUT / profile), "--configfile", str(self.config), *arguments]
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env=self.environment,
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "JAX_COMPILATION_CACHE_DIR": str(self.compiled),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+
+    def planned(self) -> list[str]:
+        """Returns which rules a run would execute now, one entry a job, from a dry run."""
+        done = self.run("--dry-run", "--quiet", "progress")
+        assert done.returncode == 0, done.stdout
+        rows = done.stdout.partition("Job stats:")[2].partition("total")[0].splitlines()
+        counts = [row.split() for row in rows if len(row.split()) == 2 and row.split()[1].isdigit()]
+        return sorted(rule for rule, count in counts for _ in range(int(count)) if rule != "all")
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Returns a table of the results, without what differs from run to run: the time it took."""
+        return pd.read_csv(self.results / name).drop(columns="seconds", errors="ignore")
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300) -> None:
+    """Waits for `condition`; fails with the output of `process` where it ends before, or time runs out."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None or time.monotonic() > end:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            raise AssertionError(f"what was waited for did not come:\n{process.communicate()[0]}")
+        time.sleep(0.02)
