@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -17,7 +17,9 @@ from jaxrnn import __version__, results
 from jaxrnn.config import RUN_KEYS, TRACED_KEYS, Experiment, Section, digest, read_yaml, substituted, to_yaml
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.results import Results
-from jaxrnn.simulate import Simulation
+
+if TYPE_CHECKING:
+    from jaxrnn.simulate import Simulation
 
 
 class Trial(Section):
@@ -63,8 +65,7 @@ class Plan:
 
     @cached_property
     def survey_key(self) -> str | None:
-        simulation = self.experiment.data.simulation
-        return None if simulation is None else survey_key(Simulation.model_validate(simulation))
+        return _survey_key(self.experiment)
 
     @property
     def trials(self) -> list[Trial]:
@@ -76,17 +77,27 @@ def dataset_key(experiment: Experiment) -> str:
     return digest(experiment.data.model_dump(mode="json"))
 
 
-def survey_key(simulation: Simulation) -> str:
+def survey_key(simulation: "Simulation") -> str:
     """Returns the name of a simulated survey: equal parameters, equal survey."""
     return digest(simulation.model_dump(mode="json"))
 
 
 def survey_folder(experiment: Experiment, at: Results) -> Path:
     """Returns the folder of the survey's files, simulated or given."""
-    if experiment.data.simulation is not None:
-        return at.survey(survey_key(Simulation.model_validate(experiment.data.simulation)))
+    key = _survey_key(experiment)
+    if key is not None:
+        return at.survey(key)
     assert experiment.data.path is not None
     return Path(experiment.data.path)
+
+
+def _survey_key(experiment: Experiment) -> str | None:
+    if experiment.data.simulation is None:
+        return None
+    # imported here: the simulator brings its file format's library, and most plans have no use for it
+    from jaxrnn.simulate import Simulation
+
+    return survey_key(Simulation.model_validate(experiment.data.simulation))
 
 
 def make(experiment: Experiment) -> Plan:

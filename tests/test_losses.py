@@ -1,4 +1,4 @@
-"""The focal loss is its formula, with PyTorch's gradient, and weights that neither raise nor lower the loss as a whole."""
+"""The focal loss is its formula, with PyTorch's gradient; its class weights are 1 on average."""
 
 from typing import Any
 
@@ -24,7 +24,9 @@ def drawn(seed: int = 0, scale: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
 
 
 @jax.jit
-def evaluated(logits: jax.Array, labels: jax.Array, weights: jax.Array, gamma: jax.Array) -> tuple[jax.Array, jax.Array]:
+def evaluated(
+    logits: jax.Array, labels: jax.Array, weights: jax.Array, gamma: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Returns each object's loss and their sum's gradient; gamma is traced, as in a pack whose trials differ in it."""
 
     def total(logits: jax.Array) -> tuple[jax.Array, jax.Array]:

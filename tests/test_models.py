@@ -86,7 +86,7 @@ def network(model: Model) -> tuple[Any, Any, Any]:
 def in_training(structure: Any, parameters: Any, statistics: Any, of: Batch) -> tuple[jax.Array, Any]:
     """Returns training's logits, without dropout, and the new statistics."""
     net = nnx.merge(structure, parameters, statistics, copy=True)
-    logits = net(*of, dropout_key=jax.random.key(0))  # pyright: ignore
+    logits = net(*of, dropout_bits=jnp.zeros(0, jnp.uint16))  # pyright: ignore
     return logits, nnx.state(net, nnx.BatchStat)
 
 
@@ -103,7 +103,7 @@ def forward(model: Model) -> Callable[[Any, Any, Batch], tuple[jax.Array, jax.Ar
 
 @cache
 def gradient(model: Model) -> Callable[..., tuple[Any, jax.Array]]:
-    """Returns the function that gives the gradient of sum(coefficients * training's logits) in parameters and features."""
+    """Returns the function that gives the gradient of sum(coefficients * training's logits)."""
     structure = network(model)[0]
 
     def objective(parameters: Any, features: Any, statistics: Any, of: Batch, coefficients: Any) -> jax.Array:
@@ -123,7 +123,9 @@ def outcome(model: Model, of: Batch, dtype: Any = np.float64) -> tuple[np.ndarra
 # PyTorch's layers, with the same numbers
 
 
-def torch_cell(cell: str, units: int, inputs: torch.Tensor, parameters: dict[str, torch.Tensor], end: str) -> dict[str, Any]:
+def torch_cell(
+    cell: str, units: int, inputs: torch.Tensor, parameters: dict[str, torch.Tensor], end: str
+) -> dict[str, Any]:
     """Returns our parameters of a recurrent layer under PyTorch's names; it has a second bias of all gates."""
     second = inputs.new_zeros(GATES[cell] * units)
     if cell == "gru":
@@ -166,7 +168,9 @@ class TorchNetwork:
             return values
         norm, count = self.under(path), len(values)
         mean, variance = norm["mean"].clone(), norm["var"].clone()
-        values = torch.nn.functional.batch_norm(values, mean, variance, norm["scale"], norm["bias"], learning, 0.01, 1e-3)
+        values = torch.nn.functional.batch_norm(
+            values, mean, variance, norm["scale"], norm["bias"], learning, 0.01, 1e-3
+        )
         if learning:
             # PyTorch keeps n / (n - 1) of the variance that it normalises by; Keras and Flax keep that itself
             kept = 0.99 * norm["var"]
@@ -214,7 +218,10 @@ def test_a_layer_and_its_gradient_are_pytorchs(cell: str, reverse: bool, dtype: 
     units, clean = 4, batch()
     structure, parameters, _ = split(lambda: Recurrent(cell, FEATURES, units, reverse=reverse, rngs=nnx.Rngs(0)))
     generator = default_rng(1)
-    of_states, of_last = generator.normal(0, 1, (len(LENGTHS), STEPS, units)), generator.normal(0, 1, (len(LENGTHS), units))
+    of_states, of_last = (
+        generator.normal(0, 1, (len(LENGTHS), STEPS, units)),
+        generator.normal(0, 1, (len(LENGTHS), units)),
+    )
 
     def objective(parameters: Any, features: Any, lengths: Any, of_states: Any, of_last: Any) -> tuple[jax.Array, Any]:
         states, last = nnx.merge(structure, parameters)(features, lengths)
@@ -469,45 +476,62 @@ def test_batch_norm_takes_the_statistics_of_valid_steps_alone() -> None:
     np.testing.assert_allclose(np.asarray(kept)[valid], expected.numpy(), rtol=1e-5, atol=1e-5)
 
 
+def bits_of(seed: int, *shape: int) -> jax.Array:
+    return jax.random.bits(jax.random.key(seed), shape, jnp.uint16)
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_dropout_keeps_the_expected_value(rate: float) -> None:
     values = default_rng(0).uniform(1, 2, (200, 50, 20)).astype(np.float32)
-    dropped = np.asarray(models.dropout(jnp.asarray(values), jnp.float32(rate), jax.random.key(0)))
+    dropped = np.asarray(models.dropout(jnp.asarray(values), jnp.float32(rate), bits_of(0, *values.shape)))
     kept = dropped != 0
     deviation = np.sqrt(rate * (1 - rate))
     assert abs(kept.mean() - (1 - rate)) < 5 * deviation / np.sqrt(values.size)
     np.testing.assert_allclose(dropped[kept], values[kept] / (1 - rate), rtol=1e-6)
-    # independent from entry to entry: neighbours along no axis go together
-    for axis in range(3):
-        pairs = np.moveaxis(kept, axis, 0)
-        together = ((pairs[1:] - 1 + rate) * (pairs[:-1] - 1 + rate)).mean()
-        assert abs(together) < 5 * deviation**2 / np.sqrt(values.size - values.size / values.shape[axis])
 
 
-def test_dropout_follows_its_key_and_a_rate_of_0_is_the_identity() -> None:
-    values = jnp.asarray(default_rng(0).normal(0, 1, (40, 30)), jnp.float32)
-    rates = jnp.array([0.0, 0.3, 0.3])
-    keys = jax.random.wrap_key_data(jnp.stack([jax.random.key_data(jax.random.key(seed)) for seed in (1, 2, 3)]))
-    drawn = np.asarray(jax.vmap(models.dropout, in_axes=(None, 0, 0))(values, rates, keys))
-    np.testing.assert_array_equal(drawn[0], values)
-    np.testing.assert_array_equal(drawn[1], models.dropout(values, jnp.float32(0.3), jax.random.key(2)))
-    assert ((drawn[1] == 0) != (drawn[2] == 0)).any()
+def test_the_dropout_rate_holds_to_its_16_bits() -> None:
+    every = jnp.arange(65536, dtype=jnp.uint16)
+    rates = jnp.array([0.0, 1e-4, 0.3, 0.999])
+    drop = jax.vmap(models.dropout, in_axes=(None, 0, None))
+    found = np.asarray(drop(jnp.ones(65536), rates, every))
+    np.testing.assert_allclose((found == 0).mean(axis=1), rates, atol=1 / 65536)
+    # a rate of 0 is the identity
+    values = default_rng(0).normal(0, 1, 65536).astype(np.float32)
+    np.testing.assert_array_equal(models.dropout(jnp.asarray(values), jnp.float32(0), every), values)
 
 
-def test_a_network_drops_out_by_its_key_in_training_alone() -> None:
+@pytest.mark.parametrize("model", [*grid(), *DIFFERENTIATED], ids=name)
+def test_a_network_uses_as_many_bits_as_it_says(model: Model) -> None:
+    structure, parameters, statistics = network(model)
+    draws = nnx.merge(structure, parameters, statistics).dropout_draws(len(LENGTHS), STEPS)
+
+    def shape_with(bits: int) -> tuple[int, ...]:
+        net = lambda bits, *of: nnx.merge(structure, parameters, statistics)(  # noqa: E731
+            *of, dropout_rate=jnp.float32(0.5), dropout_bits=bits
+        )
+        return jax.eval_shape(net, jax.ShapeDtypeStruct((bits,), jnp.uint16), *batch()).shape
+
+    assert shape_with(draws) == (len(LENGTHS), CLASSES)
+    with pytest.raises((TypeError, ValueError)):
+        shape_with(draws - 1)
+
+
+def test_a_network_drops_out_by_its_bits_in_training_alone() -> None:
     model = model_of(normalisation="none", units=8)
     structure, parameters, statistics = cast(network(model), np.float32)
     clean = cast(batch(), np.float32)
+    draws = nnx.merge(structure, parameters, statistics).dropout_draws(len(LENGTHS), STEPS)
 
-    def run(rate: Any, key: Any) -> jax.Array:
-        return nnx.merge(structure, parameters, statistics)(*clean, dropout_rate=rate, dropout_key=key)
+    def run(rate: Any, bits: Any) -> jax.Array:
+        return nnx.merge(structure, parameters, statistics)(*clean, dropout_rate=rate, dropout_bits=bits)
 
     trained = jax.jit(run, compiler_options=QUICK)
-    first, again, other = (np.asarray(trained(jnp.float32(0.5), jax.random.key(seed))) for seed in (1, 1, 2))
+    first, again, other = (np.asarray(trained(jnp.float32(0.5), bits_of(seed, draws))) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first[PRESENT] != other[PRESENT]).all()
     evaluated = np.asarray(jax.jit(lambda: run(None, None), compiler_options=QUICK)())
-    np.testing.assert_allclose(trained(jnp.float32(0), jax.random.key(1)), evaluated, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(trained(jnp.float32(0), bits_of(1, draws)), evaluated, rtol=1e-5, atol=1e-6)
     assert (first[PRESENT] != evaluated[PRESENT]).all()
 
 

@@ -64,7 +64,10 @@ def test_scores_are_scikit_learns_over_the_valid_rows(drawn: Any, filling: float
 def test_what_training_watches_is_what_the_tables_report(separation: float) -> None:
     count, classes, generator = 3000, 4, default_rng(0)
     labels = generator.permutation(np.arange(count) % classes).astype(np.int32)
-    logits = generator.normal(0, 1, (count, classes)).astype(np.float32) + np.float32(separation) * np.eye(classes, dtype=np.float32)[labels]
+    logits = (
+        generator.normal(0, 1, (count, classes)).astype(np.float32)
+        + np.float32(separation) * np.eye(classes, dtype=np.float32)[labels]
+    )
     probabilities = np.asarray(softmax(logits))
     losses = -np.log(probabilities[np.arange(count), labels])
     watched = scores(logits, losses, labels, np.ones(count, dtype=bool))

@@ -52,7 +52,8 @@ def test_ids_are_unique_plain_and_the_same_every_time(grid: dict[str, list[Any]]
         planned = made(grid=grid, seeds=seeds, training__trials_per_job=width)
     except JaxrnnError as error:
         # values that are alike in the 10 digits of a name are explained
-        assert "two points are the same trial" in str(error)
+        if "two points are the same trial" not in str(error):
+            raise
         return
     ids = [trial.id for trial in planned.trials]
     points = list(itertools.product(*grid.values(), range(1, seeds + 1)))
@@ -311,7 +312,7 @@ def test_how_a_job_runs_may_be_changed_by_hand(tmp_path: Path, planned: plan.Pla
     [
         ("units: 4", "unitts: 4", "model.unitts: unknown key; did you mean 'units'?"),
         ("units: 4", "units: four", "model.units: expected a whole number, found 'four'"),
-        ("job:", "jobb:", "no job's config; expected results/<experiment>/jobs/<job>/config.yaml"),
+        ("\njob:", "\njobb:", "no job's config; expected results/<experiment>/jobs/<job>/config.yaml"),
     ],
 )
 def test_a_jobs_file_with_a_mistake(tmp_path: Path, planned: plan.Plan, old: str, new: str, said: str) -> None:
@@ -325,7 +326,7 @@ def test_a_jobs_file_with_a_mistake(tmp_path: Path, planned: plan.Plan, old: str
 
 
 def test_an_experiment_file_is_no_jobs_file(tmp_path: Path) -> None:
-    with pytest.raises(JaxrnnError, match="no job's config; expected results/<experiment>/jobs/<job>/config.yaml"):
+    with pytest.raises(JaxrnnError, match="no job's config; expected results/<experiment>/jobs/<job>/config"):
         plan.load_job(surveys.write_experiment(tmp_path / "tiny.yaml", VALUES))
 
 

@@ -113,11 +113,14 @@ class Workflow:
 
     def planned(self) -> list[str]:
         """Returns which rules a run would execute now, one entry a job, from a dry run."""
-        done = self.run("--dry-run", "--quiet", "progress")
+        done = self.run("--dry-run")
         assert done.returncode == 0, done.stdout
-        rows = done.stdout.partition("Job stats:")[2].partition("total")[0].splitlines()
-        counts = [row.split() for row in rows if len(row.split()) == 2 and row.split()[1].isdigit()]
-        return sorted(rule for rule, count in counts for _ in range(int(count)) if rule != "all")
+        if "Nothing to be done" in done.stdout:
+            return []
+        # a header, a line, then a row for each rule, for `all`, and for their sum
+        rows = done.stdout.partition("Job stats:\n")[2].partition("\n\n")[0].splitlines()[2:]
+        counts = dict(row.split() for row in rows)
+        return [rule for rule in sorted(counts.keys() - {"all", "total"}) for _ in range(int(counts[rule]))]
 
     def table(self, name: str) -> pd.DataFrame:
         """Returns a table of the results, without what differs from run to run: the time it took."""

@@ -164,6 +164,7 @@ def sequence_lengths(edges: Sequence[float], counts: Sequence[int]) -> Figure:
     rows = [{"from": a, "to": b, "sequences": n} for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)]
     widths = np.diff(np.asarray(edges, float))
     logarithmic = len(widths) > 2 and edges[0] > 0 and widths[-1] > 8 * widths[0]
+    ticks: dict[str, Any] = {"values": list(edges)} if len(edges) <= 9 else {"tickCount": 8}
     scale = alt.Scale(type="log", nice=False) if logarithmic else alt.Scale(zero=False, nice=False)
     chart = (
         alt.Chart(_rows(rows))
@@ -173,10 +174,10 @@ def sequence_lengths(edges: Sequence[float], counts: Sequence[int]) -> Figure:
                 "from:Q",
                 title="length of a sequence (steps)",
                 scale=scale.copy(),
-                axis=alt.Axis(tickCount=8, tickMinStep=1, format=",", grid=False),
+                axis=alt.Axis(format=",d", grid=False, **ticks),
             ),
             x2="to:Q",
-            y=alt.Y("sequences:Q", title="sequences", axis=alt.Axis(tickCount=5, tickMinStep=1, format=",")),
+            y=alt.Y("sequences:Q", title="sequences", axis=alt.Axis(tickCount=5, tickMinStep=1, format=",d")),
             y2=alt.Y2Datum(0),
         )
         .properties(width=430, height=190)
@@ -273,15 +274,18 @@ def learning_curves(history: Sequence[Mapping[str, Any]], chosen: str, best_epoc
         data[name] = rows
         scale = alt.Scale(zero=False) if top is None else alt.Scale(domainMax=top, zero=False, nice=False)
         values = [row["value"] for row in rows]
+        axis = alt.Axis(tickCount=6)
         if name == "loss" and values and 0 < 30 * min(values) < max(values):
             scale.type, title = "log", "loss (logarithmic)"
+            powers = range(int(np.floor(np.log10(min(values)))), int(np.ceil(np.log10(max(values)))) + 1)
+            axis = alt.Axis(values=[factor * 10.0**power for power in powers for factor in (1, 3)], format="~g")
         x = alt.X(
             "epoch:Q",
             title="epoch",
             scale=alt.Scale(zero=False, nice=False),
             axis=alt.Axis(tickMinStep=1, tickCount=8, format="d"),
         )
-        y = alt.Y("value:Q", title=title, scale=scale, axis=alt.Axis(tickCount=6))
+        y = alt.Y("value:Q", title=title, scale=scale, axis=axis)
         lines = (
             alt.Chart(alt.NamedData(name=name))
             .mark_line()

@@ -1,0 +1,190 @@
+"""The reported scores are scikit-learn's, and their intervals hold what they say."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.random import default_rng
+from scipy import special, stats
+from sklearn import metrics as sk
+
+from jaxrnn import metrics
+
+NAMES = ("a", "b", "c")
+CLASSES = len(NAMES)
+Z = stats.norm.ppf(0.975)
+
+
+@st.composite
+def predictions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Returns probabilities [object, class], often tied, and labels, every class among them."""
+    generator, spread = default_rng(draw(st.integers(0, 2**32 - 1))), draw(st.integers(0, 4))
+    count = draw(st.integers(CLASSES, 60))
+    probabilities = special.softmax(generator.integers(-spread, spread + 1, (count, CLASSES)).astype(float), axis=1)
+    rest = generator.choice(CLASSES, count - CLASSES, p=generator.dirichlet(np.ones(CLASSES)))
+    return probabilities, generator.permutation(np.concatenate([np.arange(CLASSES), rest]))
+
+
+def classified(counts: tuple[int, ...], separation: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Returns float32 probabilities and labels of classes so large, better told apart the larger the separation."""
+    generator = default_rng(seed)
+    labels = generator.permutation(np.repeat(np.arange(len(counts)), counts))
+    logits = generator.normal(0, 1, (len(labels), len(counts))) + separation * np.eye(len(counts))[labels]
+    return special.softmax(logits, axis=1).astype(np.float32), labels
+
+
+def wilson(hits: int, count: int) -> tuple[float, float]:
+    """Wilson (1927), eq. for the two roots of (p - hits / n)^2 = z^2 p (1 - p) / n."""
+    share = hits / count
+    middle = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
+    half = Z * np.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2)) / (1 + Z**2 / count)
+    return middle - half, middle + half
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "RESAMPLES", 60)
+
+
+@given(drawn=predictions())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_scores_are_scikit_learns(drawn: Any) -> None:
+    probabilities, labels = drawn
+    found = metrics.scores(probabilities, labels, NAMES)
+    predicted = probabilities.argmax(axis=1)
+    expected = {
+        "log_loss": sk.log_loss(labels, probabilities),
+        "accuracy": sk.accuracy_score(labels, predicted),
+        "macro_f1": sk.f1_score(labels, predicted, average="macro", zero_division=0.0),  # pyright: ignore
+        "macro_auc": sk.roc_auc_score(labels, probabilities, multi_class="ovr", average="macro"),
+    }
+    for index, name in enumerate(NAMES):
+        truth, claimed = labels == index, predicted == index
+        expected[f"f1_{name}"] = sk.f1_score(truth, claimed, zero_division=0.0)  # pyright: ignore
+        expected[f"precision_{name}"] = sk.precision_score(truth, claimed, zero_division=0.0)  # pyright: ignore
+        expected[f"recall_{name}"] = sk.recall_score(truth, claimed)
+    assert found == pytest.approx(expected, rel=1e-12, abs=1e-15)
+    assert list(found) == metrics.score_names(NAMES)
+    matrix = metrics.confusion_matrix(probabilities, labels, NAMES)
+    pairs = [
+        [int(((labels == row) & (predicted == column)).sum()) for column in range(CLASSES)] for row in range(CLASSES)
+    ]
+    np.testing.assert_array_equal(matrix, pairs)
+
+
+def test_two_classes_have_the_area_of_either() -> None:
+    probabilities, labels = classified((30, 20), 1.0)
+    expected = sk.roc_auc_score(labels, probabilities[:, 1].astype(np.float64))
+    assert metrics.macro_auc(probabilities, labels) == pytest.approx(expected, abs=1e-3)
+    double = np.stack([1 - probabilities[:, 1].astype(float), probabilities[:, 1].astype(float)], axis=1)
+    assert metrics.macro_auc(double, labels) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("own", [0.0, 1e-30, 9e-8, 1e-7, 2e-7, 0.5, 1.0])
+def test_log_loss_of_an_own_class_has_a_bound(own: float) -> None:
+    """A float32 probability is no better known than to 1e-7: less counts as that, and nothing is infinite."""
+    probabilities = np.array([[own, 1 - own], [0.25, 0.75]])
+    expected = (-np.log(max(own, 1e-7)) - np.log(0.75)) / 2
+    assert metrics.log_loss(probabilities, np.array([0, 1])) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("missing", [np.nan, np.inf])
+def test_a_probability_that_is_none_makes_every_score_and_interval_nan(missing: float) -> None:
+    probabilities, labels = classified((10, 10, 10), 1.0)
+    probabilities[4, 1] = missing
+    assert all(np.isnan(value) for value in metrics.scores(probabilities, labels, NAMES).values())
+    for name, interval in metrics.with_intervals(probabilities, labels, NAMES, seed=0).items():
+        assert all(np.isnan(value) for value in interval.values()), f"{name}: {interval}"
+
+
+# Intervals
+
+
+@pytest.mark.usefixtures("few_resamples")
+@pytest.mark.parametrize(
+    ("counts", "separation"),
+    [((40, 30, 20), 1.0), ((40, 30, 20), 0.0), ((60, 5, 1), 2.0), ((1, 1, 1), 0.0), ((20, 20, 20), 50.0)],
+    ids=["usual", "guessing", "one rare object", "one object each", "perfect"],
+)
+def test_every_value_is_within_its_interval(counts: tuple[int, ...], separation: float) -> None:
+    probabilities, labels = classified(counts, separation)
+    found = metrics.with_intervals(probabilities, labels, NAMES, seed=1)
+    assert {name: entry["value"] for name, entry in found.items()} == metrics.scores(probabilities, labels, NAMES)
+    for name, entry in found.items():
+        # the resampled means are sums in another order than the value's
+        assert entry["low"] <= entry["value"] + 1e-12, name
+        assert entry["value"] <= entry["high"] + 1e-12, name
+        assert name == "log_loss" or (entry["low"] >= 0 and entry["high"] <= 1)
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_the_seed_alone_draws_the_intervals() -> None:
+    probabilities, labels = classified((40, 30, 20), 1.0)
+    first, again, other = (metrics.with_intervals(probabilities, labels, NAMES, seed) for seed in (3, 3, 4))
+    assert first == again
+    differing = {name for name in first if first[name] != other[name]}
+    exact = {"accuracy", *(f"recall_{name}" for name in NAMES)}
+    assert differing
+    assert not differing & exact
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_intervals_of_shares_are_wilsons() -> None:
+    probabilities, labels = classified((40, 30, 3), 1.0)
+    found = metrics.with_intervals(probabilities, labels, NAMES, seed=0)
+    hits = probabilities.argmax(axis=1) == labels
+    members = {"accuracy": np.ones(len(labels), dtype=bool)}
+    members |= {f"recall_{name}": labels == index for index, name in enumerate(NAMES)}
+    for name, rows in members.items():
+        low, high = wilson(int(hits[rows].sum()), int(rows.sum()))
+        assert (found[name]["low"], found[name]["high"]) == pytest.approx((low, high), rel=1e-9)
+
+
+def test_the_bootstrap_interval_of_a_mean_is_the_normal_one() -> None:
+    """Log loss is a mean over objects, drawn anew within classes: its standard error is known."""
+    probabilities, labels = classified((200, 150, 50), 1.0)
+    found = metrics.with_intervals(probabilities, labels, NAMES, seed=5)["log_loss"]
+    own = -np.log(probabilities[np.arange(len(labels)), labels])
+    variance = sum(
+        (labels == index).mean() ** 2 * own[labels == index].var() / (labels == index).sum() for index in range(3)
+    )
+    half = Z * np.sqrt(variance)
+    assert found["high"] - found["low"] == pytest.approx(2 * half, rel=0.15)
+    assert (found["high"] + found["low"]) / 2 == pytest.approx(found["value"], abs=half / 4)
+
+
+def test_the_interval_of_accuracy_covers_in_19_of_20_surveys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "RESAMPLES", 1)
+    truth, count, surveys, generator = 0.85, 60, 400, default_rng(11)
+    labels = np.arange(count) % 2
+    covered = 0
+    for _ in range(surveys):
+        right = generator.random(count) < truth
+        probabilities = np.where((np.eye(2)[labels] == 1) == right[:, None], 0.9, 0.1)
+        entry = metrics.with_intervals(probabilities, labels, ("a", "b"), seed=0)["accuracy"]
+        covered += entry["low"] <= truth <= entry["high"]
+    hits = np.arange(count + 1)
+    within = [low <= truth <= high for low, high in (wilson(int(hit), count) for hit in hits)]
+    exact = stats.binom.pmf(hits, count, truth)[within].sum()
+    assert exact == pytest.approx(0.95, abs=0.02)
+    assert covered / surveys == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / surveys))
+
+
+@given(values=st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=12))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_the_mean_over_seeds_has_students_interval(values: list[float]) -> None:
+    mean, low, high = metrics.mean_with_interval(np.array(values))
+    deviation = np.std(values, ddof=1)
+    assert mean == pytest.approx(np.mean(values))
+    assert low <= mean <= high
+    if deviation > 1e-6:
+        error = stats.sem(values)
+        assert (low, high) == pytest.approx(stats.t.interval(0.95, len(values) - 1, np.mean(values), error), rel=1e-6)
+
+
+def test_one_seed_has_no_interval_and_nan_stays_visible() -> None:
+    np.testing.assert_equal(metrics.mean_with_interval(np.array([0.5])), (0.5, np.nan, np.nan))
+    np.testing.assert_equal(metrics.mean_with_interval(np.array([])), (np.nan, np.nan, np.nan))
+    np.testing.assert_equal(metrics.mean_with_interval(np.array([0.5, np.nan, 0.7])), (np.nan, np.nan, np.nan))

@@ -1,0 +1,177 @@
+"""The choice: the best grid point by validation alone, not the luckiest trial."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.random import default_rng
+
+from jaxrnn import selection
+from jaxrnn.errors import JaxrnnError
+from jaxrnn.metrics import mean_with_interval
+from jaxrnn.selection import Choice, choose
+from jaxrnn.trials import COMPLETED, DIVERGED, EARLY_STOPPED
+
+KEYS = ["model.cell", "model.bidirectional", "training.gradient_clip", "training.patience"]
+VALUES: list[list[Any]] = [["gru", "lstm"], [False, True], [None, 0.5, 1.0], [3, None]]
+
+
+def trial(
+    point: dict[str, Any], auc: float, loss: float = 0.5, outcome: str = COMPLETED, **others: Any
+) -> dict[str, Any]:
+    return {**point, "macro_auc": auc, "log_loss": loss, "outcome": outcome, **others}
+
+
+def table(*rows: dict[str, Any]) -> pd.DataFrame:
+    """Returns trials t0, t1, ... in this order, as `training_results.csv` has them."""
+    return pd.DataFrame([{"trial": f"t{index}", **row} for index, row in enumerate(rows)])
+
+
+def rates(**scores: list[float]) -> pd.DataFrame:
+    """Returns trials of the points learning_rate = slow, fast, ... with a seed for each score."""
+    return table(*(trial({"rate": name}, score) for name, entries in scores.items() for score in entries))
+
+
+def test_the_best_mean_wins_over_the_luckiest_seed() -> None:
+    choice = choose(rates(lucky=[0.99, 0.5, 0.5], steady=[0.8, 0.9, 0.85]), ["rate"], "macro_auc")
+    assert (choice.trial, choice.point, choice.metric) == ("t4", {"rate": "steady"}, "macro_auc")
+    assert choice.mean == pytest.approx(0.85)
+
+
+def test_log_loss_is_best_where_it_is_least() -> None:
+    trials = table(
+        *(trial({"rate": rate}, auc, loss) for rate, auc, loss in [(1, 0.9, 0.7), (1, 0.9, 0.4), (2, 0.1, 0.3)])
+    )
+    assert choose(trials, ["rate"], "log_loss") == Choice("t2", {"rate": 2}, "log_loss", 0.3)
+    assert choose(trials[:2], ["rate"], "log_loss").trial == "t1"
+
+
+def test_points_with_a_diverged_seed_stand_back() -> None:
+    brilliant = [trial({"rate": 1.0}, 0.99), trial({"rate": 1.0}, math.nan, math.nan, DIVERGED)]
+    whole = [trial({"rate": 0.1}, 0.6), trial({"rate": 0.1}, 0.7, outcome=EARLY_STOPPED)]
+    assert choose(table(*brilliant, *whole), ["rate"], "macro_auc").trial == "t3"
+    # where no point is whole, the seeds that came through decide, and a diverged trial is never chosen
+    assert choose(table(*brilliant, trial({"rate": 0.1}, 1.0, outcome=DIVERGED)), ["rate"], "macro_auc").trial == "t0"
+
+
+def test_a_score_that_is_nan_counts_as_diverged() -> None:
+    trials = table(
+        trial({"rate": 1}, 0.99), trial({"rate": 1}, math.nan), trial({"rate": 2}, 0.5), trial({"rate": 2}, 0.5)
+    )
+    assert choose(trials, ["rate"], "macro_auc").point == {"rate": 2}
+
+
+def test_all_trials_diverged_is_said_with_what_to_do() -> None:
+    trials = table(*[trial({"rate": rate}, 0.9, outcome=DIVERGED) for rate in (1, 2, 3)])
+    with pytest.raises(JaxrnnError, match=r"all 3 trials diverged.*training\.learning_rate"):
+        choose(trials, ["rate"], "macro_auc")
+
+
+def test_equals_are_parted_by_log_loss_then_by_their_order() -> None:
+    def of(*losses: float) -> str:
+        return choose(
+            table(*(trial({"rate": index // 2}, 0.75, loss) for index, loss in enumerate(losses))),
+            ["rate"],
+            "macro_auc",
+        ).trial
+
+    assert of(0.5, 0.5, 0.5, 0.25) == "t3"
+    assert of(0.25, 0.5, 0.5, 0.5) == "t0"
+    assert of(0.5, 0.25, 0.25, 0.5) == "t1"
+    assert of(0.5, 0.5, 0.5, 0.5) == "t0"
+
+
+def test_without_a_grid_the_best_seed_is_chosen() -> None:
+    choice = choose(table(*(trial({}, auc) for auc in (0.5, 0.75, 0.25))), [], "macro_auc")
+    assert choice == Choice("t1", {}, "macro_auc", 0.5)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[1.0, None], [None, 3], ["gru", "lstm"], [True, False], [True, None], ["x", None], [None]],
+    ids=repr,
+)
+def test_grid_values_of_every_kind_keep_their_points_apart(values: list[Any]) -> None:
+    for best in range(len(values)):
+        rows = [trial({"key": value}, float(index == best)) for index, value in enumerate(values) for _ in range(2)]
+        choice = choose(table(*rows), ["key"], "macro_auc")
+        assert (choice.trial, choice.mean) == (f"t{2 * best}", 1.0)
+        chosen = choice.point["key"]
+        assert chosen == values[best]
+        # plain Python, as JSON and YAML write it
+        assert type(chosen) in (type(values[best]), float)
+        points = selection.summarise(table(*rows), ["key"], ["macro_auc"])
+        assert points["macro_auc_mean"].tolist() == [float(index == best) for index in range(len(values))]
+
+
+def plainly_chosen(rows: list[dict[str, Any]], metric: str) -> tuple[str, tuple[Any, ...]]:
+    """Returns what `choose` should, found by loops over the points in their order."""
+    sign = -1 if metric == "log_loss" else 1
+    points: dict[tuple[Any, ...], list[tuple[int, dict[str, Any]]]] = {}
+    for index, row in enumerate(rows):
+        points.setdefault(tuple(row[key] for key in KEYS), []).append((index, row))
+    best = None
+    for point, members in points.items():
+        kept = [(index, row) for index, row in members if row["outcome"] != DIVERGED]
+        if not kept:
+            continue
+        mean, loss = (sum(row[name] for _, row in kept) / len(kept) for name in (metric, "log_loss"))
+        rank = (len(kept) == len(members), sign * mean, -loss)
+        if best is None or rank > best[0]:
+            seed = max(kept, key=lambda entry: (sign * entry[1][metric], -entry[1]["log_loss"], -entry[0]))
+            best = (rank, f"t{seed[0]}", point)
+    assert best is not None
+    return best[1:]
+
+
+@given(data=st.data(), metric=st.sampled_from(["macro_auc", "log_loss"]))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_the_choice_is_what_plain_loops_find(data: st.DataObject, metric: str) -> None:
+    # scores in eighths: their sums are exact, so that ties are ties
+    eighths = st.integers(0, 4).map(lambda value: value / 8)
+    points = data.draw(st.lists(st.tuples(*map(st.sampled_from, VALUES)), min_size=1, max_size=6, unique=True))
+    seeds = data.draw(st.sampled_from([1, 2, 4]))
+    rows = [
+        trial(
+            dict(zip(KEYS, point, strict=True)),
+            data.draw(eighths),
+            data.draw(eighths),
+            data.draw(st.sampled_from([COMPLETED, COMPLETED, EARLY_STOPPED, DIVERGED])),
+        )
+        for point in points
+        for _ in range(seeds)
+    ]
+    if all(row["outcome"] == DIVERGED for row in rows):
+        rows[-1]["outcome"] = COMPLETED
+    choice = choose(table(*rows), KEYS, metric)
+    assert (choice.trial, tuple(choice.point[key] for key in KEYS)) == plainly_chosen(rows, metric)
+
+
+def test_no_test_score_can_change_the_choice() -> None:
+    generator = default_rng(0)
+    rows = [trial({"rate": rate}, generator.random(), generator.random()) for rate in range(5) for _ in range(3)]
+    trials = table(*rows)
+    for metric in ("macro_auc", "log_loss"):
+        blind = choose(trials, ["rate"], metric)
+        for _ in range(20):
+            leaked = trials.assign(
+                **{f"test_{name}": generator.random(len(rows)) for name in ("macro_auc", "log_loss")}
+            )
+            assert choose(leaked, ["rate"], metric) == blind
+
+
+def test_a_summary_counts_all_seeds_and_averages_those_that_came_through() -> None:
+    scores = [0.5, 0.625, 0.75]
+    rows = [trial({"clip": 1.0}, score) for score in scores]
+    rows += [trial({"clip": 2.0}, 0.5), trial({"clip": 2.0}, math.nan, math.nan, DIVERGED)]
+    rows += [trial({"clip": 3.0}, math.nan, math.nan, DIVERGED)]
+    found = selection.summarise(table(*rows), ["clip"], ["macro_auc", "log_loss"])
+    assert found[["clip", "seeds", "diverged"]].to_numpy().tolist() == [[1, 3, 0], [2, 2, 1], [3, 1, 1]]
+    means = found[["macro_auc_mean", "macro_auc_low", "macro_auc_high"]].to_numpy(dtype=float)
+    np.testing.assert_allclose(means[0], mean_with_interval(np.array(scores)))
+    np.testing.assert_array_equal(means[1], [0.5, np.nan, np.nan])
+    assert np.isnan(means[2]).all()
