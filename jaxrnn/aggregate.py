@@ -58,7 +58,7 @@ def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
         _write_matrix(folder / f"confusion_matrix_{split}.csv", matrix, statistics.classes)
         shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
         _write_matrix(folder / f"confusion_matrix_{split}_normalised.csv", shares.round(6), statistics.classes)
-    _write_bundle(made, choice.trial, statistics, at)
+    best["software"] = _write_bundle(made, choice.trial, statistics, at)
     results.write_json(folder / "best.json", best)
     return best
 
@@ -122,7 +122,8 @@ def _write_matrix(path: Path, matrix: np.ndarray, classes: tuple[str, ...]) -> N
     _write_csv(path, pd.DataFrame(matrix, columns=list(classes)).assign(truth=list(classes))[["truth", *classes]])
 
 
-def _write_bundle(made: Plan, trial_id: str, statistics: splits.Statistics, at: Results) -> None:
+def _write_bundle(made: Plan, trial_id: str, statistics: splits.Statistics, at: Results) -> dict[str, str]:
+    """Writes the chosen trial's model bundle; returns what software and device trained it."""
     # jax is needed here alone, and the tables are then written already
     from jaxrnn import predict, trials
 
@@ -140,3 +141,4 @@ def _write_bundle(made: Plan, trial_id: str, statistics: splits.Statistics, at: 
         arrays=finished.arrays,
         trial=finished.record,
     ).save(at.experiment(made.experiment.experiment) / "best")
+    return {name: finished.record[name] for name in trials.SOFTWARE}

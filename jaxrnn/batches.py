@@ -67,7 +67,7 @@ def load(dataset: Path, splits: pd.DataFrame, statistics: Statistics) -> dict[st
         examples = _normalised(shard, rows["class"].map(class_index).fillna(-1).to_numpy(dtype=np.int32), statistics)
         for name in SPLITS:
             pieces[name].append(_rows(examples, np.flatnonzero(rows["split"].to_numpy() == name)))
-    return {name: _joined(parts) for name, parts in pieces.items()}
+    return {name: joined(parts) for name, parts in pieces.items()}
 
 
 def _normalised(shard: Shard, labels: np.ndarray, statistics: Statistics) -> Examples:
@@ -87,7 +87,8 @@ def _rows(examples: Examples, chosen: np.ndarray) -> Examples:
     )
 
 
-def _joined(parts: list[Examples]) -> Examples:
+def joined(parts: list[Examples]) -> Examples:
+    """Returns the examples of all parts, one part after another."""
     lengths = np.concatenate([part.lengths for part in parts])
     return Examples(
         ids=np.concatenate([part.ids for part in parts]),

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,30 @@ class Checkpoints:
         except OSError as error:
             raise JaxrnnError(f"{folder}: cannot be written ({error.strerror or error}); checkpoints go there")
 
-    def latest(self) -> dict[str, Any] | None:
-        """Returns the plain values of the newest checkpoint, None where there is none."""
-        step = self._manager.latest_step()
-        return None if step is None else self._manager.restore(step, args=ocp.args.Composite(values=ocp.args.JsonRestore())).values
+    def restore(self, like: Callable[[dict[str, Any]], Any | None], say: Callable[[str], None]) -> tuple[Any, dict[str, Any]] | None:
+        """Returns arrays and plain values of the newest checkpoint that can be read, None where there is none.
 
-    def arrays(self, like: Any) -> Any:
-        """Returns the newest checkpoint's arrays, in the structure, shapes and types of `like`."""
-        step = self._manager.latest_step()
-        restore = ocp.args.StandardRestore(like)
-        return self._manager.restore(step, args=ocp.args.Composite(arrays=restore)).arrays
+        like: from the plain values to the structure, shapes and types of the arrays; None where they are of no use. A broken
+        checkpoint is told of, and the one before it is taken.
+        """
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                record = ocp.args.Composite(record=ocp.args.JsonRestore())
+                values = self._manager.restore(step, args=record)["record"]
+                wanted = like(values)
+                if wanted is None:
+                    return None
+                arrays = ocp.args.Composite(arrays=ocp.args.StandardRestore(wanted))
+                return self._manager.restore(step, args=arrays)["arrays"], values
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                say(f"checkpoint {self.folder / str(step)} can't be read ({reason}); the one before it is tried")
+        return None
 
     def save(self, arrays: Any, values: dict[str, Any]) -> None:
         """Writes the next checkpoint and waits until it is whole on disk."""
         number = (self._manager.latest_step() or 0) + 1
-        arguments = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), values=ocp.args.JsonSave(values))
+        arguments = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(values))
         self._manager.save(number, args=arguments)
         self._manager.wait_until_finished()
 

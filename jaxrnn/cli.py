@@ -194,11 +194,13 @@ def aggregate(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
     from jaxrnn.results import Results
 
     best = aggregate_module.aggregate(load(config), Results(results))
-    scores = {name: best["test"][name] for name in ("macro_auc", "macro_f1", "accuracy")}
-    shown = ", ".join(
-        f"{name.replace('_', ' ')} {score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
-        for name, score in scores.items()
-    )
+
+
+    def shown_score(name: str) -> str:
+        value, low, high = best["test"][name].values()
+        return f"{name.replace('_', ' ')} {value:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None else "")
+
+    shown = ", ".join(shown_score(name) for name in ("macro_auc", "macro_f1", "accuracy"))
     say(f"chosen by validation {best['metric']}: {best['trial']}; on test {shown}")
 
 

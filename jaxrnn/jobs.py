@@ -6,6 +6,7 @@ counts its own epochs. Between segments, and only there, the job looks at signal
 
 import importlib.metadata
 import math
+import os
 import platform
 import signal
 import time
@@ -142,6 +143,8 @@ class _Pack:
         ignore_checkpoint: bool,
     ) -> None:
         self.job_file, self.statistics, self.examples, self.say = job_file, statistics, examples, say
+        # together, so that predicting them compiles once
+        self.scored = batches.joined([examples[name] for name in SCORED_SPLITS])
         self.folders, self.checkpoints, self.waiting = folders, checkpoints, list(waiting)
         settings = job_file.training
         train = examples["train"]
@@ -221,20 +224,26 @@ class _Pack:
             # the checkpoint comes first: were the store ahead of it, a resumed job would begin with fewer trials, and
             # so another width, than it had
             self._save()
-            for index in ended:
-                self._store(index)
-            self._refill(ended)
+            self._store_all(ended)
+        self._refill()
 
     def _share(self, seconds: float) -> None:
         occupied = [place for place in self.places if place is not None]
         for place in occupied:
             place.seconds += seconds / len(occupied)
 
-    def _refill(self, free: list[int]) -> None:
+    def _store_all(self, ended: list[int]) -> None:
+        for index in ended:
+            self._store(index)
+            self.places[index] = None
+
+    def _refill(self) -> None:
+        """Gives each empty place to the next waiting trial. Only between epochs: all places walk through one together."""
         fresh = np.zeros(len(self.places), dtype=bool)
-        for index in free:
-            self.places[index] = _Place(self.waiting.pop(0)) if self.waiting else None
-            fresh[index] = self.places[index] is not None
+        for index, place in enumerate(self.places):
+            if place is None and self.waiting:
+                self.places[index] = _Place(self.waiting.pop(0))
+                fresh[index] = True
         if fresh.any():
             self.hypers = self._hyperparameters()
             self.states = self._replace(self.states, self.program.begin(self.hypers), fresh)
@@ -272,12 +281,13 @@ class _Pack:
         best, epochs = int(state.best_epoch), int(state.epoch)
         outcome = trials.COMPLETED if epochs == self.job_file.training.epochs else trials.EARLY_STOPPED
         outcome = trials.DIVERGED if bool(state.diverged) else outcome
-        probabilities = {
-            name: predict.probabilities(self.job_file.model, arrays, self.examples[name], len(self.statistics.classes))
-            if best
-            else np.full((len(self.examples[name]), len(self.statistics.classes)), np.nan, dtype=np.float32)
-            for name in SCORED_SPLITS
-        }
+        classes = len(self.statistics.classes)
+        if best:
+            predicted = predict.probabilities(self.job_file.model, arrays, self.scored, classes)
+        else:
+            predicted = np.full((len(self.scored), classes), np.nan, dtype=np.float32)
+        ends = np.cumsum([len(self.examples[name]) for name in SCORED_SPLITS])
+        probabilities = dict(zip(SCORED_SPLITS, np.split(predicted, ends[:-1]), strict=True))
         loss = place.history[best - 1][trials.HISTORY_COLUMNS.index("validation_loss")] if best else None
         record = {
             "trial": place.trial.id,
@@ -318,42 +328,48 @@ class _Pack:
         return digest([values, self.statistics.data_digest])
 
     def _resume(self) -> bool:
-        values = self.checkpoints.latest()
-        if values is None:
+        """Returns whether a checkpoint of this job was found and taken."""
+        restored = self.checkpoints.restore(self._places_of, self.say)
+        if restored is None:
+            self.places = []
             return False
+        arrays, values = restored
+        self.states = jax.device_put(arrays)
+        self.step, self.segment_steps = values["step"], values["segment_steps"]
+        kept = {place.trial.fingerprint for place in self.places if place is not None}
+        self.waiting = [trial for trial in self.waiting if trial.fingerprint not in kept]
+        epochs = [len(place.history) for place in self.places if place is not None]
+        self.say(f"goes on from the checkpoint: epoch {min(epochs) + 1}, step {self.step} of {self.steps_per_epoch}")
+        if self.step == 0:
+            # what ended with the epoch before was to be stored when the job was killed
+            running = np.asarray(self.states.running)
+            ended = [index for index, place in enumerate(self.places) if place is not None and not running[index]]
+            self._store_all(ended)
+            self._refill()
+        return True
+
+    def _places_of(self, values: dict[str, Any]) -> State | None:
+        """Takes a checkpoint's trials into their places; returns the shapes of its states, None where it is of no use."""
         software = _software()
-        others = [f"{key} was {values.get(key)}, is {software[key]}" for key in software if values.get(key) != software[key]]
+        others = {name: f"{name} was {values.get(name)}, is {software[name]}" for name in software}
+        others = {name: text for name, text in others.items() if values.get(name) != software[name]}
         if values["program"] != self._program_digest():
             self.say("the checkpoint found is of other settings or data and is not used; training begins anew")
-            return False
-        if any(key in ("jaxrnn", "jax", "jaxlib") and values.get(key) != software[key] for key in software):
-            self.say(f"the checkpoint found is of other software ({listed(others)}) and is not used; training begins anew")
-            return False
+            return None
+        if others.keys() & {"jaxrnn", "jax", "jaxlib"}:
+            self.say(f"the checkpoint found is of other software ({listed([*others.values()])}) and is not used")
+            return None
         if others:
-            self.say(f"the checkpoint was written elsewhere ({listed(others)}): results may differ in the last digits")
+            self.say(f"the checkpoint was written elsewhere ({listed([*others.values()])}): the last digits may differ")
         by_fingerprint = {trial.fingerprint: trial for trial in self.waiting}
+        self.places = []
         for entry in values["places"]:
             trial = None if entry is None else by_fingerprint.get(entry["fingerprint"])
             self.places.append(None if trial is None else _Place(trial, entry["history"], entry["seconds"]))
         if not any(self.places):
-            self.places = []
-            return False
-        kept = {place.trial.fingerprint for place in self.places if place is not None}
-        self.waiting = [trial for trial in self.waiting if trial.fingerprint not in kept]
+            return None
         self.hypers = self._hyperparameters()
-        like = jax.eval_shape(self.program.begin, self.hypers)
-        self.states = jax.device_put(self.checkpoints.arrays(like))
-        self.step, self.segment_steps = values["step"], values["segment_steps"]
-        epochs = [len(place.history) for place in self.places if place is not None]
-        self.say(f"goes on from the checkpoint: epoch {min(epochs) + 1}, step {self.step} of {self.steps_per_epoch}")
-        if self.step == 0:
-            ended = np.asarray(self.states.running)
-            for index, place in enumerate(self.places):
-                if place is not None and not ended[index]:
-                    self._store(index)
-                    self.places[index] = None
-            self._refill([index for index, place in enumerate(self.places) if place is None])
-        return True
+        return jax.eval_shape(self.program.begin, self.hypers)
 
 
 class _Progress:
@@ -390,20 +406,11 @@ def _duration(seconds: float) -> str:
 
 
 def _software() -> dict[str, str]:
+    """Returns what a trial's last digits may depend on, by the names in `trials.SOFTWARE`."""
     device = jax.devices()[0]
-    return {
-        "jaxrnn": __version__,
-        "jax": jax.__version__,
-        "jaxlib": importlib.metadata.version("jaxlib"),
-        "device": f"{device.platform} ({device.device_kind})",
-        "cores": str(_cores()),
-    }
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    versions = (__version__, jax.__version__, importlib.metadata.version("jaxlib"))
+    return dict(zip(trials.SOFTWARE, (*versions, f"{device.platform} ({device.device_kind})", str(cores)), strict=True))
 
 
 def _write_outputs(

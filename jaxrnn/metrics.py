@@ -56,8 +56,11 @@ def confusion_matrix(probabilities: np.ndarray, labels: np.ndarray, classes: tup
 
 def with_intervals(
     probabilities: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], seed: int
-) -> dict[str, dict[str, float]]:
-    """Returns each score's `value` with the `low` and `high` end of its interval (see `INTERVALS`)."""
+) -> dict[str, dict[str, float | None]]:
+    """Returns each score's `value` with the `low` and `high` end of its interval (see `INTERVALS`).
+
+    Where every resample gives the same score, as for one without a mistake, bootstrap knows no interval: both are None.
+    """
     values = scores(probabilities, labels, classes)
     generator = np.random.default_rng(seed)
     members = [np.flatnonzero(labels == index) for index in range(len(classes))]
@@ -67,10 +70,11 @@ def with_intervals(
         resampled.append(list(scores(probabilities[rows], labels[rows], classes).values()))
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(resampled, [tail, 100 - tail], axis=0)
-    result = {
-        name: {"value": value, "low": float(low[index]), "high": float(high[index])}
-        for index, (name, value) in enumerate(values.items())
-    }
+    result: dict[str, dict[str, float | None]] = {}
+    for index, (name, value) in enumerate(values.items()):
+        spread = bool(low[index] < high[index])
+        ends = (float(low[index]), float(high[index])) if spread else (None, None)
+        result[name] = {"value": value, "low": ends[0], "high": ends[1]}
     hits = probabilities.argmax(axis=1) == labels
     proportions = {"accuracy": hits} | {f"recall_{name}": hits[members[i]] for i, name in enumerate(classes)}
     for name, outcomes in proportions.items():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from jaxrnn import __version__, results
-from jaxrnn.config import RUN_KEYS, TRACED_KEYS, Experiment, Section, digest, read_yaml, substituted, to_yaml
+from jaxrnn.config import RUN_KEYS, TRACED_KEYS, Experiment, Section, digest, parsed, read_yaml, substituted, to_yaml
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.results import Results
 
@@ -45,10 +45,14 @@ class Job(Section):
 
 
 class JobFile(Experiment):
-    """`jobs/<job>/config.yaml`: the experiment with the job's static values in place, and its trials."""
+    """`jobs/<job>/config.yaml`: the experiment with the job's static values in place, and its trials.
+
+    content: stands for all other values but `RUN_KEYS`, so that a job is never another than its name says.
+    """
 
     jaxrnn_version: str
     job: Job
+    content: str
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,13 @@ def job_values(plan: Plan, job: Job) -> dict[str, Any]:
     point = plan.points[job.trials[0].id]
     values = substituted(base, {key: value for key, value in point.items() if key not in TRACED_KEYS})
     values |= {"grid": {}, "seeds": 1}
-    return {"jaxrnn_version": __version__, **values, "job": job.model_dump(mode="json")}
+    values = {"jaxrnn_version": __version__, **values, "job": job.model_dump(mode="json")}
+    return {**values, "content": _content(values)}
+
+
+def _content(values: dict[str, Any]) -> str:
+    training = {key: value for key, value in values["training"].items() if key not in RUN_KEYS}
+    return digest({key: value for key, value in values.items() if key != "content"} | {"training": training})
 
 
 def job_digest(job: Job) -> str:
@@ -153,10 +163,14 @@ def load_job(path: Path) -> JobFile:
             f"{path}: no job's config; expected results/<experiment>/jobs/<job>/config.yaml, which `jaxrnn plan` writes"
         )
     results.check_version(values.get("jaxrnn_version"), path)
-    try:
-        return JobFile.model_validate(values)
-    except ValueError as error:
-        raise JaxrnnError(f"{path}: not as `jaxrnn plan` wrote it ({error}); run `jaxrnn plan` again")
+    job_file = parsed(JobFile, values, path)
+    if job_file.content != _content(job_file.model_dump(mode="json")):
+        raise JaxrnnError(
+            f"{path}: changed since `jaxrnn plan` wrote it, so its trials would not be what their names say; change "
+            "the experiment file and run `jaxrnn plan` again. By hand only "
+            f"{listed([f'training.{key}' for key in RUN_KEYS])} may be changed"
+        )
+    return job_file
 
 
 def table(plan: Plan) -> pd.DataFrame:
@@ -176,14 +190,10 @@ def write(plan: Plan, at: Results) -> list[str]:
     remarks = _compare_with_earlier(plan, folder)
     for job in plan.jobs:
         results.write_text(folder / "jobs" / job.name / "config.yaml", to_yaml(job_values(plan, job)))
-    results.write_text(folder / "experiment.yaml", to_yaml(_described(plan)))
+    results.write_text(folder / "experiment.yaml", to_yaml(plan.experiment.model_dump(mode="json")))
     with results.written_whole(folder / "plan.csv") as temporary:
         table(plan).to_csv(temporary, index=False)
     return remarks
-
-
-def _described(plan: Plan) -> dict[str, Any]:
-    return {"jaxrnn_version": __version__, **plan.experiment.model_dump(mode="json")}
 
 
 def _compare_with_earlier(plan: Plan, folder: Path) -> list[str]:
@@ -192,8 +202,7 @@ def _compare_with_earlier(plan: Plan, folder: Path) -> list[str]:
     if not earlier.exists():
         return []
     before = read_yaml(earlier)
-    results.check_version(before.get("jaxrnn_version"), earlier)
-    now = _described(plan)
+    now = plan.experiment.model_dump(mode="json")
     changed = [
         f"{key}: {_flat(before).get(key)!r} -> {_flat(now).get(key)!r}"
         for key in sorted(_flat(before) | _flat(now))
@@ -241,7 +250,7 @@ def _slug(key: str, value: Any, keys: list[str]) -> str:
     last = key.rpartition(".")[2]
     name = last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
     if isinstance(value, float):
-        return f"{name}-{value:.10g}"
+        return f"{name}-{value:.10g}".replace("e+", "e")
     shown = "null" if value is None else str(value).lower()
     return f"{name}-{re.sub(r'[^a-z0-9.]+', '-', shown).strip('-')}"
 

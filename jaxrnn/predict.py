@@ -74,7 +74,7 @@ def probabilities(model: Model, arrays: dict[str, np.ndarray], examples: Example
     """Returns the class probabilities [object, class] float32 of a network with these parameters."""
     features, metadata = examples.features.shape[1], examples.metadata.shape[1]
     buckets, sources = batches.bucketed(
-        examples, batches.edges(examples.lengths, 4), training.evaluation_multiple(len(examples))
+        examples, batches.edges(examples.lengths, 1), training.evaluation_multiple(len(examples))
     )
     parameters, statistics = _states(model, features, metadata, classes, arrays)
     logits = _evaluator(model, features, metadata, classes)(parameters, statistics, buckets)

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,10 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     After a failure nothing is left. A kill leaves at most the temporary name, which the next write of `path` clears.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
-    _remove(temporary)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)
         yield temporary
         if temporary.is_dir():
             _remove(path)
@@ -61,7 +61,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise JaxrnnError(f"{path}: cannot be written ({error.strerror or error}); nothing was left half-written")
     finally:
-        _remove(temporary)
+        with suppress(OSError):
+            _remove(temporary)
 
 
 def _remove(path: Path) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from jaxrnn import results, shards
 from jaxrnn.config import Split, Task, digest
-from jaxrnn.errors import JaxrnnError, listed
+from jaxrnn.errors import JaxrnnError, listed, nearest
 from jaxrnn.readers import SPLITS
 from jaxrnn.shards import Shard
 
@@ -104,7 +104,7 @@ def split(split: Split, task: Task, seed: int, dataset: Path, folder: Path) -> S
     ids = np.concatenate([shard.ids for shard in content])
     groups = class_labels(task, labels)
     names = class_of(task, groups, labels)
-    included = names != EXCLUDED
+    included = names != ""
     _check_counts(groups, names[included])
     assigned = np.full(len(ids), EXCLUDED, dtype=object)
     if split.method == "given":
@@ -114,7 +114,7 @@ def split(split: Split, task: Task, seed: int, dataset: Path, folder: Path) -> S
     else:
         assigned[included] = _stratified(split, ids[included], names[included], seed)
     _check_every_class_everywhere(groups, names, assigned, split)
-    table = pd.DataFrame({"id": ids, "label": labels, "class": np.where(included, names, ""), "split": assigned})
+    table = pd.DataFrame({"id": ids, "label": labels, "class": names, "split": assigned})
     statistics = _statistics(content, tuple(groups), names, assigned == SPLITS[0], _digest(dataset, table))
     results.write_json(folder / "statistics.json", statistics.to_json())
     with results.written_whole(folder / "splits.csv") as temporary:
@@ -124,7 +124,13 @@ def split(split: Split, task: Task, seed: int, dataset: Path, folder: Path) -> S
 
 def class_labels(task: Task, labels: np.ndarray) -> dict[str, list[str]]:
     """Returns each class with its labels, in the task's order; without `task.classes`, a class a label."""
-    present = [label for label in np.unique(labels).tolist() if label not in task.exclude]
+    found = np.unique(labels).tolist()
+    for label in [*(label for group in (task.classes or {}).values() for label in group), *task.exclude]:
+        if label not in (*found, REST):
+            raise JaxrnnError(
+                f"task: no object has the label '{label}'{nearest(label, found)} (the labels are {listed(found, 20)})"
+            )
+    present = [label for label in found if label not in task.exclude]
     if task.classes is None:
         return {label: [label] for label in present}
     named = {label for group in task.classes.values() for label in group}
@@ -144,9 +150,9 @@ def class_labels(task: Task, labels: np.ndarray) -> dict[str, list[str]]:
 
 
 def class_of(task: Task, groups: dict[str, list[str]], labels: np.ndarray) -> np.ndarray:
-    """Returns each object's class name, `EXCLUDED` for labels in `task.exclude`."""
+    """Returns each object's class name, "" for labels in `task.exclude`."""
     lookup = {label: name for name, group in groups.items() for label in group}
-    return np.array([lookup.get(label, EXCLUDED) for label in labels], dtype=object)
+    return np.array([lookup.get(label, "") for label in labels], dtype=object)
 
 
 def _check_counts(groups: dict[str, list[str]], names: np.ndarray) -> None:

@@ -23,6 +23,7 @@ HISTORY_COLUMNS = (
     "validation_macro_f1",
     "validation_macro_auc",
 )
+SOFTWARE = ("jaxrnn", "jax", "jaxlib", "device", "cores")
 COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
 
 

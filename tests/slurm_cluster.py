@@ -98,7 +98,7 @@ def running() -> Iterator[None]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C in the tests reaches the keeper as the end of its input, after their jobs are gone
+        start_new_session=True,  # Ctrl-C ends the tests, and their end that of the cluster
     )
     assert keeper.stdin and keeper.stdout
     try:

@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import tomllib
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import surveys
@@ -21,11 +22,15 @@ COMMANDS = ("simulate", "ingest", "split", "plan", "train", "aggregate", "report
 ROOT = Path(__file__).parent.parent
 
 
+def small_experiment(folder: Path) -> Path:
+    survey = surveys.write_goto(folder / "survey", surveys.goto_arrays())
+    return surveys.write_experiment(folder / "tiny.yaml", surveys.experiment_values("goto", survey))
+
+
 @pytest.fixture
 def experiment(tmp_path: Path) -> Path:
     """Returns the file of a small experiment whose survey is there."""
-    survey = surveys.write_goto(tmp_path / "survey", surveys.goto_arrays())
-    return surveys.write_experiment(tmp_path / "tiny.yaml", surveys.experiment_values("goto", survey))
+    return small_experiment(tmp_path)
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
@@ -156,32 +161,17 @@ def test_a_step_that_comes_too_early_names_the_one_before(experiment: Path, tmp_
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.fixture
-def unprivileged() -> Any:
-    """Gives up root's right to read and write everything, where the tests have it, until the test is over."""
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Gives up root's right to read and write everything, where the tests have it."""
     if os.geteuid():
         yield
         return
     os.seteuid(65534)
-    yield
-    os.seteuid(0)
-
-
-@pytest.fixture
-def closed(experiment: Path, tmp_path: Path) -> Any:
-    """Returns a function that takes the rights of a file or folder away; they come back before pytest cleans up."""
-    paths: dict[Path, int] = {}
-
-    def close(path: Path, mode: int) -> None:
-        paths[path] = path.stat().st_mode
-        path.chmod(mode)
-
-    for parent in [tmp_path, *tmp_path.parents[:2]]:
-        close(parent, 0o755)
-    jaxrnn("ingest", "--config", experiment, "--results", tmp_path / "elsewhere")  # imports what needs rights
-    yield close
-    for path, mode in reversed(paths.items()):
-        path.chmod(mode)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 @pytest.mark.parametrize(
@@ -194,21 +184,22 @@ def closed(experiment: Path, tmp_path: Path) -> Any:
         ("results", 0o555, "ingest"),
     ],
 )
-def test_what_may_not_be_read_or_written(
-    closed: Callable[[Path, int], None],
-    tmp_path: Path,
-    place: str,
-    mode: int,
-    command: str,
-    request: pytest.FixtureRequest,
-) -> None:
-    (tmp_path / "results").mkdir()
-    closed(tmp_path / place, mode)
-    request.getfixturevalue("unprivileged")
-    message = refused(command, "--config", tmp_path / "tiny.yaml", "--results", tmp_path / "results")
-    assert "Permission denied" in message
-    assert str(tmp_path / place) in message
-    assert list((tmp_path / "results").iterdir()) == []
+def test_what_may_not_be_read_or_written(place: str, mode: int, command: str) -> None:
+    # not in tmp_path, whose parents are root's alone
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        file = small_experiment(folder)
+        jaxrnn("ingest", "--config", file, "--results", folder / "elsewhere")  # what it imports may need rights
+        (folder / "results").mkdir()
+        before = (folder / place).stat().st_mode
+        (folder / place).chmod(mode)
+        with unprivileged():
+            message = refused(command, "--config", file, "--results", folder / "results")
+        (folder / place).chmod(before)
+        assert "Permission denied" in message
+        assert str(folder / place) in message
+        assert list((folder / "results").iterdir()) == []
 
 
 def test_results_where_a_file_is(experiment: Path, tmp_path: Path) -> None:

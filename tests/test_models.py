@@ -27,6 +27,8 @@ STEPS = 8
 QUICK = {"xla_backend_optimization_level": 0}
 # the arrays here are too small to share out among threads
 torch.set_num_threads(1)
+# pyright does not know that a frozen pydantic model can be hashed
+cached: Any = cache
 TORCH_CELLS = {"simple": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
 TORCH_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "sigmoid": torch.sigmoid,
@@ -78,7 +80,7 @@ def split(make: Callable[[], nnx.Module]) -> tuple[Any, Any, Any]:
     return structure, parameters, statistics
 
 
-@cache
+@cached
 def network(model: Model) -> tuple[Any, Any, Any]:
     return split(lambda: training.network(model, FEATURES, METADATA, CLASSES))
 
@@ -90,18 +92,22 @@ def in_training(structure: Any, parameters: Any, statistics: Any, of: Batch) -> 
     return logits, nnx.state(net, nnx.BatchStat)
 
 
-@cache
+@cached
 def forward(model: Model) -> Callable[[Any, Any, Batch], tuple[jax.Array, jax.Array, Any]]:
     """Returns the function that gives the logits of evaluation, those of training, and the new statistics."""
     structure = network(model)[0]
 
     def run(parameters: Any, statistics: Any, of: Batch) -> tuple[jax.Array, jax.Array, Any]:
-        return nnx.merge(structure, parameters, statistics)(*of), *in_training(structure, parameters, statistics, of)
+        trained, new = in_training(structure, parameters, statistics, of)
+        if model.normalisation == "none":
+            # without dropout nothing is left that training does otherwise
+            return trained, trained, new
+        return nnx.merge(structure, parameters, statistics)(*of), trained, new
 
     return jax.jit(run, compiler_options=QUICK)
 
 
-@cache
+@cached
 def gradient(model: Model) -> Callable[..., tuple[Any, jax.Array]]:
     """Returns the function that gives the gradient of sum(coefficients * training's logits)."""
     structure = network(model)[0]
@@ -229,7 +235,8 @@ def test_a_layer_and_its_gradient_are_pytorchs(cell: str, reverse: bool, dtype: 
 
     with jax.enable_x64(dtype == np.float64):
         values = cast((parameters, clean.features, LENGTHS, of_states, of_last), dtype)
-        differentiated = jax.jit(jax.grad(objective, argnums=(0, 1), has_aux=True))
+        options = QUICK if dtype == np.float64 else None
+        differentiated = jax.jit(jax.grad(objective, argnums=(0, 1), has_aux=True), compiler_options=options)
         (by_parameter, by_feature), (states, last) = differentiated(*values)
         assert states.dtype == by_feature.dtype == dtype
         found = predict.flattened(by_parameter, nnx.State({}))
@@ -377,18 +384,14 @@ def test_the_default_network_is_gotos() -> None:
     np.testing.assert_allclose(logits[PRESENT], expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("pooling", "bidirectional"), [("last", False), ("mean", True), ("max", False)])
-def test_longer_padding_changes_nothing_in_float32(pooling: str, bidirectional: bool) -> None:
-    """As bits where a sequence is read alone; where all steps are summed, XLA cuts the longer sum otherwise."""
-    model = model_of(cell="gru", pooling=pooling, bidirectional=bidirectional)
-    short, long = (outcome(model, batch(steps=steps), np.float32) for steps in (6, 23))
-    if pooling == "mean":
-        np.testing.assert_allclose(long[0][PRESENT], short[0][PRESENT], rtol=1e-6, atol=1e-6)
-    else:
-        np.testing.assert_array_equal(long[0][PRESENT], short[0][PRESENT])
-    np.testing.assert_allclose(long[1][PRESENT], short[1][PRESENT], rtol=1e-5, atol=1e-5)
-    for path, values in short[2].items():
-        np.testing.assert_allclose(long[2][path], values, rtol=1e-6, atol=1e-6)
+@pytest.mark.parametrize(("cell", "bidirectional", "pooling"), [("gru", False, "last"), ("lstm", True, "mean")])
+def test_longer_padding_rounds_alike_in_float32(cell: str, bidirectional: bool, pooling: str) -> None:
+    """To rounding, not to the bit: the kernels by which XLA multiplies and sums follow from the shape."""
+    model = model_of(cell=cell, bidirectional=bidirectional, pooling=pooling, units=32, dense_units=25)
+    structure, parameters, statistics = cast(network(model), np.float32)
+    evaluate = jax.jit(lambda *of: nnx.merge(structure, parameters, statistics)(*of))
+    short, long = (np.asarray(evaluate(*cast(batch(steps=steps), np.float32)))[PRESENT] for steps in (6, 50))
+    np.testing.assert_allclose(long, short, rtol=1e-5, atol=2e-6)
 
 
 # What a layer may know
@@ -418,7 +421,7 @@ def test_reversal_turns_the_valid_steps_round_twice_to_where_they_were() -> None
     np.testing.assert_array_equal(models.reversed_valid(once, jnp.asarray(LENGTHS)), features.astype(np.float32))
 
 
-@cache
+@cached
 def initialised(cell: str, units: int) -> tuple[Any, Any]:
     structure = nnx.graphdef(nnx.eval_shape(lambda: Recurrent(cell, FEATURES, units, rngs=nnx.Rngs(0))))
     made = jax.jit(lambda key: nnx.state(Recurrent(cell, FEATURES, units, rngs=nnx.Rngs(params=key)), nnx.Param))
@@ -463,7 +466,8 @@ def test_batch_norm_takes_the_statistics_of_valid_steps_alone() -> None:
     assert norm is not None
     valid = np.arange(STEPS)[None, :] < LENGTHS[:, None]
     reference = torch.nn.BatchNorm1d(width, eps=1e-3, momentum=0.01)
-    learned = norm(clean, use_running_average=False, mask=valid[..., None])
+    mask = jnp.asarray(valid)[..., None]
+    learned = norm(clean, use_running_average=False, mask=mask)
     expected = reference(torch.tensor(clean[valid])).detach()
     np.testing.assert_allclose(np.asarray(learned)[valid], expected.numpy(), rtol=1e-4, atol=1e-5)
     assert reference.running_mean is not None
@@ -471,7 +475,7 @@ def test_batch_norm_takes_the_statistics_of_valid_steps_alone() -> None:
     variance = 0.99 + 0.01 * clean[valid].var(axis=0)
     np.testing.assert_allclose(norm.var[...], variance, rtol=1e-5)
     reference.running_var = torch.tensor(variance)
-    kept = norm(clean, use_running_average=True, mask=valid[..., None])
+    kept = norm(clean, use_running_average=True, mask=mask)
     expected = reference.eval()(torch.tensor(clean[valid])).detach()
     np.testing.assert_allclose(np.asarray(kept)[valid], expected.numpy(), rtol=1e-5, atol=1e-5)
 
@@ -501,20 +505,20 @@ def test_the_dropout_rate_holds_to_its_16_bits() -> None:
     np.testing.assert_array_equal(models.dropout(jnp.asarray(values), jnp.float32(0), every), values)
 
 
-@pytest.mark.parametrize("model", [*grid(), *DIFFERENTIATED], ids=name)
+@pytest.mark.parametrize("model", DIFFERENTIATED, ids=name)
 def test_a_network_uses_as_many_bits_as_it_says(model: Model) -> None:
-    structure, parameters, statistics = network(model)
-    draws = nnx.merge(structure, parameters, statistics).dropout_draws(len(LENGTHS), STEPS)
+    structure, *states = network(model)
+    draws = nnx.merge(structure, *states).dropout_draws(len(LENGTHS), STEPS)
 
-    def shape_with(bits: int) -> tuple[int, ...]:
-        net = lambda bits, *of: nnx.merge(structure, parameters, statistics)(  # noqa: E731
-            *of, dropout_rate=jnp.float32(0.5), dropout_bits=bits
-        )
-        return jax.eval_shape(net, jax.ShapeDtypeStruct((bits,), jnp.uint16), *batch()).shape
+    def trained(states: Any, of: Batch, bits: Any) -> jax.Array:
+        return nnx.merge(structure, *states)(*of, dropout_rate=jnp.float32(0.5), dropout_bits=bits)  # pyright: ignore
 
-    assert shape_with(draws) == (len(LENGTHS), CLASSES)
-    with pytest.raises((TypeError, ValueError)):
-        shape_with(draws - 1)
+    def drawing(count: int) -> Any:
+        return jax.eval_shape(trained, states, batch(), jax.ShapeDtypeStruct((count,), jnp.uint16))
+
+    assert drawing(draws).shape == (len(LENGTHS), CLASSES)
+    with pytest.raises(TypeError, match="reshape"):
+        drawing(draws - 1)
 
 
 def test_a_network_drops_out_by_its_bits_in_training_alone() -> None:

@@ -17,7 +17,7 @@ ROWS, CLASSES = 48, 3
 softmax = jax.jit(jax.nn.softmax)
 scores = jax.jit(monitoring.scores)
 roc_auc = jax.jit(monitoring.roc_auc)
-TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
+TOLERANCE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
 
 
 def scattered(values: np.ndarray, valid: np.ndarray, filling: Any) -> np.ndarray:

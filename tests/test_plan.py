@@ -248,10 +248,8 @@ def test_plan_files_hold_the_plan(tmp_path: Path, planned: plan.Plan) -> None:
     assert table["trial"].tolist() == [trial.id for trial in planned.trials]
     assert table.groupby("job").size().to_dict() == {"cell-gru-1": 8, "cell-lstm-1": 8}
     assert sorted(table["training.learning_rate"].unique()) == [1e-5, 1e-3]
-    written = config.read_yaml(tmp_path / "tiny" / "experiment.yaml")
-    version = written.pop("jaxrnn_version")
-    assert Experiment.model_validate(written) == planned.experiment
-    assert config.read_yaml(job_file(at, planned))["jaxrnn_version"] == version
+    # the experiment's file as it was understood, to be run again as it is
+    assert config.load(tmp_path / "tiny" / "experiment.yaml") == planned.experiment
 
 
 def test_a_jobs_file_gives_the_job_back(tmp_path: Path, planned: plan.Plan) -> None:
@@ -355,17 +353,6 @@ def test_a_changed_experiment_says_what_changed_and_what_is_kept(tmp_path: Path)
     grown = made(grid={"model.cell": ["gru"], "loss.gamma": [0, 1, 2]})
     _, kept, _ = plan.write(grown, at)
     assert kept.startswith("2 of 3 trials are finished under the same settings and are kept; 1 will be trained")
-
-
-def test_results_of_another_version_are_not_planned_over(tmp_path: Path, planned: plan.Plan) -> None:
-    at = Results(tmp_path)
-    plan.write(planned, at)
-    file = tmp_path / "tiny" / "experiment.yaml"
-    file.write_text(re.sub("jaxrnn_version: .*", "jaxrnn_version: 0.0.1", file.read_text()))
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(JaxrnnError, match=r"made by jaxrnn 0\.0\.1"):
-        plan.write(planned, at)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_jobs_digest_stands_for_its_trials(planned: plan.Plan) -> None:

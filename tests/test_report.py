@@ -120,7 +120,7 @@ def make(
         folder / "experiment.yaml",
         to_yaml(
             {
-                "jaxrnn_version": __version__, "experiment": "demo", "seed": 7, "seeds": seeds,
+                "experiment": "demo", "seed": 7, "seeds": seeds,
                 "data": {"reader": "simulated", "simulation": {"objects": objects}, "features": [{"name": "flux"}]},
                 "split": {"method": "exact"}, "task": {}, "model": {"cell": "gru", "units": 32},
                 "loss": {"class_weights": "balanced"}, "training": {"epochs": epochs, "monitor": "loss"},
@@ -230,6 +230,7 @@ def make(
             "validation": {score: interval(chosen[score], 0.009) for score in SCORES}, "test": test,
             "objects": {"validation": int(confusion["validation"].sum()), "test": int(matrix.sum())},
             "interval": "95 %, bootstrap over objects, 1,000 resamples",
+            "software": {"jaxrnn": __version__, "jax": "0.10.2", "device": "cpu (cpu)"},
         },
     )  # fmt: skip
     return Made(folder, dataset, classes)
@@ -388,7 +389,6 @@ def test_the_page_is_well_made(made: Made, page: Page) -> None:
     assert not re.search(r"https?://(?!www\.w3\.org/(2000/svg|1999/xlink))", text)
     shown = page.text
     config = yaml.safe_load((made.folder / "experiment.yaml").read_text())
-    del config["jaxrnn_version"]
     assert to_yaml(config) in shown, "it can be used again as it stands"
     best = json.loads((made.folder / "best.json").read_text())
     assert f"jobs/{best['job']}/config.yaml" in shown

@@ -44,7 +44,7 @@ EXPERIMENT: dict[str, Any] = {
     "task": {},
     "model": {"units": 4, "depth": 1, "dense_units": 4, "dense_depth": 1},
     "loss": {},
-    "training": {"epochs": 40, "batch_size": 16, "length_buckets": 1},
+    "training": {"epochs": 20, "batch_size": 16, "length_buckets": 1},
     "selection": {},
     "grid": {"model.cell": ["simple", "gru"], "loss.gamma": [0, 1]},
 }

@@ -123,7 +123,10 @@ def open_reader(name: str, path: Path) -> Reader:
             f"expected the folder with the survey's files for the reader '{name}'"
         )
     module, _, attribute = READERS[name].partition(":")
-    return getattr(import_module(module), attribute)(path)
+    try:
+        return getattr(import_module(module), attribute)(path)
+    except OSError as error:
+        raise JaxrnnError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
 
 
 def equal_parts(files: Sequence[Path], objects: int, sequences_per_part: int, name: str = "part") -> list[Part]:

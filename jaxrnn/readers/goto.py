@@ -35,9 +35,12 @@ class GotoReader:
     def _load(self, split: str, kind: str) -> np.ndarray:
         file = self._file(split, kind)
         try:
-            array = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise JaxrnnError(f"{file}: not a readable .npy array ({error}); expected one written by numpy.save")
+            # by the format's own reader: np.load would open an archive or a pickle under this name as well
+            array = np.lib.format.open_memmap(file, mode="r")
+        except (ValueError, EOFError) as error:
+            raise JaxrnnError(
+                f"{file}: not a readable .npy array ({error}); expected one written by numpy.save"
+            ) from error
         if array.dtype.kind not in "fiub":
             raise JaxrnnError(f"{file}: holds {array.dtype} values; expected numbers")
         return array

@@ -6,6 +6,7 @@ feature: the columns `sim_*`, `sntype` and `z_spec` tell the answer or stand for
 """
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -75,20 +76,26 @@ class SpccReader:
 
     def _load_arrays(self) -> dict[str, np.ndarray]:
         try:
-            with np.load(self._light_curves, allow_pickle=False) as archive:
+            # opened here, so that it is closed whatever NumPy makes of it
+            with self._light_curves.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
                 absent = [name for name in ARRAYS if name not in archive]
                 if absent:
                     raise JaxrnnError(
                         f"{self._light_curves}: no array {listed(absent)}; expected {', '.join(ARRAYS)}"
                     )
                 arrays = {name: archive[name] for name in ARRAYS}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise JaxrnnError(f"{self._light_curves}: not a readable .npz archive ({error})")
+        kinds = {name: "iuSU" if name == "snid" else "iuf" for name in ARRAYS}
+        unlike = [name for name, array in arrays.items() if array.ndim != 1 or array.dtype.kind not in kinds[name]]
+        if unlike:
+            raise JaxrnnError(f"{self._light_curves}: {listed(unlike)} not one-dimensional arrays of numbers")
         offsets, rows = arrays["offsets"], len(arrays["mjd"])
         wrong = [name for name in ("band", "flux", "flux_err") if arrays[name].shape != (rows,)]
         if wrong:
             raise JaxrnnError(f"{self._light_curves}: {listed(wrong)} not of the shape of mjd, ({rows},)")
-        if len(offsets) != len(arrays["snid"]) + 1 or offsets[0] != 0 or offsets[-1] != rows or (np.diff(offsets) < 0).any():
+        fits = offsets.dtype.kind in "iu" and len(offsets) == len(arrays["snid"]) + 1
+        if not fits or offsets[0] != 0 or offsets[-1] != rows or (np.diff(offsets) < 0).any():
             raise JaxrnnError(
                 f"{self._light_curves}: offsets do not fit; expected {len(arrays['snid']) + 1} values that grow from 0 to {rows}"
             )
@@ -96,14 +103,19 @@ class SpccReader:
 
     def _load_metadata(self) -> pd.DataFrame:
         try:
-            table = pd.read_csv(self._metadata)
+            table = pd.read_csv(self._metadata, dtype={LABEL: str})
         except (ValueError, OSError) as error:
             raise JaxrnnError(f"{self._metadata}: not a readable CSV table ({error})")
         wanted = ["snid", LABEL, *(column.name for column in METADATA)]
         absent = [name for name in wanted if name not in table.columns]
         if absent:
             raise JaxrnnError(f"{self._metadata}: no column {listed(absent)}; it has {listed(list(table.columns), 20)}")
+        words = [column.name for column in METADATA if not pd.api.types.is_numeric_dtype(table[column.name])]
+        if words:
+            raise JaxrnnError(
+                f"{self._metadata}: column {listed(words)} holds text; expected numbers, empty where unknown"
+            )
         if table["snid"].duplicated().any():
-            twice = table["snid"][table["snid"].duplicated()].iloc[0]
+            twice = table["snid"][table["snid"].duplicated()].tolist()[0]
             raise JaxrnnError(f"{self._metadata}: object {twice} has two rows; expected one row an object")
         return table.set_index("snid")

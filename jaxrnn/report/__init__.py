@@ -7,11 +7,9 @@ Each section of the page is a function here that returns what its part of `page.
 import base64
 import csv
 import hashlib
-import importlib.metadata
 import io
 import math
 import os
-import platform
 import re
 import shlex
 import unicodedata
@@ -26,12 +24,11 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from jaxrnn import __version__
 from jaxrnn.config import Loss, Model, Training, read_yaml, substituted, to_yaml
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.report import figures
 from jaxrnn.report.figures import SCORES, SPLITS, Figure
-from jaxrnn.results import check_version, read_json, write_text, written_whole
+from jaxrnn.results import read_json, write_text, written_whole
 
 FEW_OBJECTS = 10  # in the test split: fewer say little about a class
 LARGE_GAP = 0.05  # of accuracy between training and validation
@@ -143,7 +140,6 @@ def _read(folder: Path, dataset: Path) -> Inputs:
     ]
     if lacking:
         raise JaxrnnError(f"{config_path}: {listed(lacking)} missing; remove it and run `jaxrnn plan` again")
-    check_version(config.get("jaxrnn_version"), config_path)
     keys = [str(key) for key in config["grid"] or {}]
     config = {**config, "grid": config["grid"] or {}}
 
@@ -155,7 +151,7 @@ def _read(folder: Path, dataset: Path) -> Inputs:
     expected = ("steps_out", *(f"{what}_{where}" for what in counts for where in ("in", "out", "rejected")))
     _expect(manifest["counts"], dataset / "manifest.json", "jaxrnn ingest", expected)
     best = read_json(folder / "best.json", command)
-    _expect(best, folder / "best.json", command, ("trial", "job", "metric", "grid_point", "seed", "validation", "test"))
+    _expect(best, folder / "best.json", command, ("trial", "job", "metric", "grid_point", "seed", "validation", "test", "software"))
     for split in ("validation", "test"):
         _expect(best[split], folder / "best.json", command, SCORES)
     if best["metric"] not in SCORES:
@@ -805,13 +801,7 @@ def _reproduce(inputs: Inputs) -> dict[str, Any]:
     elsewhere = "" if root == "results" else f" --results {shlex.quote(root)}"
     job = f"{folder}/jobs/{inputs.best['job']}/config.yaml"
     file = f"config/{inputs.config['experiment']}.yaml"
-    names = ("jax", "jaxlib", "flax", "optax", "numpy")
-    versions = [("jaxrnn", __version__), ("Python", platform.python_version())]
-    for name in names:
-        try:
-            versions.append((name, importlib.metadata.version(name)))
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    trained_with = sorted(inputs.best["software"].items())
     seeds = sorted({row["seed"] for row in inputs.trials}, key=_float)
     return {
         "replay": f"jaxrnn train --config {shlex.quote(job)}{elsewhere}",
@@ -823,7 +813,7 @@ def _reproduce(inputs: Inputs) -> dict[str, Any]:
         "seeds": listed(seeds, 12),
         "first_seed": inputs.config["seed"],
         "made_by": inputs.best["jaxrnn_version"],
-        "versions": versions,
+        "trained_with": trained_with,
         "shards": Table.of(
             "shards",
             "Shards of the dataset",
@@ -833,7 +823,7 @@ def _reproduce(inputs: Inputs) -> dict[str, Any]:
                 for s in inputs.manifest["shards"]
             ],
         ),
-        "yaml": to_yaml({key: value for key, value in inputs.config.items() if key != "jaxrnn_version"}),
+        "yaml": to_yaml(inputs.config),
     }
 
 
