@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxrnn import metrics, plan, predictions, results, selection, splits
+from jaxrnn import bundles, metrics, plan, predictions, results, selection, splits, trials
 from jaxrnn.config import Experiment
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.plan import Plan
@@ -110,7 +110,11 @@ def _table(made: Plan, trained: pd.DataFrame, scored: dict[str, dict[str, float]
             row: dict[str, Any] = {"trial": trial.id, "job": job.name, "seed": trial.seed, **made.points[trial.id]}
             row |= {"loss": record["loss"]} | {name: scored[trial.id][name] for name in _shown_scores(classes)}
             rows.append(row | {name: record[name] for name in BOOKKEEPING})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    for key in made.experiment.grid:
+        # else a whole number beside None becomes 3.0
+        table[key] = pd.Series([row[key] for row in rows], dtype=object)
+    return table
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
@@ -124,15 +128,12 @@ def _write_matrix(path: Path, matrix: np.ndarray, classes: tuple[str, ...]) -> N
 
 def _write_bundle(made: Plan, trial_id: str, statistics: splits.Statistics, at: Results) -> dict[str, str]:
     """Writes the chosen trial's model bundle; returns what software and device trained it."""
-    # jax is needed here alone, and the tables are then written already
-    from jaxrnn import predict, trials
-
     job = next(job for job in made.jobs if any(trial.id == trial_id for trial in job.trials))
     trial = next(trial for trial in job.trials if trial.id == trial_id)
     settings = plan.JobFile.model_validate(plan.job_values(made, job))
     manifest = results.read_json(at.dataset(made.dataset_key) / "manifest.json", "jaxrnn ingest")
     finished = trials.load(at.trial(made.experiment.experiment, trial.fingerprint))
-    predict.Classifier(
+    bundle = bundles.Bundle(
         model=settings.model,
         data=settings.data,
         features=manifest["features"],
@@ -140,5 +141,6 @@ def _write_bundle(made: Plan, trial_id: str, statistics: splits.Statistics, at: 
         statistics=statistics,
         arrays=finished.arrays,
         trial=finished.record,
-    ).save(at.experiment(made.experiment.experiment) / "best")
+    )
+    bundles.save(at.experiment(made.experiment.experiment) / "best", bundle)
     return {name: finished.record[name] for name in trials.SOFTWARE}

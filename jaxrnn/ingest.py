@@ -30,11 +30,11 @@ def ingest(data: Data, survey_folder: Path, folder: Path, ranks: Ranks, progress
     `data.on_error`); nothing half-written stays.
     """
     reader = ranks.each(lambda: readers.open_reader(data.reader, survey_folder))[ranks.rank]
-    survey = reader.describe()
+    survey = ranks.each(reader.describe)[ranks.rank]
     ranks.each(lambda: features.check(data, survey))
     files = ranks.first(lambda: [_identity(path) for path in reader.files()])
     ranks.first(lambda: _begin(folder, files))
-    parts = reader.parts(data.sequences_per_shard)
+    parts = ranks.each(lambda: reader.parts(data.sequences_per_shard))[ranks.rank]
     width = max(5, len(str(len(parts))))
     paths = [folder / f"{index:0{width}d}.h5" for index in range(len(parts))]
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from jaxrnn import __version__, batches, losses, predict, predictions, results, splits, training, trials
+from jaxrnn import __version__, batches, bundles, losses, predict, predictions, results, splits, training, trials
 from jaxrnn.batches import Examples
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.config import TRACED_KEYS, digest
@@ -439,7 +439,7 @@ def _write_outputs(
     with results.written_whole(output / "models") as temporary:
         temporary.mkdir()
         for trial, entry in finished.items():
-            predict.write_arrays(temporary / f"{trial}.npz", entry.arrays)
+            bundles.write_arrays(temporary / f"{trial}.npz", entry.arrays)
     with results.written_whole(output / "history.csv") as temporary:
         pd.concat(histories).to_csv(temporary, index=False)
     with results.written_whole(output / "trials.csv") as temporary:

@@ -26,6 +26,11 @@ def choose(training_results: pd.DataFrame, keys: list[str], metric: str) -> Choi
 
     Points with a diverged seed stand back behind all others; equals are parted by validation log loss.
     """
+    # points are numbered before any trial is left out: a grid value of None is NaN here, and equals nothing
+    point = pd.Series(0, index=training_results.index)
+    if keys:
+        point = training_results.groupby(keys, sort=False, dropna=False).ngroup()
+    seeds = point.value_counts()
     usable = training_results[(training_results["outcome"] != DIVERGED) & np.isfinite(training_results[metric])]
     if usable.empty:
         raise JaxrnnError(
@@ -33,10 +38,10 @@ def choose(training_results: pd.DataFrame, keys: list[str], metric: str) -> Choi
             "training.gradient_clip"
         )
     sign = 1.0 if higher_is_better(metric) else -1.0
-    seeds = {name: len(rows) for name, rows in _points(training_results, keys)}
     ranked = []
-    for place, (name, rows) in enumerate(_points(usable, keys)):
-        ranked.append((len(rows) == seeds[name], sign * rows[metric].mean(), -rows["log_loss"].mean(), -place, rows))
+    for place, rows in usable.groupby(point, sort=True):
+        whole = len(rows) == seeds[place]
+        ranked.append((whole, sign * rows[metric].mean(), -rows["log_loss"].mean(), -place, rows))  # pyright: ignore
     *_, rows = max(ranked, key=lambda entry: entry[:4])
     best = rows.sort_values([metric, "log_loss"], ascending=[sign < 0, True], kind="stable").iloc[0]
     return Choice(str(best["trial"]), {key: plain(best[key]) for key in keys}, metric, float(rows[metric].mean()))

@@ -231,7 +231,7 @@ def network(model: Model, features: int, metadata: int, classes: int, key: Any =
 def evaluate(structure: Any, parameters: Any, statistics: Any, buckets: tuple[Bucket, ...]) -> Array:
     """Returns the logits [row, class] of one trial's network for all buckets' rows, in their order.
 
-    Each bucket's rows must be a multiple of the evaluation batch (`evaluation_batch`), which bounds the memory.
+    Each bucket's rows must be a multiple of the evaluation batch (`evaluation_multiple`), which bounds the memory.
     """
 
     def batch_logits(batch: Bucket) -> Array:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxrnn import predict, results
+from jaxrnn import bundles, results
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import written_whole
 
@@ -43,8 +43,8 @@ def save(folder: Path, finished: FinishedTrial) -> None:
     with written_whole(folder) as temporary:
         temporary.mkdir()
         pd.DataFrame(finished.history, columns=list(HISTORY_COLUMNS)).to_csv(temporary / "history.csv", index=False)
-        predict.write_arrays(temporary / "parameters.npz", finished.arrays)
-        predict.write_arrays(temporary / "probabilities.npz", finished.probabilities)
+        bundles.write_arrays(temporary / "parameters.npz", finished.arrays)
+        bundles.write_arrays(temporary / "probabilities.npz", finished.probabilities)
         results.write_json(temporary / "trial.json", finished.record)
 
 
@@ -56,8 +56,8 @@ def load(folder: Path) -> FinishedTrial:
         raise JaxrnnError(f"{folder / 'history.csv'}: cannot be read ({error}); remove {folder} and train again")
     return FinishedTrial(
         history=history.to_numpy(dtype=float).tolist(),
-        arrays=predict.read_arrays(folder / "parameters.npz"),
-        probabilities=predict.read_arrays(folder / "probabilities.npz"),
+        arrays=bundles.read_arrays(folder / "parameters.npz"),
+        probabilities=bundles.read_arrays(folder / "probabilities.npz"),
         record=record,
     )
 

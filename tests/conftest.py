@@ -1,6 +1,7 @@
 """What all tests share: where real data lies, and that nothing is left out unnoticed."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,12 @@ from workflows import CHECKOUT, Workflow
 DATA = Path(os.environ.get("JAXRNN_DATA") or CHECKOUT.parent / "shared" / "data")
 # Tests with these marks depend on the machine. In CI, where everything that they need is installed, they must run.
 MACHINE_MARKS = ("slurm", "mpi", "browser")
+
+
+# Many tests compile the same small programs, some in processes of their own: each is compiled once a session.
+_compiled = tempfile.TemporaryDirectory(prefix="jaxrnn-compiled-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "data": {"reader": "goto", "features": ["time", "value", "error"], "metadata": ["context_0"]},
     "split": {"method": "given"},
     "task": {},
-    "model": {"units": 6, "depth": 2, "dropout": 0.3, "dense_units": 5},
+    "model": {"units": 6, "depth": 1, "dropout": 0.3, "dense_units": 5},
     "loss": {"l2": 0.001},
     "training": {"batch_size": 16, "learning_rate": 0.01, "epochs": 4, "length_buckets": 2, "segment_seconds": 0.01},
     "selection": {},

@@ -96,8 +96,7 @@ def test_a_probability_that_is_not_finite_leaves_no_score_and_no_interval(missin
     probabilities[4, 1] = missing
     assert all(np.isnan(value) for value in metrics.scores(probabilities, labels, NAMES).values())
     for name, entry in metrics.with_intervals(probabilities, labels, NAMES, seed=0).items():
-        assert np.isnan(entry["value"]), name  # pyright: ignore
-        assert all(end is None or np.isnan(end) for end in (entry["low"], entry["high"])), f"{name}: {entry}"
+        assert all(number is None or np.isnan(number) for number in entry.values()), f"{name}: {entry}"
 
 
 # Intervals
@@ -208,3 +207,28 @@ def test_one_seed_has_no_interval_and_nan_stays_visible() -> None:
     np.testing.assert_equal(metrics.mean_with_interval(np.array([0.5])), (0.5, np.nan, np.nan))
     np.testing.assert_equal(metrics.mean_with_interval(np.array([])), (np.nan, np.nan, np.nan))
     np.testing.assert_equal(metrics.mean_with_interval(np.array([0.5, np.nan, 0.7])), (np.nan, np.nan, np.nan))
+
+
+def test_weighted_areas_are_sklearns() -> None:
+    generator = np.random.default_rng(5)
+    score = generator.integers(0, 12, 200) / 12  # many ties
+    positive = generator.random(200) < 0.3 + 0.4 * score
+    weights = generator.integers(0, 4, (6, 200)).astype(float)
+    expected = [sk.roc_auc_score(positive, score, sample_weight=row) for row in weights]
+    np.testing.assert_allclose(metrics._weighted_auc(score, positive, weights), expected, atol=1e-12)
+
+
+def test_resampled_scores_are_those_of_the_resampled_objects() -> None:
+    """The first bootstrap sample, drawn again by hand and scored by `scores`."""
+    generator = np.random.default_rng(6)
+    labels = np.repeat([0, 1, 2], [50, 30, 20])
+    probabilities = generator.dirichlet(np.ones(3), 100) * 0.6 + 0.4 * np.eye(3)[labels]
+    members = [np.flatnonzero(labels == index) for index in range(3)]
+    found = metrics._resampled(probabilities, labels, members, np.random.default_rng(7))[0]
+    again = np.random.default_rng(7)
+    drawn = np.zeros(100, dtype=int)
+    for rows in members:
+        drawn[rows] = again.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=metrics.RESAMPLES)[0]
+    rows = np.repeat(np.arange(100), drawn)
+    expected = list(metrics.scores(probabilities[rows], labels[rows], ("a", "b", "c")).values())
+    np.testing.assert_allclose(found, expected, atol=1e-12)
