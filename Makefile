@@ -37,7 +37,7 @@ env: .venv/installed
 	        echo "$$python cannot make environments. On Debian: apt-get install $$package" >&2
 	        exit 1
 	    fi
-	    $(SUDO) $(APT) update && $(SUDO) $(APT) install --yes --no-install-recommends $$package
+	    $(SUDO) $(APT) update && $(SUDO) $(APT) install --yes --no-install-recommends $$package >/dev/null
 	fi
 	echo "Making .venv with $$($$python --version)"
 	$$python -m venv --clear .venv
@@ -57,7 +57,7 @@ system-packages:
 	for program in $(TEST_PROGRAMS); do command -v $$program >/dev/null || missing=1; done
 	if [ $$missing = 1 ] && [ -n '$(INSTALL)' ]; then
 	    echo 'Installing $(TEST_PACKAGES)'
-	    $(SUDO) $(APT) update && $(SUDO) $(APT) install --yes --no-install-recommends $(TEST_PACKAGES)
+	    $(SUDO) $(APT) update && $(SUDO) $(APT) install --yes --no-install-recommends $(TEST_PACKAGES) >/dev/null
 	fi
 
 demo: .venv/installed

@@ -92,7 +92,9 @@ def _read_jobs(
     }
     for content, job in zip(read, made.jobs, strict=True):
         if any(content[split].ids.tolist() != first[split].ids.tolist() for split in SCORED_SPLITS):
-            raise JaxrnnError(f"job {job.name} was trained on other splits than job {made.jobs[0].name}; train both again")
+            raise JaxrnnError(
+                f"job {job.name} was trained on other splits than job {made.jobs[0].name}; train both again"
+            )
     return merged, pd.concat(trained, ignore_index=True), pd.concat(histories, ignore_index=True)
 
 
@@ -100,7 +102,9 @@ def _shown_scores(classes: tuple[str, ...]) -> list[str]:
     return [*metrics.OVERALL, *(f"f1_{name}" for name in classes)]
 
 
-def _table(made: Plan, trained: pd.DataFrame, scored: dict[str, dict[str, float]], classes: tuple[str, ...]) -> pd.DataFrame:
+def _table(
+    made: Plan, trained: pd.DataFrame, scored: dict[str, dict[str, float]], classes: tuple[str, ...]
+) -> pd.DataFrame:
     """Returns `training_results.csv`: a row a trial, its scores on validation at its best epoch."""
     by_trial = trained.set_index("trial")
     rows = []
@@ -123,7 +127,9 @@ def _write_csv(path: Path, table: pd.DataFrame) -> None:
 
 
 def _write_matrix(path: Path, matrix: np.ndarray, classes: tuple[str, ...]) -> None:
-    _write_csv(path, pd.DataFrame(matrix, columns=list(classes)).assign(truth=list(classes))[["truth", *classes]])
+    table = pd.DataFrame(matrix, columns=list(classes))
+    table.insert(0, "truth", list(classes), allow_duplicates=True)  # a class may be called "truth" as well
+    _write_csv(path, table)
 
 
 def _write_bundle(made: Plan, trial_id: str, statistics: splits.Statistics, at: Results) -> dict[str, str]:

@@ -106,7 +106,8 @@ def edges(lengths: np.ndarray, buckets: int) -> list[int]:
 
 
 def bucketed(examples: Examples, longest: list[int], multiple: int = 1) -> tuple[tuple[Bucket, ...], np.ndarray]:
-    """Returns the examples in buckets, and where each bucket row came from ([row] index into `examples`, -1 for filling).
+    """Returns the examples in buckets, and where each bucket row came from ([row] index into `examples`, -1 for
+    filling).
 
     longest: each bucket's longest length; sequences beyond the last go into a bucket of their own.
     multiple: each bucket is filled with rows of length 0 up to a multiple of this.

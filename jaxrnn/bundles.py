@@ -1,7 +1,7 @@
 """The model bundle: a trained network with everything that prediction needs, in two plain files without pickles.
 
-`bundle.json` has config, classes, inputs, normalisation and versions; `parameters.npz` has the arrays by their path in the
-network. Needs no jax: `predict` runs what is here.
+`bundle.json` has config, classes, inputs, normalisation and versions; `parameters.npz` has the arrays by their path in
+the network. Needs no jax: `predict` runs what is here.
 """
 
 import zipfile

@@ -25,11 +25,13 @@ class Checkpoints:
         except OSError as error:
             raise JaxrnnError(f"{folder}: cannot be written ({error.strerror or error}); checkpoints go there")
 
-    def restore(self, like: Callable[[dict[str, Any]], Any | None], say: Callable[[str], None]) -> tuple[Any, dict[str, Any]] | None:
+    def restore(
+        self, like: Callable[[dict[str, Any]], Any | None], say: Callable[[str], None]
+    ) -> tuple[Any, dict[str, Any]] | None:
         """Returns arrays and plain values of the newest checkpoint that can be read, None where there is none.
 
-        like: from the plain values to the structure, shapes and types of the arrays; None where they are of no use. A broken
-        checkpoint is told of, and the one before it is taken.
+        like: from the plain values to the structure, shapes and types of the arrays; None where they are of no use. A
+        broken checkpoint is told of, and the one before it is taken.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:

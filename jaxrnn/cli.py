@@ -195,7 +195,6 @@ def aggregate(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
 
     best = aggregate_module.aggregate(load(config), Results(results))
 
-
     def shown_score(name: str) -> str:
         value, low, high = best["test"][name].values()
         return f"{name.replace('_', ' ')} {value:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None else "")

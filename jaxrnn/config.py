@@ -314,8 +314,8 @@ class Model(Section):
     )
     dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(
         default=0.2,
-        description="Share of outputs set to 0 in training, after each recurrent layer and each dense one but the last. More "
-        "where the validation loss rises while the training loss falls.",
+        description="Share of outputs set to 0 in training, after each recurrent layer and each dense one but the "
+        "last. More where the validation loss rises while the training loss falls.",
     )
     normalisation: Literal["batch", "none"] = Field(
         default="batch",

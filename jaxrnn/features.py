@@ -27,7 +27,8 @@ def check(data: Data, survey: Survey) -> None:
     for feature in data.features:
         if feature.name not in known:
             raise JaxrnnError(
-                f"data.features: this survey has no '{feature.name}'{nearest(feature.name, known)}; it has {listed(known, 20)}"
+                f"data.features: this survey has no '{feature.name}'{nearest(feature.name, known)}; it has "
+                f"{listed(known, 20)}"
             )
         if feature.scaling != "none" and feature.name not in columns:
             raise JaxrnnError(
@@ -37,10 +38,13 @@ def check(data: Data, survey: Survey) -> None:
     for name in data.metadata:
         if name not in names:
             raise JaxrnnError(
-                f"data.metadata: this survey has no '{name}'{nearest(name, names)}; it has {listed(names, 20) or 'none'}"
+                f"data.metadata: this survey has no '{name}'{nearest(name, names)}; "
+                f"it has {listed(names, 20) or 'none'}"
             )
     if data.steps == "night" and not survey.passbands:
-        raise JaxrnnError("data.steps: `night` puts passbands side by side, and this survey has none; use `observation`")
+        raise JaxrnnError(
+            "data.steps: `night` puts passbands side by side, and this survey has none; use `observation`"
+        )
 
 
 def describe(data: Data, survey: Survey) -> tuple[tuple[Column, ...], np.ndarray]:
@@ -94,8 +98,8 @@ def _observations(survey: Survey, sequences: Sequences) -> tuple[np.ndarray, ...
 def _nights(data: Data, survey: Survey, sequences: Sequences) -> tuple[np.ndarray, ...]:
     """Returns offsets, mean time, values [night, column, passband] and which passbands a night has.
 
-    Where a passband was observed several times in a night, a column with a twin `<column>_error` is the mean weighted by
-    inverse variance, its error that of this mean; every other column is the plain mean.
+    Where a passband was observed several times in a night, a column with a twin `<column>_error` is the mean weighted
+    by inverse variance, its error that of this mean; every other column is the plain mean.
     """
     rows, bands = len(sequences.time), len(survey.passbands)
     starts_object = np.zeros(rows, dtype=bool)

@@ -78,7 +78,8 @@ def _shard(data: Data, survey: Survey, reader: Reader, part: Part) -> Shard:
         where = f"{file}: object {owner}" + (f", row {row}" if row != WHOLE_OBJECT else "")
         more = f" ({len(rejected) - 1} more faults in this part of the survey)" if len(rejected) > 1 else ""
         raise JaxrnnError(
-            f"{where}: {reason}{more}; mend the file, or set `data.on_error: reject` to leave such rows out and account for them"
+            f"{where}: {reason}{more}; mend the file, or set `data.on_error: reject` to leave such rows out and "
+            f"account for them"
         )
     steps = features.make(data, survey, _sorted(sequences))
     columns, indicators = features.describe(data, survey)
@@ -180,7 +181,9 @@ def _sorted(sequences: Sequences) -> Sequences:
     )
 
 
-def _finish(data: Data, survey: Survey, folder: Path, files: list[dict[str, object]], paths: list[Path]) -> dict[str, object]:
+def _finish(
+    data: Data, survey: Survey, folder: Path, files: list[dict[str, object]], paths: list[Path]
+) -> dict[str, object]:
     counts: Counter[str] = Counter()
     labels: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
@@ -197,17 +200,22 @@ def _finish(data: Data, survey: Survey, folder: Path, files: list[dict[str, obje
         for name in shard.ids.tolist():
             if name in seen:
                 raise JaxrnnError(
-                    f"{survey_name(files)}: object {name} stands in two parts of the survey ({seen[name].name}, {path.name}); "
+                    f"{survey_name(files)}: object {name} stands in two parts of the survey ({seen[name].name}, "
+                    f"{path.name}); "
                     "expected every object once, with all its observations"
                 )
             seen[name] = path
         entries.append(
-            {"file": path.name, "sequences": len(shard.ids), "steps": int(shard.offsets[-1]), "sha256": shards.checksum(path)}
+            {
+                "file": path.name,
+                "sequences": len(shard.ids),
+                "steps": int(shard.offsets[-1]),
+                "sha256": shards.checksum(path),
+            }
         )
     if not counts["objects_out"]:
-        raise JaxrnnError(
-            f"{survey_name(files)}: no object is left of {counts['objects_in']} ({listed([f'{n} {r}' for r, n in reasons.items()])})"
-        )
+        why = listed([f"{count} {reason}" for reason, count in reasons.items()])
+        raise JaxrnnError(f"{survey_name(files)}: no object is left of {counts['objects_in']} ({why})")
     with results.written_whole(folder / "rejected.csv") as temporary:
         table = pd.DataFrame(rejected, columns=list(shards.REJECTED_COLUMNS))
         table["row"] = table["row"].where(table["row"] != WHOLE_OBJECT, "").astype(str)
@@ -239,7 +247,8 @@ def _described(column: Column) -> dict[str, str]:
 
 
 def _histogram(lengths: np.ndarray) -> dict[str, list[int]]:
-    """Returns counts of sequences by steps, in at most 30 bins of equal whole width; edges are the bins' first steps."""
+    """Returns counts of sequences by steps, in at most 30 bins of equal whole width; edges are the bins' first "
+    "steps."""
     width = -(-(int(lengths.max()) - int(lengths.min()) + 1) // 30)
     edges = np.arange(int(lengths.min()), int(lengths.max()) + width + 1, width)
     return {"edges": edges.tolist(), "counts": np.histogram(lengths, edges)[0].tolist()}

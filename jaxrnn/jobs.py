@@ -1,7 +1,7 @@
 """A job on its device: its trials through a pack of fixed width, with checkpoints, signals and progress.
 
-The pack has `width` places. A place whose trial is finished takes the next waiting one at the end of the epoch; every trial
-counts its own epochs. Between segments, and only there, the job looks at signals, checkpoints and progress.
+The pack has `width` places. A place whose trial is finished takes the next waiting one at the end of the epoch; every
+trial counts its own epochs. Between segments, and only there, the job looks at signals, checkpoints and progress.
 """
 
 import importlib.metadata
@@ -54,7 +54,9 @@ def train(job_file: JobFile, at: Results, output: Path, say: Say, *, retrain: bo
     )
     folders = {trial.fingerprint: at.trial(job_file.experiment, trial.fingerprint) for trial in job_file.job.trials}
     waiting = [
-        trial for trial in job_file.job.trials if retrain or not _is_finished(folders[trial.fingerprint], statistics, say)
+        trial
+        for trial in job_file.job.trials
+        if retrain or not _is_finished(folders[trial.fingerprint], statistics, say)
     ]
     if len(waiting) < len(job_file.job.trials):
         finished = len(job_file.job.trials) - len(waiting)
@@ -77,7 +79,8 @@ def _choose_device(wanted: str) -> str:
     except RuntimeError as error:
         found = ", ".join(sorted({f"{d.platform} ({d.device_kind})" for d in jax.devices()}))
         raise JaxrnnError(
-            f"training.device: gpu, and JAX {jax.__version__} on {platform.node()} finds only {found} ({error}). Ask the "
+            f"training.device: gpu, and JAX {jax.__version__} on {platform.node()} finds only {found} ({error}). "
+            f"Ask the "
             "scheduler for a GPU, install the CUDA build (pip install 'jaxrnn[cuda12]' or [cuda13]), or set "
             "`training.device: cpu`"
         )
@@ -197,7 +200,8 @@ class _Pack:
                     saved = time.monotonic()
                 if signals.received is not None:
                     raise Interrupted(
-                        f"job {self.job_file.job.name}: stopped by {signal.Signals(signals.received).name}; the checkpoint is "
+                        f"job {self.job_file.job.name}: stopped by {signal.Signals(signals.received).name}; the "
+                        f"checkpoint is "
                         "written, and the same command goes on from it"
                     )
 
@@ -238,7 +242,8 @@ class _Pack:
             self.places[index] = None
 
     def _refill(self) -> None:
-        """Gives each empty place to the next waiting trial. Only between epochs: all places walk through one together."""
+        """Gives each empty place to the next waiting trial. Only between epochs: all places walk through one "
+        "together."""
         fresh = np.zeros(len(self.places), dtype=bool)
         for index, place in enumerate(self.places):
             if place is None and self.waiting:
@@ -287,7 +292,7 @@ class _Pack:
         else:
             predicted = np.full((len(self.scored), classes), np.nan, dtype=np.float32)
         ends = np.cumsum([len(self.examples[name]) for name in SCORED_SPLITS])
-        probabilities = dict(zip(SCORED_SPLITS, np.split(predicted, ends[:-1]), strict=True))
+        probabilities: dict[str, np.ndarray] = dict(zip(SCORED_SPLITS, np.split(predicted, ends[:-1]), strict=True))
         loss = place.history[best - 1][trials.HISTORY_COLUMNS.index("validation_loss")] if best else None
         record = {
             "trial": place.trial.id,
@@ -349,7 +354,8 @@ class _Pack:
         return True
 
     def _places_of(self, values: dict[str, Any]) -> State | None:
-        """Takes a checkpoint's trials into their places; returns the shapes of its states, None where it is of no use."""
+        """Takes a checkpoint's trials into their places; returns the shapes of its states, None where it is of no "
+        "use."""
         software = _software()
         others = {name: f"{name} was {values.get(name)}, is {software[name]}" for name in software}
         others = {name: text for name, text in others.items() if values.get(name) != software[name]}
@@ -364,8 +370,10 @@ class _Pack:
         by_fingerprint = {trial.fingerprint: trial for trial in self.waiting}
         self.places = []
         for entry in values["places"]:
-            trial = None if entry is None else by_fingerprint.get(entry["fingerprint"])
-            self.places.append(None if trial is None else _Place(trial, entry["history"], entry["seconds"]))
+            place = None
+            if entry is not None and entry["fingerprint"] in by_fingerprint:
+                place = _Place(by_fingerprint[entry["fingerprint"]], entry["history"], entry["seconds"])
+            self.places.append(place)
         if not any(self.places):
             return None
         self.hypers = self._hyperparameters()
@@ -391,18 +399,27 @@ class _Progress:
         waiting = f", {len(self.pack.waiting)} waiting" if self.pack.waiting else ""
         left = ""
         spent = sum(place.seconds for place in places)
-        finished = sum(len(place.history) for place in places) + len(places) * self.pack.step / self.pack.steps_per_epoch
+        finished = (
+            sum(len(place.history) for place in places) + len(places) * self.pack.step / self.pack.steps_per_epoch
+        )
         if finished:
             to_do = sum(epochs - len(place.history) for place in places) + epochs * len(self.pack.waiting)
             left = f", at most {_duration(spent / finished * to_do)} left"
         self.pack.say(
-            f"epoch {done} of {epochs}, step {self.pack.step} of {self.pack.steps_per_epoch}: {len(places)} trials training"
+            f"epoch {done} of {epochs}, step {self.pack.step} of {self.pack.steps_per_epoch}: {len(places)} trials "
+            f"training"
             f"{waiting}{best}{left}"
         )
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def _software() -> dict[str, str]:

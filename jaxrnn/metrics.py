@@ -8,29 +8,34 @@ CONFIDENCE = 0.95
 RESAMPLES = 1000
 BOOTSTRAP_VALUES = 10_000_000  # held at once, of 8 bytes
 SMALLEST_PROBABILITY = 1e-7  # the resolution of float32 probabilities
-INTERVALS = "95 %; accuracy and recall by Wilson's score, the others by bootstrap over objects within classes (percentiles, 1,000 resamples)"
+INTERVALS = (
+    "95 %; accuracy and recall by Wilson's score, the others by bootstrap over objects within classes "
+    "(percentiles, 1,000 resamples)"
+)
 OVERALL = ("log_loss", "accuracy", "macro_f1", "macro_auc")
 
 
 def scores(probabilities: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> dict[str, float]:
     """Returns log loss, accuracy, macro F1, macro AUC (one against the rest) and each class's F1, precision, recall.
 
-    probabilities: [object, class]; labels: [object] class indices. All NaN where a probability is NaN (a trial that diverged at once).
+    probabilities: [object, class]; labels: [object] class indices. All NaN where a probability is NaN (a trial that
+    diverged at once).
     """
     names = score_names(classes)
     if not np.isfinite(probabilities).all():
         return dict.fromkeys(names, float("nan"))
     index = np.arange(len(classes))
     predicted = probabilities.argmax(axis=1)
-    precision, recall, f1, _ = sk.precision_recall_fscore_support(labels, predicted, labels=index, zero_division=0.0)  # pyright: ignore
+    by_class = sk.precision_recall_fscore_support(labels, predicted, labels=index, zero_division=0.0)  # pyright: ignore
+    precision, recall, f1 = (np.asarray(values, dtype=float) for values in by_class[:3])
     values = [
         log_loss(probabilities, labels),
         float(np.mean(predicted == labels)),
         float(np.mean(f1)),
         macro_auc(probabilities, labels),
-        *map(float, f1),
-        *map(float, precision),
-        *map(float, recall),
+        *f1.tolist(),
+        *precision.tolist(),
+        *recall.tolist(),
     ]
     return dict(zip(names, values, strict=True))
 
@@ -89,8 +94,8 @@ def _resampled(
 ) -> np.ndarray:
     """Returns the scores [resample, score] of bootstrap samples, in the order of `score_names`.
 
-    A sample is how often each object was drawn: all scores follow from these counts, without computing anything anew for
-    each sample but sums.
+    A sample is how often each object was drawn: all scores follow from these counts, without computing anything anew
+    for each sample but sums.
     """
     objects, classes = probabilities.shape
     predicted = probabilities.argmax(axis=1)
@@ -137,4 +142,3 @@ def mean_with_interval(values: np.ndarray) -> tuple[float, float, float]:
 
 def higher_is_better(metric: str) -> bool:
     return metric not in ("log_loss", "loss")
-

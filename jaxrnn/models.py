@@ -28,10 +28,11 @@ glorot = nnx.initializers.glorot_uniform()
 class Recurrent(nnx.Module):
     """A simple, GRU or LSTM layer over masked sequences.
 
-    The cells are PyTorch's and cuDNN's, equations and gate order alike: simple is tanh(x W + h R + b); the GRU (Cho et al.
+    The cells are PyTorch's and cuDNN's, equations and gate order alike: simple is tanh(x W + h R + b); the GRU (Cho et
+    al.
     2014) applies its reset gate after the recurrent product (gates r, z, n); the LSTM (Hochreiter and Schmidhuber 1997)
-    has a forget gate (gates i, f, g, o). Initialised as in Keras: Glorot uniform inputs, orthogonal recurrence, zero biases, forget
-    bias 1.
+    has a forget gate (gates i, f, g, o). Initialised as in Keras: Glorot uniform inputs, orthogonal recurrence, zero
+    biases, forget bias 1.
     """
 
     def __init__(self, cell: str, inputs: int, units: int, *, reverse: bool = False, rngs: nnx.Rngs) -> None:
@@ -65,7 +66,8 @@ def recur(
 ) -> tuple[Float[Array, "batch step unit"], Float[Array, "batch unit"]]:
     """Returns the hidden state after each step, 0 beyond the length, and the last valid one.
 
-    projected: the inputs times their kernel plus bias, of all steps at once: one large product instead of many small ones.
+    projected: the inputs times their kernel plus bias, of all steps at once: one large product instead of many small
+    ones.
     """
     units = kernel.shape[0]
     batch = projected.shape[1]
@@ -82,7 +84,7 @@ def recur(
         (hidden,) = state
         r, z, n = jnp.split(hidden @ kernel, 3, axis=-1)
         reset, update = jax.nn.sigmoid(x[0] + r), jax.nn.sigmoid(x[1] + z)
-        candidate = jnp.tanh(x[2] + reset * (n + candidate_bias))
+        candidate = jnp.tanh(x[2] + reset * (n + candidate_bias))  # pyright: ignore[reportOperatorIssue]
         return ((1 - update) * candidate + update * hidden,)
 
     def lstm(state: Any, x: Any) -> Any:
@@ -125,8 +127,8 @@ def dropout(values: Array, rate: Float[Array, ""], bits: UInt16[Array, "..."]) -
 class Network(nnx.Module):
     """Recurrent layers, pooling over valid steps, metadata joined, dense layers, one logit a class.
 
-    With depth 2, dense depth 2, sigmoid and batch norm it is the network of GOTO (Burhanudin et al. 2021, section 3.3), but for
-    batch norm that leaves padding out.
+    With depth 2, dense depth 2, sigmoid and batch norm it is the network of GOTO (Burhanudin et al. 2021, section
+    3.3), but for batch norm that leaves padding out.
     """
 
     def __init__(self, model: Model, features: int, metadata: int, classes: int, *, rngs: nnx.Rngs) -> None:
@@ -159,10 +161,11 @@ class Network(nnx.Module):
         dropout_rate: Float[Array, ""] | None = None,
         dropout_bits: UInt16[Array, " draw"] | None = None,
     ) -> Float[Array, "batch label"]:
-        """Returns the logits. In training, with `dropout_bits`, it drops out and batch norm takes the batch's statistics.
+        """Returns the logits. In training, with `dropout_bits`, it drops out and batch norm takes the batch's
+        statistics.
 
-        dropout_bits: uniform, at least `dropout_draws` of them. They come in one array, drawn outside, because each draw
-        inside a differentiated loop costs seconds of compilation.
+        dropout_bits: uniform, at least `dropout_draws` of them. They come in one array, drawn outside, because each
+        draw inside a differentiated loop costs seconds of compilation.
         """
         training = dropout_bits is not None
         valid = jnp.arange(features.shape[1])[None, :] < lengths[:, None]

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Trial(Section):
     """One grid point with one seed.
 
-    id: readable, from the grid's values. fingerprint: stands for everything that decides what the trial becomes, save the
-    survey's content; equal fingerprints, equal trials, whatever grid they stand in.
+    id: readable, from the grid's values. fingerprint: stands for everything that decides what the trial becomes, save
+    the survey's content; equal fingerprints, equal trials, whatever grid they stand in.
     hyperparameters: the traced keys' values.
     """
 
@@ -185,7 +185,8 @@ def table(plan: Plan) -> pd.DataFrame:
 
 
 def write(plan: Plan, at: Results) -> list[str]:
-    """Writes `plan.csv`, `experiment.yaml` and the jobs' configs; returns remarks for the user about earlier results."""
+    """Writes `plan.csv`, `experiment.yaml` and the jobs' configs; returns remarks for the user about earlier "
+    "results."""
     folder = at.experiment(plan.experiment.experiment)
     remarks = _compare_with_earlier(plan, folder)
     for job in plan.jobs:

@@ -26,7 +26,9 @@ def probabilities(model: Model, arrays: dict[str, np.ndarray], examples: Example
         examples, batches.edges(examples.lengths, 1), training.evaluation_multiple(len(examples))
     )
     parameters, statistics = _states(model, features, metadata, classes, arrays)
-    logits = _evaluator(model, features, metadata, classes)(parameters, statistics, buckets)
+    logits = _evaluator(model, features, metadata, classes)(  # pyright: ignore[reportArgumentType]
+        parameters, statistics, buckets
+    )
     found = np.zeros((len(examples), classes), dtype=np.float32)
     found[sources[sources >= 0]] = np.asarray(jax.nn.softmax(logits))[sources >= 0]
     return found
@@ -35,7 +37,9 @@ def probabilities(model: Model, arrays: dict[str, np.ndarray], examples: Example
 @lru_cache
 def _evaluator(model: Model, features: int, metadata: int, classes: int) -> Any:
     structure = nnx.graphdef(training.network(model, features, metadata, classes))
-    return jax.jit(lambda parameters, statistics, buckets: training.evaluate(structure, parameters, statistics, buckets))
+    return jax.jit(
+        lambda parameters, statistics, buckets: training.evaluate(structure, parameters, statistics, buckets)
+    )
 
 
 def flattened(parameters: Any, statistics: Any) -> dict[str, np.ndarray]:

@@ -1,4 +1,5 @@
-"""`predictions.h5`: the class probabilities of a job's trials on validation and test, from which every score is computed.
+"""`predictions.h5`: the class probabilities of a job's trials on validation and test, from which every score is
+computed.
 
 Layout (version 1): for each split a group with `ids` [object] UTF-8 bytes, `labels` [object] int32 class indices and
 `probabilities` [trial, object, class] float32. Attributes `trials` and `classes` name the axes.
@@ -20,7 +21,8 @@ SCORED_SPLITS = ("validation", "test")
 
 @dataclass(frozen=True)
 class Predictions:
-    """One split's predictions of some trials: ids [object] str, labels [object], probabilities by trial [object, class]."""
+    """One split's predictions of some trials: ids [object] str, labels [object], probabilities by trial [object, "
+    "class]."""
 
     ids: np.ndarray
     labels: np.ndarray

@@ -25,7 +25,8 @@ class Ranks:
     def each(self, work: Callable[[], T]) -> list[T]:
         """Returns what `work` returned on every rank, in rank order, on every rank.
 
-        A JaxrnnError on any rank ends all of them: the first one's message is shown once. Any other failure aborts the job, so that no rank waits for a dead one.
+        A JaxrnnError on any rank ends all of them: the first one's message is shown once. Any other failure aborts the
+        job, so that no rank waits for a dead one.
         """
         if self.communicator is None:
             return [work()]
@@ -68,7 +69,8 @@ def join(expected: int | None) -> Ranks:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise JaxrnnError(
-            f"{wanted} MPI ranks were asked for, and mpi4py finds no MPI library ({error}); load your site's MPI module, "
+            f"{wanted} MPI ranks were asked for, and mpi4py finds no MPI library ({error}); load your site's MPI "
+            f"module, "
             f"or install one with `pip install jaxrnn[mpi]`, or run on one rank with --ranks 1"
         )
     found = MPI.COMM_WORLD.Get_size()

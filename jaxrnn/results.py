@@ -103,6 +103,7 @@ def check_version(found: object, path: Path) -> None:
     """Raises JaxrnnError where `path` was made by a version whose results this one can't continue."""
     if str(found).split(".")[:2] != __version__.split(".")[:2]:
         raise JaxrnnError(
-            f"{path}: made by jaxrnn {found}, and this is {__version__}; results of different versions are never mixed. "
+            f"{path}: made by jaxrnn {found}, and this is {__version__}; results of different versions are never "
+            f"mixed. "
             f"Use that version, or another `experiment:` name, or remove the folder {path.parent}"
         )

@@ -34,7 +34,8 @@ def choose(training_results: pd.DataFrame, keys: list[str], metric: str) -> Choi
     usable = training_results[(training_results["outcome"] != DIVERGED) & np.isfinite(training_results[metric])]
     if usable.empty:
         raise JaxrnnError(
-            f"all {len(training_results)} trials diverged: there is nothing to choose; lower training.learning_rate or set "
+            f"all {len(training_results)} trials diverged: there is nothing to choose; lower training.learning_rate "
+            f"or set "
             "training.gradient_clip"
         )
     sign = 1.0 if higher_is_better(metric) else -1.0
@@ -52,10 +53,11 @@ def summarise(table: pd.DataFrame, keys: list[str], scores: list[str]) -> pd.Dat
     rows = []
     for _, group in _points(table, keys):
         row: dict[str, Any] = {key: group.iloc[0][key] for key in keys}
-        row |= {"seeds": len(group), "diverged": int((group["outcome"] == DIVERGED).sum())}
-        kept = group[group["outcome"] != DIVERGED]
+        diverged = (group["outcome"] == DIVERGED).to_numpy(dtype=bool)
+        row |= {"seeds": len(group), "diverged": int(diverged.sum())}
         for score in scores:
-            row[f"{score}_mean"], row[f"{score}_low"], row[f"{score}_high"] = mean_with_interval(kept[score].to_numpy())
+            values = group[score].to_numpy(dtype=float)[~diverged]
+            row[f"{score}_mean"], row[f"{score}_low"], row[f"{score}_high"] = mean_with_interval(values)
         rows.append(row)
     return pd.DataFrame(rows)
 

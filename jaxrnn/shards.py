@@ -1,6 +1,7 @@
 """Shards: HDF5 files of sequences, unnormalised and without splits.
 
-Layout of a shard (version 1): `ids`, `labels` [sequence] UTF-8 bytes; `offsets` [sequence + 1] int64; `time` [step] float64;
+Layout of a shard (version 1): `ids`, `labels` [sequence] UTF-8 bytes; `offsets` [sequence + 1] int64; `time` [step]
+float64;
 `features` [step, feature] float32, NaN where a passband has no observation at that step; `metadata` [sequence, column]
 float32; `splits` [sequence], only where the survey gives them; `rejected/` with one row a rejected object or
 observation (`object`, `file`, `row`, `reason`). Attributes carry names, units, counts and the version.
@@ -27,8 +28,8 @@ class Shard:
 
     ids, labels: [sequence] str. offsets: [sequence + 1] int64. time: [step] float64. features: [step, feature] float32.
     indicators: [feature] bool, True for 0/1 columns, which are never normalised. metadata: [sequence, column] float32.
-    splits: [sequence] str or None. rejected: rows of (object, file, row, reason). counts: objects and observations in, out
-    and rejected, and steps out.
+    splits: [sequence] str or None. rejected: rows of (object, file, row, reason). counts: objects and observations in,
+    out and rejected, and steps out.
     """
 
     ids: np.ndarray
@@ -71,7 +72,11 @@ def write(path: Path, shard: Shard, version: str) -> None:
         rejected = file.create_group("rejected")
         for index, name in enumerate(REJECTED_COLUMNS):
             entries = [row[index] for row in shard.rejected]
-            _put(rejected, name, np.array(entries, dtype=np.int64) if name == "row" else _encoded(np.array(entries, dtype=str)))
+            _put(
+                rejected,
+                name,
+                np.array(entries, dtype=np.int64) if name == "row" else _encoded(np.array(entries, dtype=str)),
+            )
 
 
 def read(path: Path) -> Shard:
@@ -101,7 +106,11 @@ def read(path: Path) -> Shard:
                         strict=True,
                     )
                 ),
-                counts={name: int(value) for name, value in file.attrs.items() if name.endswith(("_in", "_out", "_rejected"))},  # pyright: ignore
+                counts={
+                    name: int(value)
+                    for name, value in file.attrs.items()
+                    if name.endswith(("_in", "_out", "_rejected"))
+                },  # pyright: ignore
             )
     except (OSError, KeyError, ValueError) as error:
         raise JaxrnnError(f"{path}: no readable shard ({error}); remove it and run `jaxrnn ingest` again")

@@ -55,7 +55,8 @@ class Moments:
 class Statistics:
     """What training and prediction need to know of the training split.
 
-    classes: names in index order. class_counts: [class], training objects. means and deviations of features and metadata: 0 and
+    classes: names in index order. class_counts: [class], training objects. means and deviations of features and
+    metadata: 0 and
     1 for indicators. data_digest: stands for the dataset's content and the splits; trials of other data never match.
     """
 
@@ -90,7 +91,9 @@ def read_splits(folder: Path) -> pd.DataFrame:
 
 def shard_paths(dataset: Path) -> list[Path]:
     """Returns the dataset's shards in order; raises JaxrnnError where ingest has not finished."""
-    return [dataset / entry["file"] for entry in results.read_json(dataset / "manifest.json", "jaxrnn ingest")["shards"]]
+    return [
+        dataset / entry["file"] for entry in results.read_json(dataset / "manifest.json", "jaxrnn ingest")["shards"]
+    ]
 
 
 def split(split: Split, task: Task, seed: int, dataset: Path, folder: Path) -> Statistics:
@@ -144,7 +147,8 @@ def class_labels(task: Task, labels: np.ndarray) -> dict[str, list[str]]:
     if unknown:
         counts = [f"'{label}' ({(labels == label).sum()} objects)" for label in unknown]
         raise JaxrnnError(
-            f"task.classes: {listed(counts)} in no class; add them to one, or to `task.exclude`, or write '{REST}' for the rest"
+            f"task.classes: {listed(counts)} in no class; add them to one, or to `task.exclude`, or write '{REST}' "
+            f"for the rest"
         )
     return groups
 
@@ -162,12 +166,16 @@ def _check_counts(groups: dict[str, list[str]], names: np.ndarray) -> None:
         count = int((names == name).sum())
         if count < len(SPLITS):
             raise JaxrnnError(
-                f"task.classes: class '{name}' has {count} object{'s' * (count != 1)}; expected at least {len(SPLITS)}, one for each of "
-                f"{', '.join(SPLITS)}; join it with another class in `task.classes` or name its labels in `task.exclude`"
+                f"task.classes: class '{name}' has {count} object{'s' * (count != 1)}; expected at least "
+                f"{len(SPLITS)}, one for each of "
+                f"{', '.join(SPLITS)}; join it with another class in `task.classes` or name its labels in "
+                f"`task.exclude`"
             )
 
 
-def _check_every_class_everywhere(groups: dict[str, list[str]], names: np.ndarray, assigned: np.ndarray, split: Split) -> None:
+def _check_every_class_everywhere(
+    groups: dict[str, list[str]], names: np.ndarray, assigned: np.ndarray, split: Split
+) -> None:
     for part in SPLITS:
         absent = [name for name in groups if not ((names == name) & (assigned == part)).any()]
         if absent:

@@ -1,7 +1,7 @@
 """Training: a pack of trials at once, in one compiled program, epoch by epoch.
 
-Everything about one trial is a function of its own hyperparameters and seed; `jax.vmap` makes a pack of it. Randomness is
-drawn by folding the trial's seed with the epoch and the step, never from a stream, so that where the work is
+Everything about one trial is a function of its own hyperparameters and seed; `jax.vmap` makes a pack of it. Randomness
+is drawn by folding the trial's seed with the epoch and the step, never from a stream, so that where the work is
 cut, or what trains beside it, changes nothing.
 """
 
@@ -59,7 +59,8 @@ class State(NamedTuple):
 
 
 class EpochReport(NamedTuple):
-    """What a finished epoch says of one trial: means over the epoch's batches, in training mode, and validation scores."""
+    """What a finished epoch says of one trial: means over the epoch's batches, in training mode, and validation "
+    "scores."""
 
     train_loss: Array
     train_accuracy: Array
@@ -77,8 +78,8 @@ class Program(NamedTuple):
 def make(model: Model, training: Training, features: int, metadata: int, classes: int) -> Program:
     """Returns the program that trains packs of trials of one network.
 
-    begin(hyperparameters) -> state. advance(state, hyperparameters, buckets, schedule, start, stop) -> state after the steps
-    [start, stop) of the epoch's schedule, traced, so that any cut runs the same program.
+    begin(hyperparameters) -> state. advance(state, hyperparameters, buckets, schedule, start, stop) -> state after the
+    steps [start, stop) of the epoch's schedule, traced, so that any cut runs the same program.
     finish_epoch(state, hyperparameters, validation buckets) -> state, report.
     """
     template = network(model, features, metadata, classes)
@@ -128,10 +129,8 @@ def make(model: Model, training: Training, features: int, metadata: int, classes
 
         def objective(parameters: Any) -> tuple[Array, tuple[Any, Array]]:
             net = nnx.merge(structure, parameters, state.statistics, copy=True)
-            logits = net(
-                batch.features, batch.lengths, batch.metadata, dropout_rate=hyper.dropout, dropout_bits=bits
-            )
-            each = losses.focal(logits, batch.labels, class_weights=hyper.class_weights, gamma=hyper.gamma)
+            logits = net(batch.features, batch.lengths, batch.metadata, dropout_rate=hyper.dropout, dropout_bits=bits)
+            each = losses.focal(logits, jnp.asarray(batch.labels), class_weights=hyper.class_weights, gamma=hyper.gamma)
             loss = jnp.where(present, each, 0).sum() / count
             if model.dense_depth:
                 loss += hyper.l2 * jnp.square(models.penalised_kernel(parameters)).sum()
@@ -177,7 +176,12 @@ def make(model: Model, training: Training, features: int, metadata: int, classes
 
     @jax.jit
     def advance(
-        states: State, hypers: Hyperparameters, buckets: tuple[Bucket, ...], schedule: Schedule, start: Array, stop: Array
+        states: State,
+        hypers: Hyperparameters,
+        buckets: tuple[Bucket, ...],
+        schedule: Schedule,
+        start: Array,
+        stop: Array,
     ) -> State:
         orders = jax.vmap(order, in_axes=(0, 0, None))(hypers, states.epoch, buckets)
         # the schedule stays outside of vmap: a bucket that all trials share is a branch, else all branches would run

@@ -62,7 +62,13 @@ def prepared(folder: Path, **changes: Any) -> tuple[Experiment, Results, Plan]:
     at = Results(folder / "results")
     dataset = at.dataset(plan.dataset_key(experiment))
     ingest.ingest(experiment.data, folder / "survey", dataset, Ranks(), lambda done, total: None)
-    splits.split(experiment.split, experiment.task, plan.split_seed(experiment.model_dump()), dataset, at.experiment(experiment.experiment))
+    splits.split(
+        experiment.split,
+        experiment.task,
+        plan.split_seed(experiment.model_dump()),
+        dataset,
+        at.experiment(experiment.experiment),
+    )
     made = plan.make(experiment)
     plan.write(made, at)
     return experiment, at, made

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
 from experiments import prepared
+
 from jaxrnn import aggregate, batches, bundles, jobs, plan, predict, predictions, splits
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import Results
@@ -117,7 +117,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
 def test_finished_trials_are_never_trained_twice(
     undisturbed: tuple[Path, Results, plan.Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, at, made = undisturbed
+    _, at, made = undisturbed
     before = outputs(at, made)
     monkeypatch.setattr(jobs, "_Pack", lambda *_, **__: pytest.fail("trained again"))
     shutil.rmtree(at.job("tiny", made.jobs[0].name) / "models")
@@ -152,15 +152,15 @@ def test_new_trials_wait_for_a_place_in_the_resumed_pack(
     train_all(at, made)
     table = pd.read_csv(at.job("tiny", made.jobs[0].name) / "trials.csv")
     assert table["pack_width"].tolist() == [2] * 5
-    assert table["outcome"].eq("completed").all() and table["epochs"].eq(4).all()
+    assert set(table["outcome"]) == {"completed"} and set(table["epochs"]) == {4}
     history = pd.read_csv(at.job("tiny", made.jobs[0].name) / "history.csv")
     assert history.groupby("trial", sort=False)["epoch"].apply(list).tolist() == [[1, 2, 3, 4]] * 5
     # a trial that waited is the trial that it would have been in a pack of two from the start
     _, other, remade = prepared(tmp_path / "again", grid={"loss.gamma": [3, 4]})
     train_all(other, remade)
-    waited = history[history["trial"] == "gamma-4_seed-1"].reset_index(drop=True)
+    waited = history.query("trial == 'gamma-4_seed-1'").reset_index(drop=True)
     alone = pd.read_csv(other.job("tiny", remade.jobs[0].name) / "history.csv")
-    pd.testing.assert_frame_equal(waited, alone[alone["trial"] == "gamma-4_seed-1"].reset_index(drop=True))
+    pd.testing.assert_frame_equal(waited, alone.query("trial == 'gamma-4_seed-1'").reset_index(drop=True))
 
 
 def test_a_diverging_trial_is_a_result(tmp_path: Path) -> None:

@@ -388,10 +388,14 @@ def test_damaged_surveys_are_explained(folder: Path, tmp_path: Path, damage: Cal
         file = copy / "observations-00001.parquet"
         pq.write_table(pq.read_table(file).slice(0, 1000), file)
     damage(copy)
-    with pytest.raises(JaxrnnError, match=text):
+
+    def read_all() -> None:
         reader = SimulatedReader(copy)
         for part in reader.parts(4096):
             reader.read(part)
+
+    with pytest.raises(JaxrnnError, match=text):
+        read_all()
 
 
 def test_faulty_values_are_handed_on_as_they_are(folder: Path, tmp_path: Path) -> None:

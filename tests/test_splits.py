@@ -40,7 +40,7 @@ def test_statistics_are_those_of_the_training_split(tmp_path: Path, method: str)
     np.testing.assert_allclose(statistics.feature_mean, values.mean(axis=0), rtol=1e-10)
     np.testing.assert_allclose(statistics.feature_deviation, values.std(axis=0), rtol=1e-10)
     np.testing.assert_allclose(statistics.metadata_mean, np.mean(metadata, axis=0), rtol=1e-6)
-    counts = table[table["split"] == "train"]["class"].value_counts()
+    counts = table.query("split == 'train'")["class"].value_counts()
     assert statistics.class_counts.tolist() == [counts[name] for name in statistics.classes]
 
 
@@ -61,7 +61,7 @@ def test_other_validation_and_test_sequences_change_no_statistic(tmp_path: Path)
 def test_exact_shares_hold_within_each_class(tmp_path: Path, shares: tuple[float, float]) -> None:
     table, _, _ = tiny(tmp_path, method="exact", train=shares[0], validation=shares[1])
     for _, members in table.groupby("class"):
-        counts = members["split"].value_counts()
+        counts = members["split"].value_counts().to_dict()
         assert abs(counts["train"] - shares[0] * len(members)) <= 0.5
         assert abs(counts["train"] + counts["validation"] - sum(shares) * len(members)) <= 1
 
@@ -77,7 +77,7 @@ def test_hash_never_moves_an_object_when_others_come() -> None:
     whole = dict(zip(names, splits._hashed(split, names, 1), strict=True))
     some = names[::3][::-1]
     assert [whole[name] for name in some] == splits._hashed(split, some, 1).tolist()
-    shares = pd.Series(list(whole.values())).value_counts(normalize=True)
+    shares = pd.Series(list(whole.values())).value_counts(normalize=True).to_dict()
     # five standard deviations of a share of 4,000
     assert abs(shares["train"] - 0.7) < 0.036 and abs(shares["validation"] - 0.15) < 0.028
 

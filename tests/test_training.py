@@ -48,16 +48,14 @@ class Setting:
 
     def hyper(self, seed: int, rate: float = 0.01, gamma: float = 0.0, dropout: float = 0.3) -> Hyperparameters:
         weights = losses.class_weights("balanced", np.array([20, 40, 30]))
-        return Hyperparameters(np.uint32(seed), *map(np.float32, (rate, dropout, 0.001, gamma)), weights)
+        return Hyperparameters(np.uint32(seed), *map(np.float32, (rate, dropout, 0.001, gamma)), weights)  # pyright: ignore[reportCallIssue]
 
     def begin(self, pack: list[Hyperparameters]) -> tuple[Hyperparameters, State]:
         hypers = training.stacked(pack)
         return hypers, self.program.begin(hypers)
 
     def advance(self, states: State, hypers: Hyperparameters, start: int, stop: int) -> State:
-        return self.program.advance(
-            states, hypers, self.buckets, self.schedule, jnp.int32(start), jnp.int32(stop)
-        )
+        return self.program.advance(states, hypers, self.buckets, self.schedule, jnp.int32(start), jnp.int32(stop))
 
     def trained(self, pack: list[Hyperparameters], epochs: int = 3) -> tuple[State, list[Any]]:
         hypers, states = self.begin(pack)

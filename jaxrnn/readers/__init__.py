@@ -132,6 +132,4 @@ def open_reader(name: str, path: Path) -> Reader:
 def equal_parts(files: Sequence[Path], objects: int, sequences_per_part: int, name: str = "part") -> list[Part]:
     """Returns parts of at most `sequences_per_part` of the `objects` that stand one after another in `files`."""
     starts = range(0, objects, sequences_per_part)
-    return [
-        Part(f"{name} {start}", tuple(files), start, min(start + sequences_per_part, objects)) for start in starts
-    ]
+    return [Part(f"{name} {start}", tuple(files), start, min(start + sequences_per_part, objects)) for start in starts]

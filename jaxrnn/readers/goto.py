@@ -1,8 +1,8 @@
 """The arrays of the GOTO light-curve classifier (Burhanudin et al. 2021, MNRAS 505, 4345).
 
 For each split of `train`, `validation`, `test` a folder holds `<split>_time_features.npy` (objects, steps, 3: time,
-value, error), `<split>_contextual_features.npy` (objects, columns) and `<split>_labels.npy` (objects, classes; one-hot).
-Steps whose three values are all `PADDING` are padding and no observations.
+value, error), `<split>_contextual_features.npy` (objects, columns) and `<split>_labels.npy` (objects, classes;
+one-hot). Steps whose three values are all `PADDING` are padding and no observations.
 """
 
 from pathlib import Path

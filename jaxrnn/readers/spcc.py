@@ -80,9 +80,7 @@ class SpccReader:
             with self._light_curves.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
                 absent = [name for name in ARRAYS if name not in archive]
                 if absent:
-                    raise JaxrnnError(
-                        f"{self._light_curves}: no array {listed(absent)}; expected {', '.join(ARRAYS)}"
-                    )
+                    raise JaxrnnError(f"{self._light_curves}: no array {listed(absent)}; expected {', '.join(ARRAYS)}")
                 arrays = {name: archive[name] for name in ARRAYS}
         except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise JaxrnnError(f"{self._light_curves}: not a readable .npz archive ({error})")
@@ -97,7 +95,8 @@ class SpccReader:
         fits = offsets.dtype.kind in "iu" and len(offsets) == len(arrays["snid"]) + 1
         if not fits or offsets[0] != 0 or offsets[-1] != rows or (np.diff(offsets) < 0).any():
             raise JaxrnnError(
-                f"{self._light_curves}: offsets do not fit; expected {len(arrays['snid']) + 1} values that grow from 0 to {rows}"
+                f"{self._light_curves}: offsets do not fit; expected {len(arrays['snid']) + 1} values that grow "
+                f"from 0 to {rows}"
             )
         return arrays
 

@@ -151,7 +151,12 @@ def _read(folder: Path, dataset: Path) -> Inputs:
     expected = ("steps_out", *(f"{what}_{where}" for what in counts for where in ("in", "out", "rejected")))
     _expect(manifest["counts"], dataset / "manifest.json", "jaxrnn ingest", expected)
     best = read_json(folder / "best.json", command)
-    _expect(best, folder / "best.json", command, ("trial", "job", "metric", "grid_point", "seed", "validation", "test", "software"))
+    _expect(
+        best,
+        folder / "best.json",
+        command,
+        ("trial", "job", "metric", "grid_point", "seed", "validation", "test", "software"),
+    )
     for split in ("validation", "test"):
         _expect(best[split], folder / "best.json", command, SCORES)
     if best["metric"] not in SCORES:
