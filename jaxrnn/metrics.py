@@ -132,9 +132,9 @@ def _weighted_auc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) 
 
 
 def mean_with_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Returns mean, low and high of the t interval over seeds; low and high are NaN for a single value."""
+    """Returns mean, low and high of the t interval over seeds; low and high are NaN for one value, or equal ones."""
     count = len(values)
-    if count < 2 or not np.isfinite(values).all():
+    if count < 2 or not np.isfinite(values).all() or np.ptp(values) == 0:
         return float(np.mean(values)) if count else float("nan"), float("nan"), float("nan")
     half = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * np.std(values, ddof=1) / np.sqrt(count)
     return float(np.mean(values)), float(np.mean(values) - half), float(np.mean(values) + half)

@@ -57,7 +57,11 @@ def summarise(table: pd.DataFrame, keys: list[str], scores: list[str]) -> pd.Dat
         row |= {"seeds": len(group), "diverged": int(diverged.sum())}
         for score in scores:
             values = group[score].to_numpy(dtype=float)[~diverged]
-            row[f"{score}_mean"], row[f"{score}_low"], row[f"{score}_high"] = mean_with_interval(values)
+            mean, low, high = mean_with_interval(values)
+            # a t interval doesn't know where its score ends
+            most = np.inf if score.endswith("log_loss") else 1.0
+            ends = np.clip([low, high], 0.0, most)
+            row |= {f"{score}_mean": mean, f"{score}_low": float(ends[0]), f"{score}_high": float(ends[1])}
         rows.append(row)
     return pd.DataFrame(rows)
 
