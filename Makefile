@@ -1,4 +1,4 @@
-# demo, test, bench, lint: the commands that a newcomer needs. The environment is .venv in this folder, made on first use.
+# demo, test, lint: the commands that a newcomer needs. The environment is .venv in this folder, made on first use.
 #   make demo             simulates a small survey, trains, and writes results/demo/report.html
 #   make test             lint and every test that this machine can run; says at the end what was left out
 #   make test INSTALL=1   installs what the SLURM and browser tests need first (Debian, as root or with sudo)
@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help env demo test bench lint system-packages
+.PHONY: help env demo test lint system-packages
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PIP := python -m pip install --quiet --no-compile --disable-pip-version-check --no-input --use-pep517 --constraint requirements.lock
@@ -74,6 +74,3 @@ lint: .venv/installed-for-tests
 
 test: system-packages lint
 	pytest
-
-bench: .venv/installed
-	for benchmark in benchmarks/*.py; do python "$$benchmark"; done

@@ -220,7 +220,8 @@ def grid_scores(
     values = [row["mean"] for row in rows if row["mean"] is not None] + [ring["score"] for ring in rings]
     same = bool(values) and max(values) - min(values) < 1e-6
     # where all scores are one, a frame of no width would have no ticks
-    domain = [values[0] - 0.05, values[0] + 0.05] if same else alt.Undefined
+    most = np.inf if metric == "log_loss" else 1.0
+    domain = [max(values[0] - 0.05, 0.0), min(values[0] + 0.05, most)] if same else alt.Undefined
 
     def x(field: str) -> alt.X:
         return alt.X(
