@@ -24,7 +24,7 @@ def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
     made = plan.make(experiment)
     folder = at.experiment(experiment.experiment)
     statistics = splits.read_statistics(folder)
-    predicted, trained, history = _read_jobs(made, at, statistics.classes)
+    predicted, trained, history = _read_jobs(made, at, statistics)
     scored = {
         split: {trial: metrics.scores(p, entry.labels, statistics.classes) for trial, p in entry.probabilities.items()}
         for split, entry in predicted.items()
@@ -64,21 +64,22 @@ def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
 
 
 def _read_jobs(
-    made: Plan, at: Results, classes: tuple[str, ...]
+    made: Plan, at: Results, statistics: splits.Statistics
 ) -> tuple[dict[str, Predictions], pd.DataFrame, pd.DataFrame]:
     """Returns the predictions of all trials by split, the jobs' `trials.csv` and `history.csv` as one table each."""
     trained, histories, read = [], [], []
     for job in made.jobs:
         folder = at.job(made.experiment.experiment, job.name)
         content, found_classes = predictions.read(folder / "predictions.h5")
-        trials = pd.read_csv(folder / "trials.csv")
-        expected = [trial.id for trial in job.trials]
-        if found_classes != classes or trials["trial"].tolist() != expected:
+        table = pd.read_csv(folder / "trials.csv", dtype={"fingerprint": str, "data_digest": str})
+        expected = [(trial.id, trial.fingerprint, statistics.data_digest) for trial in job.trials]
+        found = list(zip(*(table.get(name, []) for name in ("trial", "fingerprint", "data_digest")), strict=True))
+        if found_classes != statistics.classes or found != expected:
             raise JaxrnnError(
-                f"{folder}: holds the results of another version of this experiment; run "
+                f"{folder}: holds the results of other settings or data than the experiment has now; run "
                 f"`jaxrnn plan`, then `jaxrnn train --config {folder / 'config.yaml'}`"
             )
-        trained.append(trials)
+        trained.append(table)
         histories.append(pd.read_csv(folder / "history.csv"))
         read.append(content)
     first = read[0]

@@ -570,8 +570,8 @@ def load(path: Path) -> Experiment:
 
 
 def load_simulation(path: Path) -> Any:
-    """Returns the `jaxrnn.simulate.Simulation` of an experiment file's `data.simulation`, or of a file of its keys "
-    "alone."""
+    """Returns the `jaxrnn.simulate.Simulation` of an experiment file's `data.simulation`, or of a file of its keys
+    alone."""
     from jaxrnn.simulate import Simulation
 
     values = read_yaml(path)

@@ -72,6 +72,12 @@ def _shard(data: Data, survey: Survey, reader: Reader, part: Part) -> Shard:
     metadata_names = [column.name for column in survey.metadata]
     chosen = [metadata_names.index(name) for name in data.metadata]
     raw = replace(raw, metadata=raw.metadata[:, chosen])
+    names, times = np.unique(raw.ids, return_counts=True)
+    if (times > 1).any():
+        raise JaxrnnError(
+            f"{raw.file}: object {names[times > 1][0]}: id stands twice; expected every object once, "
+            "with all its observations"
+        )
     sequences, rejected = _without_faults(data, survey, raw)
     if rejected and data.on_error == "stop":
         owner, file, row, reason = rejected[0]
@@ -117,12 +123,8 @@ def _without_faults(data: Data, survey: Survey, raw: Sequences) -> tuple[Sequenc
     object_reason = np.full(len(raw.ids), "", dtype=object)
     object_reason[left == 0] = "every observation was rejected"
     object_reason[np.diff(raw.offsets) == 0] = "no observations"
-    object_reason[~np.isfinite(raw.metadata).all(axis=1)] = "metadata not finite"
+    object_reason[~_storable(raw.metadata).all(axis=1)] = "metadata not finite"
     object_reason[raw.labels == ""] = "no label"
-    _, firsts = np.unique(raw.ids, return_index=True)
-    again = np.ones(len(raw.ids), dtype=bool)
-    again[firsts] = False
-    object_reason[again] = "id stands twice"
     object_reason[raw.ids == ""] = "no id"
     rejected: list[Rejected] = [
         (str(raw.ids[index]), raw.file, WHOLE_OBJECT, str(object_reason[index]))
@@ -144,11 +146,16 @@ def _row_faults(data: Data, survey: Survey, raw: Sequences) -> np.ndarray:
             reason[column <= 0] = f"{names[index]} not positive, and its logarithm is asked for"
         if names[index] in survey.error_columns:
             reason[column <= 0] = f"{names[index]} not positive"
-        reason[~np.isfinite(column)] = f"{names[index]} not finite"
+        reason[~_storable(column)] = f"{names[index]} not finite"
     if survey.passbands:
         reason[raw.passband < 0] = f"passband is none of {', '.join(survey.passbands)}"
-    reason[~np.isfinite(raw.time)] = "time not finite"
+    reason[~_storable(raw.time)] = "time not finite"
     return reason
+
+
+def _storable(values: np.ndarray) -> np.ndarray:
+    """Returns which values are finite, also in the single precision of shards."""
+    return np.abs(values) <= np.finfo(np.float32).max
 
 
 def _kept(raw: Sequences, objects: np.ndarray, rows: np.ndarray) -> Sequences:
@@ -247,8 +254,8 @@ def _described(column: Column) -> dict[str, str]:
 
 
 def _histogram(lengths: np.ndarray) -> dict[str, list[int]]:
-    """Returns counts of sequences by steps, in at most 30 bins of equal whole width; edges are the bins' first "
-    "steps."""
+    """Returns counts of sequences by steps, in at most 30 bins of equal whole width; edges are the bins' first
+    steps."""
     width = -(-(int(lengths.max()) - int(lengths.min()) + 1) // 30)
     edges = np.arange(int(lengths.min()), int(lengths.max()) + width + 1, width)
     return {"edges": edges.tolist(), "counts": np.histogram(lengths, edges)[0].tolist()}

@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from jaxrnn import __version__, batches, bundles, losses, predict, predictions, results, splits, training, trials
+from jaxrnn import __version__, batches, bundles, losses, plan, predict, predictions, results, splits, training, trials
 from jaxrnn.batches import Examples
 from jaxrnn.checkpoints import Checkpoints
-from jaxrnn.config import TRACED_KEYS, digest
+from jaxrnn.config import RUN_KEYS, TRACED_KEYS, digest
 from jaxrnn.errors import Interrupted, JaxrnnError, listed
 from jaxrnn.plan import JobFile, Trial
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
@@ -41,29 +41,34 @@ FIRST_SEGMENT_STEPS = 16
 def train(job_file: JobFile, at: Results, output: Path, say: Say, *, retrain: bool = False) -> None:
     """Trains the job's trials that are not finished yet, and writes the job's outputs into `output`.
 
+    retrain: train all of them, with a store and checkpoints of their own under `output`, so that the experiment's
+    stay as they are; interrupted, it goes on as any job does.
     Raises JaxrnnError for a missing device or faulty input, Interrupted after a signal (with a checkpoint written).
     """
     device = _choose_device(job_file.training.device)
     experiment_folder = at.experiment(job_file.experiment)
     statistics = splits.read_statistics(experiment_folder)
+    seed = plan.split_seed(job_file.model_dump())
+    if statistics.settings_digest != splits.settings_digest(job_file.split, job_file.task, seed):
+        raise JaxrnnError(
+            f"{experiment_folder / 'splits.csv'}: made with other `split` or `task` settings than this job has; run "
+            "`jaxrnn split` and `jaxrnn plan` with the same experiment file, then train again"
+        )
     examples = batches.load(at.dataset(job_file.job.dataset), splits.read_splits(experiment_folder), statistics)
     say(
         f"job {job_file.job.name}: {len(job_file.job.trials)} trials on {device}; "
         + ", ".join(f"{len(entry)} {name}" for name, entry in examples.items())
         + f" sequences of {len(statistics.classes)} classes"
     )
-    folders = {trial.fingerprint: at.trial(job_file.experiment, trial.fingerprint) for trial in job_file.job.trials}
-    waiting = [
-        trial
-        for trial in job_file.job.trials
-        if retrain or not _is_finished(folders[trial.fingerprint], statistics, say)
-    ]
+    base = Results(output) if retrain else at
+    folders = {trial.fingerprint: base.trial(job_file.experiment, trial.fingerprint) for trial in job_file.job.trials}
+    waiting = [t for t in job_file.job.trials if not _is_finished(folders[t.fingerprint], statistics, say)]
     if len(waiting) < len(job_file.job.trials):
         finished = len(job_file.job.trials) - len(waiting)
-        say(f"{finished} trials are finished already and are kept (--retrain trains them again)")
+        say(f"{finished} trials are finished already and are kept (--retrain --output FOLDER trains them again there)")
     if waiting:
-        checkpoints = Checkpoints(at.checkpoints(job_file.experiment, job_file.job.name))
-        pack = _Pack(job_file, statistics, examples, waiting, folders, checkpoints, say, ignore_checkpoint=retrain)
+        checkpoints = Checkpoints(base.checkpoints(job_file.experiment, job_file.job.name))
+        pack = _Pack(job_file, statistics, examples, waiting, folders, checkpoints, say)
         pack.run()
         checkpoints.close(remove=True)
     _write_outputs(job_file, statistics, examples, folders, output)
@@ -77,7 +82,7 @@ def _choose_device(wanted: str) -> str:
     try:
         devices = jax.devices(wanted)
     except RuntimeError as error:
-        found = ", ".join(sorted({f"{d.platform} ({d.device_kind})" for d in jax.devices()}))
+        found = _usable_devices()
         raise JaxrnnError(
             f"training.device: gpu, and JAX {jax.__version__} on {platform.node()} finds only {found} ({error}). "
             f"Ask the "
@@ -86,6 +91,13 @@ def _choose_device(wanted: str) -> str:
         )
     jax.config.update("jax_default_device", devices[0])
     return f"{devices[0].platform} ({devices[0].device_kind})"
+
+
+def _usable_devices() -> str:
+    try:
+        return ", ".join(sorted({f"{device.platform} ({device.device_kind})" for device in jax.devices()}))
+    except (RuntimeError, AssertionError):
+        return "nothing that it can use"
 
 
 def _is_finished(folder: Path, statistics: Statistics, say: Say) -> bool:
@@ -142,8 +154,6 @@ class _Pack:
         folders: dict[str, Path],
         checkpoints: Checkpoints,
         say: Say,
-        *,
-        ignore_checkpoint: bool,
     ) -> None:
         self.job_file, self.statistics, self.examples, self.say = job_file, statistics, examples, say
         # together, so that predicting them compiles once
@@ -164,10 +174,11 @@ class _Pack:
         self._replace = jax.jit(self._replaced)
         self.step = 0  # of the epoch under way
         self.segment_steps = FIRST_SEGMENT_STEPS
+        self.compiled = False
         self.places: list[_Place | None] = []
         self.hypers: Hyperparameters
         self.states: State
-        if ignore_checkpoint or not self._resume():
+        if not self._resume():
             width = min(len(self.waiting), settings.trials_per_job)
             self.places = [_Place(self.waiting.pop(0)) for _ in range(width)]
             self.hypers = self._hyperparameters()
@@ -179,13 +190,13 @@ class _Pack:
         saved = time.monotonic()
         with _Signals() as signals:
             while any(self.places):
-                began, fresh = time.monotonic(), self.segment_steps == FIRST_SEGMENT_STEPS
+                began = time.monotonic()
                 stop = min(self.step + self.segment_steps, self.steps_per_epoch)
                 self.states = self.program.advance(
                     self.states, self.hypers, self.buckets, self.schedule, jnp.int32(self.step), jnp.int32(stop)
                 )
                 jax.block_until_ready(self.states.loss_sum)
-                self._adapt_segment(time.monotonic() - began, stop - self.step, fresh)
+                self._adapt_segment(time.monotonic() - began, stop - self.step)
                 self.step = stop
                 if self.step == self.steps_per_epoch:
                     self._finish_epoch(began)
@@ -205,10 +216,10 @@ class _Pack:
                         "written, and the same command goes on from it"
                     )
 
-    def _adapt_segment(self, seconds: float, steps: int, fresh: bool) -> None:
+    def _adapt_segment(self, seconds: float, steps: int) -> None:
         wanted = self.job_file.training.segment_seconds
-        if fresh:
-            self.segment_steps *= 2  # the first one was compiled in this time: it says nothing yet
+        if not self.compiled:
+            self.compiled = True  # in this time: it says nothing yet
         elif seconds > wanted and self.segment_steps > 1:
             self.segment_steps = max(1, math.floor(self.segment_steps * wanted / seconds))
         elif seconds < wanted / 2 and steps == self.segment_steps:
@@ -242,8 +253,8 @@ class _Pack:
             self.places[index] = None
 
     def _refill(self) -> None:
-        """Gives each empty place to the next waiting trial. Only between epochs: all places walk through one "
-        "together."""
+        """Gives each empty place to the next waiting trial. Only between epochs: all places walk through one
+        together."""
         fresh = np.zeros(len(self.places), dtype=bool)
         for index, place in enumerate(self.places):
             if place is None and self.waiting:
@@ -262,7 +273,7 @@ class _Pack:
 
     def _hyperparameters(self) -> Hyperparameters:
         """Returns the pack's hyperparameters; an empty place repeats the first trial's, and nothing reads it."""
-        any_trial = next(place.trial for place in self.places if place is not None)
+        any_trial = next((place.trial for place in self.places if place is not None), None) or self.waiting[0]
         rows = []
         for place in self.places:
             trial = any_trial if place is None else place.trial
@@ -327,7 +338,8 @@ class _Pack:
     def _program_digest(self) -> str:
         """Returns what a checkpoint's arrays depend on: the static settings and the data."""
         values = self.job_file.model_dump(mode="json", include={"data", "task", "model", "loss", "training"})
-        for key in (*TRACED_KEYS, "training.trials_per_job", "training.checkpoint_minutes", "training.segment_seconds"):
+        runs = [f"training.{key}" for key in RUN_KEYS if key != "device"]
+        for key in (*TRACED_KEYS, *runs):
             section, _, name = key.partition(".")
             values.get(section, {}).pop(name, None)
         return digest([values, self.statistics.data_digest])
@@ -343,8 +355,8 @@ class _Pack:
         self.step, self.segment_steps = values["step"], values["segment_steps"]
         kept = {place.trial.fingerprint for place in self.places if place is not None}
         self.waiting = [trial for trial in self.waiting if trial.fingerprint not in kept]
-        epochs = [len(place.history) for place in self.places if place is not None]
-        self.say(f"goes on from the checkpoint: epoch {min(epochs) + 1}, step {self.step} of {self.steps_per_epoch}")
+        epoch = min([len(place.history) for place in self.places if place is not None], default=0) + 1
+        self.say(f"goes on from the checkpoint: epoch {epoch}, step {self.step} of {self.steps_per_epoch}")
         if self.step == 0:
             # what ended with the epoch before was to be stored when the job was killed
             running = np.asarray(self.states.running)
@@ -354,15 +366,15 @@ class _Pack:
         return True
 
     def _places_of(self, values: dict[str, Any]) -> State | None:
-        """Takes a checkpoint's trials into their places; returns the shapes of its states, None where it is of no "
-        "use."""
+        """Takes a checkpoint's trials into their places; returns the shapes of its states, None where it is of no
+        use."""
         software = _software()
         others = {name: f"{name} was {values.get(name)}, is {software[name]}" for name in software}
         others = {name: text for name, text in others.items() if values.get(name) != software[name]}
         if values["program"] != self._program_digest():
             self.say("the checkpoint found is of other settings or data and is not used; training begins anew")
             return None
-        if others.keys() & {"jaxrnn", "jax", "jaxlib"}:
+        if others.keys() & {"jaxrnn", *trials.LIBRARIES}:
             self.say(f"the checkpoint found is of other software ({listed([*others.values()])}) and is not used")
             return None
         if others:
@@ -374,14 +386,14 @@ class _Pack:
             if entry is not None and entry["fingerprint"] in by_fingerprint:
                 place = _Place(by_fingerprint[entry["fingerprint"]], entry["history"], entry["seconds"])
             self.places.append(place)
-        if not any(self.places):
+        if not any(self.places) and not self.waiting:
             return None
         self.hypers = self._hyperparameters()
         return jax.eval_shape(self.program.begin, self.hypers)
 
 
 class _Progress:
-    """A line now and then: at the first epochs, then every half minute."""
+    """A line after the first segment, then one every half minute."""
 
     def __init__(self, pack: _Pack) -> None:
         self.pack, self.began, self.last, self.done = pack, time.monotonic(), 0.0, 0
@@ -426,7 +438,7 @@ def _software() -> dict[str, str]:
     """Returns what a trial's last digits may depend on, by the names in `trials.SOFTWARE`."""
     device = jax.devices()[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    versions = (__version__, jax.__version__, importlib.metadata.version("jaxlib"))
+    versions = (__version__, *(importlib.metadata.version(name) for name in trials.LIBRARIES))
     return dict(zip(trials.SOFTWARE, (*versions, f"{device.platform} ({device.device_kind})", str(cores)), strict=True))
 
 
@@ -437,7 +449,8 @@ def _write_outputs(
     finished = {trial.id: trials.load(folders[trial.fingerprint]) for trial in job_file.job.trials}
     for trial in job_file.job.trials:
         record = finished[trial.id].record
-        row = {"trial": trial.id, "seed": trial.seed, **trial.hyperparameters}
+        row = {"trial": trial.id, "fingerprint": trial.fingerprint, "data_digest": statistics.data_digest}
+        row |= {"seed": trial.seed, **trial.hyperparameters}
         names = ("outcome", "epochs", "best_epoch", "loss", "seconds", "pack_width", "device")
         rows.append(row | {name: record[name] for name in names})
         history = pd.DataFrame(finished[trial.id].history, columns=list(trials.HISTORY_COLUMNS)).astype({"epoch": int})

@@ -25,8 +25,8 @@ def focal(
 
 
 def class_weights(kind: str, counts: np.ndarray) -> np.ndarray:
-    """Returns each class's weight [class] float32: `balanced` is N / (classes n_c) from training counts, `none` is "
-    "1."""
+    """Returns each class's weight [class] float32: `balanced` is N / (classes n_c) from training counts, `none` is
+    1."""
     if kind == "none":
         return np.ones(len(counts), dtype=np.float32)
     return (counts.sum() / (len(counts) * counts)).astype(np.float32)

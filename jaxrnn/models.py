@@ -4,7 +4,6 @@ Sequences are right-padded: a step at or beyond a sequence's length changes no s
 out as 0. Layers are Flax NNX modules; `split` once, then plain jax transformations over their state.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -221,7 +220,3 @@ def penalised_kernel(parameters: Any) -> Array:
     """Returns the kernel that `loss.l2` penalises: the last dense layer's before the classes."""
     dense = parameters["dense"]
     return dense[max(dense)]["kernel"][...]
-
-
-def count_parameters(parameters: Any) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameters))

@@ -185,8 +185,8 @@ def table(plan: Plan) -> pd.DataFrame:
 
 
 def write(plan: Plan, at: Results) -> list[str]:
-    """Writes `plan.csv`, `experiment.yaml` and the jobs' configs; returns remarks for the user about earlier "
-    "results."""
+    """Writes `plan.csv`, `experiment.yaml` and the jobs' configs; returns remarks for the user about earlier
+    results."""
     folder = at.experiment(plan.experiment.experiment)
     remarks = _compare_with_earlier(plan, folder)
     for job in plan.jobs:
@@ -215,8 +215,8 @@ def _compare_with_earlier(plan: Plan, folder: Path) -> list[str]:
     kept = [trial for trial in plan.trials if trial.fingerprint in stored]
     remarks = [
         f"{folder} has results of another version of this experiment; changed since: {listed(changed, 20)}",
-        f"{len(kept)} of {len(plan.trials)} trials are finished under the same settings and are kept; "
-        f"{len(plan.trials) - len(kept)} will be trained. Trials of other settings are never read.",
+        f"{len(kept)} of {len(plan.trials)} trials are finished under the same settings and are kept, unless the "
+        f"survey's files changed; {len(plan.trials) - len(kept)} will be trained. Trials of other settings are never read.",
     ]
     known = {job.name for job in plan.jobs}
     stale = sorted(path.name for path in (folder / "jobs").glob("*") if path.name not in known)

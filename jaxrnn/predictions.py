@@ -21,8 +21,8 @@ SCORED_SPLITS = ("validation", "test")
 
 @dataclass(frozen=True)
 class Predictions:
-    """One split's predictions of some trials: ids [object] str, labels [object], probabilities by trial [object, "
-    "class]."""
+    """One split's predictions of some trials: ids [object] str, labels [object], probabilities by trial [object,
+    class]."""
 
     ids: np.ndarray
     labels: np.ndarray

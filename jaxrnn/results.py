@@ -47,22 +47,36 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     After a failure nothing is left. A kill leaves at most the temporary name, which the next write of `path` clears.
     """
-    temporary = path.with_name(f".{path.name}.part")
+    temporary, aside = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(temporary)
         yield temporary
-        if temporary.is_dir():
-            _remove(path)
-        else:
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+        for file in [*temporary.rglob("*")] if temporary.is_dir() else [temporary]:
+            _flush(file)
+        if path.is_dir():
+            # a folder can't be replaced in one step: the old one steps aside, and is whole until the new one stands
+            _remove(aside)
+            os.replace(path, aside)
         os.replace(temporary, path)
+        _flush(path.parent)
+        _remove(aside)
     except OSError as error:
         raise JaxrnnError(f"{path}: cannot be written ({error.strerror or error}); nothing was left half-written")
     finally:
         with suppress(OSError):
+            if aside.is_dir() and not path.exists():
+                os.replace(aside, path)
             _remove(temporary)
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk: a power cut must not leave an empty file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

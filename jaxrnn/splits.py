@@ -1,7 +1,7 @@
 """Splits, classes, and statistics that see the training split alone."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +57,8 @@ class Statistics:
 
     classes: names in index order. class_counts: [class], training objects. means and deviations of features and
     metadata: 0 and
-    1 for indicators. data_digest: stands for the dataset's content and the splits; trials of other data never match.
+    1 for indicators. settings_digest: stands for the sections `split` and `task`. data_digest: stands for the dataset's
+    content and the splits; trials of other data never match.
     """
 
     classes: tuple[str, ...]
@@ -66,6 +67,7 @@ class Statistics:
     feature_deviation: np.ndarray
     metadata_mean: np.ndarray
     metadata_deviation: np.ndarray
+    settings_digest: str
     data_digest: str
 
     def to_json(self) -> dict[str, object]:
@@ -74,7 +76,8 @@ class Statistics:
     @classmethod
     def from_json(cls, values: dict[str, object]) -> "Statistics":
         arrays = {name: np.array(values[name]) for name in cls.__dataclass_fields__ if isinstance(values[name], list)}
-        arrays |= {"classes": tuple(values["classes"]), "data_digest": values["data_digest"]}  # pyright: ignore
+        arrays |= {"classes": tuple(values["classes"])}  # pyright: ignore
+        arrays |= {name: values[name] for name in ("settings_digest", "data_digest")}
         return cls(**arrays)  # pyright: ignore
 
 
@@ -118,11 +121,18 @@ def split(split: Split, task: Task, seed: int, dataset: Path, folder: Path) -> S
         assigned[included] = _stratified(split, ids[included], names[included], seed)
     _check_every_class_everywhere(groups, names, assigned, split)
     table = pd.DataFrame({"id": ids, "label": labels, "class": names, "split": assigned})
-    statistics = _statistics(content, tuple(groups), names, assigned == SPLITS[0], _digest(dataset, table))
-    results.write_json(folder / "statistics.json", statistics.to_json())
+    statistics = _statistics(content, tuple(groups), names, assigned == SPLITS[0])
+    digests = {"settings_digest": settings_digest(split, task, seed), "data_digest": _digest(dataset, table)}
+    statistics = replace(statistics, **digests)
     with results.written_whole(folder / "splits.csv") as temporary:
         table.to_csv(temporary, index=False)
+    results.write_json(folder / "statistics.json", statistics.to_json())
     return statistics
+
+
+def settings_digest(split: Split, task: Task, seed: int) -> str:
+    """Returns what stands for everything in the experiment file that decides classes and splits."""
+    return digest([split.model_dump(mode="json"), task.model_dump(mode="json"), seed])
 
 
 def class_labels(task: Task, labels: np.ndarray) -> dict[str, list[str]]:
@@ -218,9 +228,7 @@ def _stratified(split: Split, ids: np.ndarray, names: np.ndarray, seed: int) -> 
     return assigned
 
 
-def _statistics(
-    content: list[Shard], classes: tuple[str, ...], names: np.ndarray, training: np.ndarray, data_digest: str
-) -> Statistics:
+def _statistics(content: list[Shard], classes: tuple[str, ...], names: np.ndarray, training: np.ndarray) -> Statistics:
     features: Moments | None = None
     metadata: Moments | None = None
     start = 0
@@ -240,7 +248,8 @@ def _statistics(
         feature_deviation=np.where(indicators, 1.0, features.deviation),
         metadata_mean=metadata.mean,
         metadata_deviation=metadata.deviation,
-        data_digest=data_digest,
+        settings_digest="",
+        data_digest="",
     )
 
 

@@ -23,7 +23,8 @@ HISTORY_COLUMNS = (
     "validation_macro_f1",
     "validation_macro_auc",
 )
-SOFTWARE = ("jaxrnn", "jax", "jaxlib", "device", "cores")
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
+SOFTWARE = ("jaxrnn", *LIBRARIES, "device", "cores")
 COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
 
 

@@ -50,7 +50,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         for name in _must_have_run(config):
             terminalreporter.line(f"FAILED {name}: it must run in CI", red=True)
     else:
-        terminalreporter.line("Some tests were left out, for the reasons below. What can be installed on Debian, as root:")
+        terminalreporter.line(
+            "Some tests were left out, for the reasons below. What can be installed on Debian, as root:"
+        )
         terminalreporter.line("make test INSTALL=1")
 
 

@@ -171,6 +171,7 @@ def test_a_column_that_was_not_observed_becomes_its_mean() -> None:
         feature_deviation=np.array([2.0, 1.0]),
         metadata_mean=np.zeros(0),
         metadata_deviation=np.zeros(0),
+        settings_digest="",
         data_digest="",
     )
     shard = shards.Shard(

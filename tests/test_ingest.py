@@ -160,6 +160,36 @@ def test_rejected_rows_are_accounted_for(survey: Path) -> None:
     assert "error not positive" in set(rejected["reason"])
 
 
+def test_a_value_beyond_single_precision_is_a_fault(survey: Path) -> None:
+    file = survey / "survey" / "train_time_features.npy"
+    table = np.load(file)
+    table[3, 0, 1] = 1e39  # finite here, infinite in a shard
+    np.save(file, table)
+    with pytest.raises(JaxrnnError, match="object train-000003, row 0: value not finite"):
+        alone(survey, survey / "results")
+
+
+@pytest.mark.parametrize("per_shard", [4, 100])
+def test_an_object_that_stands_twice_stops_wherever_shards_are_cut(tmp_path: Path, per_shard: int) -> None:
+    import surveys
+
+    arrays, metadata = surveys.spcc_tables()
+    arrays["snid"] = arrays["snid"].copy()
+    arrays["snid"][-1] = arrays["snid"][0]
+    surveys.write_spcc(tmp_path / "survey", arrays, metadata)
+    data = Data.model_validate(
+        {
+            "reader": "spcc",
+            "path": str(tmp_path / "survey"),
+            "features": ["flux"],
+            "on_error": "reject",
+            "sequences_per_shard": per_shard,
+        }
+    )
+    with pytest.raises(JaxrnnError, match=f"object {arrays['snid'][0]}"):
+        ingest.ingest(data, tmp_path / "survey", tmp_path / "dataset", Ranks(), lambda done, total: None)
+
+
 # ---------------------------------------------------------------- features
 
 BANDS = Survey(

@@ -208,3 +208,60 @@ def test_gpu_asked_for_and_not_there_stops_at_once(tmp_path: Path) -> None:
     _, at, made = prepared(tmp_path, training__device="gpu")
     with pytest.raises(JaxrnnError, match=r"training.device: gpu, and JAX .* finds only cpu"):
         train_all(at, made)
+
+
+def test_a_pack_that_ended_as_one_keeps_its_width_for_those_that_wait(
+    undisturbed: tuple[Path, Results, plan.Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after all trials of the pack were stored and before the next ones began."""
+    shutil.copytree(undisturbed[0] / "survey", tmp_path / "survey")
+    _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1, 2]})
+    folder = at.job("tiny", made.jobs[0].name)
+    text = (folder / "config.yaml").read_text().replace("trials_per_job: 16", "trials_per_job: 2")
+    (folder / "config.yaml").write_text(text)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs._Pack, "_refill", killed)
+        with pytest.raises(Killed):
+            train_all(at, made)
+    train_all(at, made)
+    table = pd.read_csv(folder / "trials.csv")
+    assert table["pack_width"].tolist() == [2, 2, 2] and set(table["epochs"]) == {4}
+
+
+def test_a_replay_leaves_the_experiment_as_it_is(undisturbed: tuple[Path, Results, plan.Plan], tmp_path: Path) -> None:
+    _, at, made = undisturbed
+    folder = at.job("tiny", made.jobs[0].name)
+    before = {path: path.stat().st_mtime_ns for path in at.experiment("tiny").rglob("*")}
+    jobs.train(plan.load_job(folder / "config.yaml"), at, tmp_path / "replay", quiet, retrain=True)
+    assert before == {path: path.stat().st_mtime_ns for path in at.experiment("tiny").rglob("*")}
+    replayed, _ = predictions.read(tmp_path / "replay" / "predictions.h5")
+    stored, _ = predictions.read(folder / "predictions.h5")
+    for trial, probabilities in stored["test"].probabilities.items():
+        np.testing.assert_array_equal(replayed["test"].probabilities[trial], probabilities)
+
+
+def test_results_of_different_settings_are_never_merged(tmp_path: Path) -> None:
+    grid = {"model.cell": ["simple", "gru"]}
+    _, at, made = prepared(tmp_path, grid=grid, training__epochs=1)
+    train_all(at, made)
+    _, at, made = prepared(tmp_path, grid=grid, training__epochs=2)
+    first = at.job("tiny", made.jobs[0].name)
+    jobs.train(plan.load_job(first / "config.yaml"), at, first, quiet)
+    with pytest.raises(JaxrnnError, match=r"gru-1: holds the results of other settings or data"):
+        aggregate.aggregate(made.experiment, at)
+
+
+def test_a_job_refuses_splits_of_other_settings(tmp_path: Path) -> None:
+    _, at, made = prepared(tmp_path)
+    statistics = splits.read_statistics(at.experiment("tiny"))
+    splits.split(made.experiment.split, made.experiment.task, 99, at.dataset(made.dataset_key), at.experiment("tiny"))
+    assert splits.read_statistics(at.experiment("tiny")).settings_digest != statistics.settings_digest
+    with pytest.raises(JaxrnnError, match="made with other `split` or `task` settings than this job has"):
+        train_all(at, made)

@@ -90,6 +90,7 @@ def test_interrupted_it_goes_on_and_gives_what_it_would_have_given(finished: Wor
     assert process.returncode != 0, output
     assert "stopped by SIGINT" in _log(workflow, "tiny/jobs/*/log.txt")
 
+    workflow.configure()
     done = workflow.run()
     assert done.returncode == 0, done.stdout
     assert "goes on from" in _log(workflow, "tiny/jobs/*/log.txt")

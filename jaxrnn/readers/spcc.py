@@ -56,14 +56,14 @@ class SpccReader:
         rows = slice(int(offsets[0]), int(offsets[-1]))
         ids = arrays["snid"][part.start : part.stop]
         known = metadata.reindex(ids)
-        band = arrays["band"][rows].astype(np.int64)
+        band = arrays["band"][rows]
         return Sequences(
             ids=ids.astype(str),
             labels=known[LABEL].fillna("").to_numpy(dtype=str),
             offsets=(offsets - offsets[0]).astype(np.int64),
             time=arrays["mjd"][rows].astype(np.float64),
             values=np.stack([arrays["flux"][rows], arrays["flux_err"][rows]], axis=1).astype(np.float64),
-            passband=np.where(band < len(PASSBANDS), band, -1),
+            passband=np.where(np.isin(band, np.arange(len(PASSBANDS))), band, -1).astype(np.int64),
             metadata=known[[column.name for column in METADATA]].to_numpy(dtype=np.float64),
             row_numbers=np.arange(rows.start, rows.stop),
             file=str(self._light_curves),

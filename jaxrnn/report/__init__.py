@@ -805,11 +805,11 @@ def _reproduce(inputs: Inputs) -> dict[str, Any]:
     root = os.path.dirname(folder) or "."
     elsewhere = "" if root == "results" else f" --results {shlex.quote(root)}"
     job = f"{folder}/jobs/{inputs.best['job']}/config.yaml"
-    file = f"config/{inputs.config['experiment']}.yaml"
+    file = f"{folder}/experiment.yaml"
     trained_with = sorted(inputs.best["software"].items())
     seeds = sorted({row["seed"] for row in inputs.trials}, key=_float)
     return {
-        "replay": f"jaxrnn train --config {shlex.quote(job)}{elsewhere}",
+        "replay": f"jaxrnn train --config {shlex.quote(job)}{elsewhere} --retrain --output replay",
         "file": file,
         "local": f"snakemake --profile workflow/profiles/local --configfile {file}",
         "slurm": f"snakemake --profile slurm --configfile {file}",

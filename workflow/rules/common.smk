@@ -55,7 +55,8 @@ def without_run_keys(experiment: Experiment) -> dict:
 # Snakemake doesn't count params that derive from outputs or resources as reasons to rerun, and knows them by the names
 # of these functions' arguments.
 def experiment_path(wildcards, output) -> str:
-    return str(experiment_file)
+    # what the DAG was made from, also when the user edits the file meanwhile
+    return f"results/{experiment.experiment}/experiment.yaml"
 
 
 def launcher(wildcards, resources) -> str:
