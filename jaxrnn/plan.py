@@ -216,7 +216,8 @@ def _compare_with_earlier(plan: Plan, folder: Path) -> list[str]:
     remarks = [
         f"{folder} has results of another version of this experiment; changed since: {listed(changed, 20)}",
         f"{len(kept)} of {len(plan.trials)} trials are finished under the same settings and are kept, unless the "
-        f"survey's files changed; {len(plan.trials) - len(kept)} will be trained. Trials of other settings are never read.",
+        f"survey's files changed; {len(plan.trials) - len(kept)} will be trained. "
+        "Trials of other settings are never read.",
     ]
     known = {job.name for job in plan.jobs}
     stale = sorted(path.name for path in (folder / "jobs").glob("*") if path.name not in known)
