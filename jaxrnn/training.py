@@ -245,7 +245,9 @@ def evaluate(structure: Any, parameters: Any, statistics: Any, buckets: tuple[Bu
     for bucket in buckets:
         rows = len(bucket.lengths)
         size = min(rows, EVALUATION_BATCH)
-        batches = jax.tree.map(lambda values, size=size: values.reshape(-1, size, *values.shape[1:]), bucket)
+        count = rows // size  # written out: a survey without metadata has arrays of no columns, which -1 can't divide
+        shaped = [values.reshape(count, size, *values.shape[1:]) for values in bucket]
+        batches = Bucket(*shaped)
         logits.append(jax.lax.map(batch_logits, batches).reshape(rows, -1))
     return jnp.concatenate(logits)
 

@@ -265,3 +265,10 @@ def test_a_job_refuses_splits_of_other_settings(tmp_path: Path) -> None:
     assert splits.read_statistics(at.experiment("tiny")).settings_digest != statistics.settings_digest
     with pytest.raises(JaxrnnError, match="made with other `split` or `task` settings than this job has"):
         train_all(at, made)
+
+
+def test_a_survey_without_metadata_is_trained(tmp_path: Path) -> None:
+    _, at, made = prepared(tmp_path, data__metadata=[], training__epochs=1)
+    train_all(at, made)
+    best = aggregate.aggregate(made.experiment, at)
+    assert np.isfinite(best["test"]["accuracy"]["value"])
