@@ -85,7 +85,7 @@ def _shard(data: Data, survey: Survey, reader: Reader, part: Part) -> Shard:
         more = f" ({len(rejected) - 1} more faults in this part of the survey)" if len(rejected) > 1 else ""
         raise JaxrnnError(
             f"{where}: {reason}{more}; mend the file, or set `data.on_error: reject` to leave such rows out and "
-            f"account for them"
+            "account for them"
         )
     steps = features.make(data, survey, _sorted(sequences))
     columns, indicators = features.describe(data, survey)
@@ -207,9 +207,8 @@ def _finish(
         for name in shard.ids.tolist():
             if name in seen:
                 raise JaxrnnError(
-                    f"{survey_name(files)}: object {name} stands in two parts of the survey ({seen[name].name}, "
-                    f"{path.name}); "
-                    "expected every object once, with all its observations"
+                    f"{_survey_name(files)}: object {name} stands in two parts of the survey ({seen[name].name}, "
+                    f"{path.name}); expected every object once, with all its observations"
                 )
             seen[name] = path
         entries.append(
@@ -222,7 +221,7 @@ def _finish(
         )
     if not counts["objects_out"]:
         why = listed([f"{count} {reason}" for reason, count in reasons.items()])
-        raise JaxrnnError(f"{survey_name(files)}: no object is left of {counts['objects_in']} ({why})")
+        raise JaxrnnError(f"{_survey_name(files)}: no object is left of {counts['objects_in']} ({why})")
     with results.written_whole(folder / "rejected.csv") as temporary:
         table = pd.DataFrame(rejected, columns=list(shards.REJECTED_COLUMNS))
         table["row"] = table["row"].where(table["row"] != WHOLE_OBJECT, "").astype(str)
@@ -245,7 +244,7 @@ def _finish(
     return manifest
 
 
-def survey_name(files: list[dict[str, object]]) -> str:
+def _survey_name(files: list[dict[str, object]]) -> str:
     return str(Path(str(files[0]["path"])).parent)
 
 
@@ -254,8 +253,7 @@ def _described(column: Column) -> dict[str, str]:
 
 
 def _histogram(lengths: np.ndarray) -> dict[str, list[int]]:
-    """Returns counts of sequences by steps, in at most 30 bins of equal whole width; edges are the bins' first
-    steps."""
+    """Returns counts of sequences by steps, in at most 30 bins of equal whole width; edges: their first steps."""
     width = -(-(int(lengths.max()) - int(lengths.min()) + 1) // 30)
     edges = np.arange(int(lengths.min()), int(lengths.max()) + width + 1, width)
     return {"edges": edges.tolist(), "counts": np.histogram(lengths, edges)[0].tolist()}

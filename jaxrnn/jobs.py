@@ -82,11 +82,10 @@ def _choose_device(wanted: str) -> str:
     try:
         devices = jax.devices(wanted)
     except RuntimeError as error:
-        found = _usable_devices()
         raise JaxrnnError(
-            f"training.device: gpu, and JAX {jax.__version__} on {platform.node()} finds only {found} ({error}). "
-            f"Ask the "
-            "scheduler for a GPU, install the CUDA build (pip install 'jaxrnn[cuda12]' or [cuda13]), or set "
+            f"training.device: gpu, and JAX {jax.__version__} on {platform.node()} finds only {_usable_devices()} "
+            f"({error}). "
+            "Ask the scheduler for a GPU, install the CUDA build (pip install 'jaxrnn[cuda12]' or [cuda13]), or set "
             "`training.device: cpu`"
         )
     jax.config.update("jax_default_device", devices[0])
@@ -212,8 +211,7 @@ class _Pack:
                 if signals.received is not None:
                     raise Interrupted(
                         f"job {self.job_file.job.name}: stopped by {signal.Signals(signals.received).name}; the "
-                        f"checkpoint is "
-                        "written, and the same command goes on from it"
+                        "checkpoint is written, and the same command goes on from it"
                     )
 
     def _adapt_segment(self, seconds: float, steps: int) -> None:
@@ -248,13 +246,16 @@ class _Pack:
             place.seconds += seconds / len(occupied)
 
     def _store_all(self, ended: list[int]) -> None:
+        """Stores the finished trials and empties their places."""
+        # what makes a finished trial leaves the device at once, not leaf by leaf for each of them
+        kept = ("best_parameters", "best_statistics", "best_epoch", "epoch", "diverged")
+        found = jax.device_get({name: getattr(self.states, name) for name in kept})
         for index in ended:
-            self._store(index)
+            self._store(index, jax.tree.map(lambda leaf, at=index: leaf[at], found))
             self.places[index] = None
 
     def _refill(self) -> None:
-        """Gives each empty place to the next waiting trial. Only between epochs: all places walk through one
-        together."""
+        """Gives each empty place to the next waiting trial; between epochs, which all places walk through together."""
         fresh = np.zeros(len(self.places), dtype=bool)
         for index, place in enumerate(self.places):
             if place is None and self.waiting:
@@ -290,13 +291,13 @@ class _Pack:
             )
         return jax.device_put(training.stacked(rows))
 
-    def _store(self, index: int) -> None:
-        place, state = self.places[index], jax.tree.map(lambda leaf: leaf[index], self.states)
+    def _store(self, index: int, state: dict[str, Any]) -> None:
+        place = self.places[index]
         assert place is not None
-        arrays = predict.flattened(state.best_parameters, state.best_statistics)
-        best, epochs = int(state.best_epoch), int(state.epoch)
-        outcome = trials.COMPLETED if epochs == self.job_file.training.epochs else trials.EARLY_STOPPED
-        outcome = trials.DIVERGED if bool(state.diverged) else outcome
+        arrays = predict.flattened(state["best_parameters"], state["best_statistics"])
+        best, epochs = int(state["best_epoch"]), int(state["epoch"])
+        outcome = results.COMPLETED if epochs == self.job_file.training.epochs else results.EARLY_STOPPED
+        outcome = results.DIVERGED if state["diverged"] else outcome
         classes = len(self.statistics.classes)
         if best:
             predicted = predict.probabilities(self.job_file.model, arrays, self.scored, classes)
@@ -304,7 +305,7 @@ class _Pack:
             predicted = np.full((len(self.scored), classes), np.nan, dtype=np.float32)
         ends = np.cumsum([len(self.examples[name]) for name in SCORED_SPLITS])
         probabilities: dict[str, np.ndarray] = dict(zip(SCORED_SPLITS, np.split(predicted, ends[:-1]), strict=True))
-        loss = place.history[best - 1][trials.HISTORY_COLUMNS.index("validation_loss")] if best else None
+        loss = place.history[best - 1][results.HISTORY_COLUMNS.index("validation_loss")] if best else None
         record = {
             "trial": place.trial.id,
             "seed": place.trial.seed,
@@ -348,7 +349,6 @@ class _Pack:
         """Returns whether a checkpoint of this job was found and taken."""
         restored = self.checkpoints.restore(self._places_of, self.say)
         if restored is None:
-            self.places = []
             return False
         arrays, values = restored
         self.states = jax.device_put(arrays)
@@ -366,8 +366,7 @@ class _Pack:
         return True
 
     def _places_of(self, values: dict[str, Any]) -> State | None:
-        """Takes a checkpoint's trials into their places; returns the shapes of its states, None where it is of no
-        use."""
+        """Takes a checkpoint's trials into their places; returns its states' shapes, None where it is of no use."""
         software = _software()
         others = {name: f"{name} was {values.get(name)}, is {software[name]}" for name in software}
         others = {name: text for name, text in others.items() if values.get(name) != software[name]}
@@ -396,14 +395,13 @@ class _Progress:
     """A line after the first segment, then one every half minute."""
 
     def __init__(self, pack: _Pack) -> None:
-        self.pack, self.began, self.last, self.done = pack, time.monotonic(), 0.0, 0
+        self.pack, self.last = pack, -math.inf
 
     def tell(self) -> None:
-        now = time.monotonic()
-        places = [place for place in self.pack.places if place is not None]
-        if now - self.last < 30 and self.last:
+        if time.monotonic() - self.last < 30:
             return
-        self.last = now
+        self.last = time.monotonic()
+        places = [place for place in self.pack.places if place is not None]
         epochs = self.pack.job_file.training.epochs
         done = min(len(place.history) for place in places)
         scored = [row[-1] for place in places for row in place.history[-1:] if math.isfinite(row[-1])]
@@ -417,21 +415,14 @@ class _Progress:
         if finished:
             to_do = sum(epochs - len(place.history) for place in places) + epochs * len(self.pack.waiting)
             left = f", at most {_duration(spent / finished * to_do)} left"
-        self.pack.say(
-            f"epoch {done} of {epochs}, step {self.pack.step} of {self.pack.steps_per_epoch}: {len(places)} trials "
-            f"training"
-            f"{waiting}{best}{left}"
-        )
+        where = f"epoch {done} of {epochs}, step {self.pack.step} of {self.pack.steps_per_epoch}"
+        self.pack.say(f"{where}: {len(places)} trials training{waiting}{best}{left}")
 
 
 def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _software() -> dict[str, str]:
@@ -453,7 +444,7 @@ def _write_outputs(
         row |= {"seed": trial.seed, **trial.hyperparameters}
         names = ("outcome", "epochs", "best_epoch", "loss", "seconds", "pack_width", "device")
         rows.append(row | {name: record[name] for name in names})
-        history = pd.DataFrame(finished[trial.id].history, columns=list(trials.HISTORY_COLUMNS)).astype({"epoch": int})
+        history = pd.DataFrame(finished[trial.id].history, columns=list(results.HISTORY_COLUMNS)).astype({"epoch": int})
         history.insert(0, "trial", trial.id)
         histories.append(history)
     predicted = {

@@ -4,14 +4,13 @@ A trial is one grid point with one seed. A job holds the trials that differ only
 one program, at most `training.trials_per_job` of them.
 """
 
+import csv
 import itertools
 import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import pandas as pd
 
 from jaxrnn import __version__, results
 from jaxrnn.config import RUN_KEYS, TRACED_KEYS, Experiment, Section, digest, parsed, read_yaml, substituted, to_yaml
@@ -109,15 +108,12 @@ def make(experiment: Experiment) -> Plan:
     base = experiment.model_dump(mode="json")
     keys = list(experiment.grid)
     groups: dict[tuple[str, ...], list[Trial]] = {}
-    settings: dict[tuple[str, ...], dict[str, Any]] = {}
     points: dict[str, dict[str, Any]] = {}
     for combination in itertools.product(*experiment.grid.values()):
         values = substituted(base, dict(zip(keys, combination, strict=True)))
         resolved = Experiment.model_validate(values).model_dump(mode="json")
         point = {key: _at(resolved, key) for key in keys}
-        static = {key: value for key, value in point.items() if key not in TRACED_KEYS}
-        group = tuple(_slug(key, value, keys) for key, value in static.items())
-        settings[group] = static
+        group = tuple(_slug(key, value, keys) for key, value in point.items() if key not in TRACED_KEYS)
         for seed in range(experiment.seed, experiment.seed + experiment.seeds):
             name = _short("_".join([*(_slug(key, value, keys) for key, value in point.items()), f"seed-{seed}"]))
             if name in points:
@@ -173,28 +169,32 @@ def load_job(path: Path) -> JobFile:
     return job_file
 
 
-def table(plan: Plan) -> pd.DataFrame:
-    """Returns `plan.csv`: a row a trial with its job, seed and grid point."""
+def write(plan: Plan, at: Results) -> list[str]:
+    """Writes `plan.csv`, `experiment.yaml` and the jobs' configs; returns remarks about earlier results."""
+    folder = at.experiment(plan.experiment.experiment)
+    remarks = _compare_with_earlier(plan, folder)
+    for job in plan.jobs:
+        results.write_text(folder / "jobs" / job.name / "config.yaml", to_yaml(job_values(plan, job)))
+    results.write_text(folder / "experiment.yaml", to_yaml(plan.experiment.model_dump(mode="json")))
+    _write_table(plan, folder / "plan.csv")
+    return remarks
+
+
+def _write_table(plan: Plan, path: Path) -> None:
+    """Writes a row a trial with its job, seed and grid point.
+
+    With the standard library: this module is loaded by every job's Snakemake, which pandas would hold up by a second.
+    """
     rows = [
         {"trial": trial.id, "job": job.name, "seed": trial.seed, "fingerprint": trial.fingerprint}
         | plan.points[trial.id]
         for job in plan.jobs
         for trial in job.trials
     ]
-    return pd.DataFrame(rows)
-
-
-def write(plan: Plan, at: Results) -> list[str]:
-    """Writes `plan.csv`, `experiment.yaml` and the jobs' configs; returns remarks for the user about earlier
-    results."""
-    folder = at.experiment(plan.experiment.experiment)
-    remarks = _compare_with_earlier(plan, folder)
-    for job in plan.jobs:
-        results.write_text(folder / "jobs" / job.name / "config.yaml", to_yaml(job_values(plan, job)))
-    results.write_text(folder / "experiment.yaml", to_yaml(plan.experiment.model_dump(mode="json")))
-    with results.written_whole(folder / "plan.csv") as temporary:
-        table(plan).to_csv(temporary, index=False)
-    return remarks
+    with results.written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _compare_with_earlier(plan: Plan, folder: Path) -> list[str]:
@@ -203,11 +203,9 @@ def _compare_with_earlier(plan: Plan, folder: Path) -> list[str]:
     if not earlier.exists():
         return []
     before = read_yaml(earlier)
-    now = plan.experiment.model_dump(mode="json")
+    old, new = _flat(before), _flat(plan.experiment.model_dump(mode="json"))
     changed = [
-        f"{key}: {_flat(before).get(key)!r} -> {_flat(now).get(key)!r}"
-        for key in sorted(_flat(before) | _flat(now))
-        if _flat(before).get(key) != _flat(now).get(key)
+        f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in sorted(old | new) if old.get(key) != new.get(key)
     ]
     if not changed:
         return []

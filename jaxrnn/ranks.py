@@ -70,8 +70,7 @@ def join(expected: int | None) -> Ranks:
     except (ImportError, RuntimeError) as error:
         raise JaxrnnError(
             f"{wanted} MPI ranks were asked for, and mpi4py finds no MPI library ({error}); load your site's MPI "
-            f"module, "
-            f"or install one with `pip install jaxrnn[mpi]`, or run on one rank with --ranks 1"
+            "module, or install one with `pip install jaxrnn[mpi]`, or run on one rank with --ranks 1"
         )
     found = MPI.COMM_WORLD.Get_size()
     if found != wanted:

@@ -15,6 +15,18 @@ from typing import Any
 from jaxrnn import __version__
 from jaxrnn.errors import JaxrnnError
 
+# Of the tables `history.csv`, beside `trial`, and `trials.csv`.
+HISTORY_COLUMNS = (
+    "epoch",
+    "train_loss",
+    "train_accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "validation_macro_f1",
+    "validation_macro_auc",
+)
+COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
+
 
 @dataclass(frozen=True)
 class Results:
@@ -118,6 +130,5 @@ def check_version(found: object, path: Path) -> None:
     if str(found).split(".")[:2] != __version__.split(".")[:2]:
         raise JaxrnnError(
             f"{path}: made by jaxrnn {found}, and this is {__version__}; results of different versions are never "
-            f"mixed. "
-            f"Use that version, or another `experiment:` name, or remove the folder {path.parent}"
+            f"mixed. Use that version, or another `experiment:` name, or remove the folder {path.parent}"
         )

@@ -8,7 +8,7 @@ import pandas as pd
 
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.metrics import higher_is_better, mean_with_interval
-from jaxrnn.trials import DIVERGED
+from jaxrnn.results import DIVERGED
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,13 @@ def choose(training_results: pd.DataFrame, keys: list[str], metric: str) -> Choi
     Points with a diverged seed stand back behind all others; equals are parted by validation log loss.
     """
     # points are numbered before any trial is left out: a grid value of None is NaN here, and equals nothing
-    point = pd.Series(0, index=training_results.index)
-    if keys:
-        point = training_results.groupby(keys, sort=False, dropna=False).ngroup()
+    point = _points(training_results, keys)
     seeds = point.value_counts()
     usable = training_results[(training_results["outcome"] != DIVERGED) & np.isfinite(training_results[metric])]
     if usable.empty:
         raise JaxrnnError(
             f"all {len(training_results)} trials diverged: there is nothing to choose; lower training.learning_rate "
-            f"or set "
-            "training.gradient_clip"
+            "or set training.gradient_clip"
         )
     sign = 1.0 if higher_is_better(metric) else -1.0
     ranked = []
@@ -51,7 +48,7 @@ def choose(training_results: pd.DataFrame, keys: list[str], metric: str) -> Choi
 def summarise(table: pd.DataFrame, keys: list[str], scores: list[str]) -> pd.DataFrame:
     """Returns one row a grid point: seeds, how many diverged, and each score's mean and interval over the others."""
     rows = []
-    for _, group in _points(table, keys):
+    for _, group in table.groupby(_points(table, keys), sort=True):
         row: dict[str, Any] = {key: group.iloc[0][key] for key in keys}
         diverged = (group["outcome"] == DIVERGED).to_numpy(dtype=bool)
         row |= {"seeds": len(group), "diverged": int(diverged.sum())}
@@ -66,10 +63,11 @@ def summarise(table: pd.DataFrame, keys: list[str], scores: list[str]) -> pd.Dat
     return pd.DataFrame(rows)
 
 
-def _points(table: pd.DataFrame, keys: list[str]) -> list[tuple[Any, pd.DataFrame]]:
+def _points(table: pd.DataFrame, keys: list[str]) -> pd.Series:
+    """Returns the number of each trial's grid point, in the order of the table."""
     if not keys:
-        return [((), table)]
-    return list(table.groupby(keys, sort=False, dropna=False))
+        return pd.Series(0, index=table.index)
+    return table.groupby(keys, sort=False, dropna=False).ngroup()
 
 
 def plain(value: Any) -> Any:

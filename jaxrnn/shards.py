@@ -1,10 +1,9 @@
 """Shards: HDF5 files of sequences, unnormalised and without splits.
 
 Layout of a shard (version 1): `ids`, `labels` [sequence] UTF-8 bytes; `offsets` [sequence + 1] int64; `time` [step]
-float64;
-`features` [step, feature] float32, NaN where a passband has no observation at that step; `metadata` [sequence, column]
-float32; `splits` [sequence], only where the survey gives them; `rejected/` with one row a rejected object or
-observation (`object`, `file`, `row`, `reason`). Attributes carry names, units, counts and the version.
+float64; `features` [step, feature] float32, NaN where a passband has no observation at that step; `metadata`
+[sequence, column] float32; `splits` [sequence], only where the survey gives them; `rejected/` with one row a rejected
+object or observation (`object`, `file`, `row`, `reason`). Attributes carry names, units, counts and the version.
 """
 
 import hashlib

@@ -1,20 +1,20 @@
 """Splits, classes, and statistics that see the training split alone."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from jaxrnn import results, shards
-from jaxrnn.config import Split, Task, digest
+from jaxrnn.config import REST, Split, Task, digest
 from jaxrnn.errors import JaxrnnError, listed, nearest
 from jaxrnn.readers import SPLITS
 from jaxrnn.shards import Shard
 
 EXCLUDED = "excluded"
-REST = "*"
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,8 @@ class Statistics:
     """What training and prediction need to know of the training split.
 
     classes: names in index order. class_counts: [class], training objects. means and deviations of features and
-    metadata: 0 and
-    1 for indicators. settings_digest: stands for the sections `split` and `task`. data_digest: stands for the dataset's
-    content and the splits; trials of other data never match.
+    metadata: 0 and 1 for indicators. settings_digest: stands for the sections `split` and `task`. data_digest: stands
+    for the dataset's content and the splits; trials of other data never match.
     """
 
     classes: tuple[str, ...]
@@ -121,9 +120,19 @@ def split(split: Split, task: Task, seed: int, dataset: Path, folder: Path) -> S
         assigned[included] = _stratified(split, ids[included], names[included], seed)
     _check_every_class_everywhere(groups, names, assigned, split)
     table = pd.DataFrame({"id": ids, "label": labels, "class": names, "split": assigned})
-    statistics = _statistics(content, tuple(groups), names, assigned == SPLITS[0])
-    digests = {"settings_digest": settings_digest(split, task, seed), "data_digest": _digest(dataset, table)}
-    statistics = replace(statistics, **digests)
+    training = assigned == SPLITS[0]
+    features, metadata = _moments(content, training)
+    indicators = content[0].indicators
+    statistics = Statistics(
+        classes=tuple(groups),
+        class_counts=np.array([int((names[training] == name).sum()) for name in groups]),
+        feature_mean=np.where(indicators, 0.0, features.mean),
+        feature_deviation=np.where(indicators, 1.0, features.deviation),
+        metadata_mean=metadata.mean,
+        metadata_deviation=metadata.deviation,
+        settings_digest=settings_digest(split, task, seed),
+        data_digest=_data_digest(dataset, table),
+    )
     with results.written_whole(folder / "splits.csv") as temporary:
         table.to_csv(temporary, index=False)
     results.write_json(folder / "statistics.json", statistics.to_json())
@@ -158,7 +167,7 @@ def class_labels(task: Task, labels: np.ndarray) -> dict[str, list[str]]:
         counts = [f"'{label}' ({(labels == label).sum()} objects)" for label in unknown]
         raise JaxrnnError(
             f"task.classes: {listed(counts)} in no class; add them to one, or to `task.exclude`, or write '{REST}' "
-            f"for the rest"
+            "for the rest"
         )
     return groups
 
@@ -177,9 +186,8 @@ def _check_counts(groups: dict[str, list[str]], names: np.ndarray) -> None:
         if count < len(SPLITS):
             raise JaxrnnError(
                 f"task.classes: class '{name}' has {count} object{'s' * (count != 1)}; expected at least "
-                f"{len(SPLITS)}, one for each of "
-                f"{', '.join(SPLITS)}; join it with another class in `task.classes` or name its labels in "
-                f"`task.exclude`"
+                f"{len(SPLITS)}, one for each of {', '.join(SPLITS)}; join it with another class in `task.classes` or "
+                "name its labels in `task.exclude`"
             )
 
 
@@ -228,31 +236,15 @@ def _stratified(split: Split, ids: np.ndarray, names: np.ndarray, seed: int) -> 
     return assigned
 
 
-def _statistics(content: list[Shard], classes: tuple[str, ...], names: np.ndarray, training: np.ndarray) -> Statistics:
-    features: Moments | None = None
-    metadata: Moments | None = None
-    start = 0
-    for shard in content:
-        chosen = training[start : start + len(shard.ids)]
-        start += len(shard.ids)
-        rows = np.repeat(chosen, shard.lengths)
-        of_features, of_metadata = Moments.of(shard.features[rows]), Moments.of(shard.metadata[chosen])
-        features = of_features if features is None else features.merged(of_features)
-        metadata = of_metadata if metadata is None else metadata.merged(of_metadata)
-    assert features is not None and metadata is not None
-    indicators = content[0].indicators
-    return Statistics(
-        classes=classes,
-        class_counts=np.array([int((names[training] == name).sum()) for name in classes]),
-        feature_mean=np.where(indicators, 0.0, features.mean),
-        feature_deviation=np.where(indicators, 1.0, features.deviation),
-        metadata_mean=metadata.mean,
-        metadata_deviation=metadata.deviation,
-        settings_digest="",
-        data_digest="",
-    )
+def _moments(content: list[Shard], training: np.ndarray) -> tuple[Moments, Moments]:
+    """Returns the moments of features and metadata over training sequences: partials by shard, merged in order."""
+    ends = np.cumsum([len(shard.ids) for shard in content])
+    chosen = np.split(training, ends[:-1])
+    features = [Moments.of(s.features[np.repeat(c, s.lengths)]) for s, c in zip(content, chosen, strict=True)]
+    metadata = [Moments.of(s.metadata[c]) for s, c in zip(content, chosen, strict=True)]
+    return reduce(Moments.merged, features), reduce(Moments.merged, metadata)
 
 
-def _digest(dataset: Path, table: pd.DataFrame) -> str:
+def _data_digest(dataset: Path, table: pd.DataFrame) -> str:
     manifest = results.read_json(dataset / "manifest.json", "jaxrnn ingest")
     return digest([[entry["sha256"] for entry in manifest["shards"]], table.to_csv(index=False)])

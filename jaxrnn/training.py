@@ -59,8 +59,7 @@ class State(NamedTuple):
 
 
 class EpochReport(NamedTuple):
-    """What a finished epoch says of one trial: means over the epoch's batches, in training mode, and validation
-    scores."""
+    """What a finished epoch says of one trial: means over its batches, in training mode, and validation scores."""
 
     train_loss: Array
     train_accuracy: Array

@@ -12,20 +12,10 @@ import pandas as pd
 
 from jaxrnn import bundles, results
 from jaxrnn.errors import JaxrnnError
-from jaxrnn.results import written_whole
+from jaxrnn.results import HISTORY_COLUMNS, written_whole
 
-HISTORY_COLUMNS = (
-    "epoch",
-    "train_loss",
-    "train_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-    "validation_macro_f1",
-    "validation_macro_auc",
-)
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 SOFTWARE = ("jaxrnn", *LIBRARIES, "device", "cores")
-COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from numpy.random import default_rng
 from jaxrnn import selection
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.metrics import mean_with_interval
+from jaxrnn.results import COMPLETED, DIVERGED, EARLY_STOPPED
 from jaxrnn.selection import Choice, choose
-from jaxrnn.trials import COMPLETED, DIVERGED, EARLY_STOPPED
 
 KEYS = ["model.cell", "model.bidirectional", "training.gradient_clip", "training.patience"]
 VALUES: list[list[Any]] = [["gru", "lstm"], [False, True], [None, 0.5, 1.0], [3, None]]

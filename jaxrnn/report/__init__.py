@@ -26,15 +26,15 @@ from numpy.typing import NDArray
 
 from jaxrnn.config import Loss, Model, Training, read_yaml, substituted, to_yaml
 from jaxrnn.errors import JaxrnnError, listed
+from jaxrnn.readers import SPLITS
 from jaxrnn.report import figures
-from jaxrnn.report.figures import SCORES, SPLITS, Figure
-from jaxrnn.results import read_json, write_text, written_whole
+from jaxrnn.report.figures import SCORES, Figure
+from jaxrnn.results import DIVERGED, HISTORY_COLUMNS, read_json, write_text, written_whole
 
 FEW_OBJECTS = 10  # in the test split: fewer say little about a class
 LARGE_GAP = 0.05  # of accuracy between training and validation
 MANY_REJECTED = 0.01  # share of objects
-HISTORY = ("trial", "epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy",
-           "validation_macro_f1", "validation_macro_auc")  # fmt: skip
+HISTORY = ("trial", *HISTORY_COLUMNS)
 TRIALS = ("trial", "job", "seed", *SCORES, "epochs", "best_epoch", "seconds", "outcome")
 Row = dict[str, Any]
 NOT_A_NUMBER = "\N{EN DASH}"
@@ -98,7 +98,7 @@ class Inputs:
         As in `jaxrnn.selection`, points with a diverged seed stand behind all others, and log loss parts equals.
         """
         own = self.label(self.chosen)
-        diverged = Counter(self.label(row) for row in self.trials if row["outcome"] == "diverged")
+        diverged = Counter(self.label(row) for row in self.trials if row["outcome"] == DIVERGED)
         points = [
             {
                 **row,
@@ -520,19 +520,19 @@ def _check_margin(inputs: Inputs) -> Check | None:
         f"The chosen grid point has mean validation {name} {_with_interval(first)} over its seeds, "
         f"the next ({second['label']}) {_with_interval(second)}"
     )
-    apart = first["low"] > second["high"] if inputs.metric != "log_loss" else first["high"] < second["low"]
-    if apart:
+
+    def apart(point: Row) -> bool:
+        # false where an interval is unknown, as for seeds with equal scores
+        return first["low"] > point["high"] if inputs.metric != "log_loss" else first["high"] < point["low"]
+
+    if apart(second):
         return Check("passed", "The choice is clear", f"{text}.")
-    near = [
-        point
-        for point in (second, *rest)
-        if (point["high"] >= first["low"] if inputs.metric != "log_loss" else point["low"] <= first["high"])
-    ]
+    near = [point for point in (second, *rest) if not apart(point)]
     return Check(
         "note",
         "The choice is close",
-        f"{text}. The intervals of {_plural(len(near), 'other grid point')} overlap the chosen one's: another choice "
-        "might do as well.",
+        f"{text}. The intervals do not part {_plural(len(near), 'other grid point')} from the chosen one: another "
+        "choice might do as well.",
     )
 
 
@@ -589,7 +589,7 @@ def _check_edges(inputs: Inputs) -> Check | None:
 
 
 def _check_diverged(inputs: Inputs) -> Check:
-    diverged = [row["trial"] for row in inputs.trials if row["outcome"] == "diverged"]
+    diverged = [row["trial"] for row in inputs.trials if row["outcome"] == DIVERGED]
     total = len(inputs.trials)
     if not diverged:
         return Check("passed", "No trial diverged", f"{_sentence(_plural(total, 'trial'))} ended with finite scores.")

@@ -18,6 +18,8 @@ import numpy as np
 import vl_convert
 from numpy.typing import NDArray
 
+from jaxrnn.readers import SPLITS
+
 # token: (light, dark). Data colours are from Okabe & Ito (2008), "Color Universal Design", lightened where it is dark.
 TOKENS = {
     "surface": ("#ffffff", "#181b20"),
@@ -41,7 +43,6 @@ FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
 LONGEST_LABEL = 28  # characters
 MOST_ROWS = 40  # grid points drawn
 MOST_POINTS = 20_000  # of all pale curves of a panel together
-SPLITS = ("train", "validation", "test")
 SCORES = {"macro_auc": "macro AUC", "macro_f1": "macro F1", "accuracy": "accuracy", "log_loss": "log loss"}
 
 _SVG = "http://www.w3.org/2000/svg"
