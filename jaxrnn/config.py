@@ -17,11 +17,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic import ValidationInfo as Info
 
 from jaxrnn.errors import JaxrnnError, listed, nearest
-from jaxrnn.readers import READERS
+from jaxrnn.readers import READERS, reader_class
 
 # Keys whose values enter the compiled program as arrays: trials that differ in them alone train in one job.
 TRACED_KEYS = ("training.learning_rate", "model.dropout", "loss.l2", "loss.gamma", "loss.class_weights", "seed")
-GRID_SECTIONS = ("model", "loss", "training")
+GRID_SECTIONS = ("model", "loss", "augmentation", "training")
 # Keys of `training` that change how a job runs but not what a trial becomes.
 RUN_KEYS = ("device", "trials_per_job", "checkpoint_minutes", "segment_seconds")
 # Folders under results/ that belong to no experiment.
@@ -91,7 +91,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-S = TypeVar("S", bound=Section)
+S = TypeVar("S", bound=BaseModel)
 
 
 class Feature(Section):
@@ -99,20 +99,126 @@ class Feature(Section):
 
     name: Text = Field(
         description="`time` (as in the files), `time_since_first` and `time_difference` (to the step before), all "
-        "three in the survey's unit of time; `passband` (one 0/1 input a passband); or a column of the reader, in its "
-        "unit. Prefer the differences where `time` is a date that tells nothing of the object."
+        "three in the survey's unit of time; `time_since_detection` (negative before it, and measured from the last "
+        "step where nothing is detected; see `detection`); `passband` "
+        "(one 0/1 input a passband); or a column of the reader, in its unit, where `*` stands for any text: "
+        "`region_*`. Prefer the differences where `time` is a date that tells nothing of the object."
     )
-    scaling: Literal["none", "asinh", "log"] = Field(
+    scaling: Literal["none", "asinh", "log", "magnitude"] = Field(
         default="none",
         description="Applied before normalisation: `asinh` is asinh(x / `softening`), for fluxes that span decades and "
-        "may be negative; `log` is the natural logarithm, for positive values such as errors. Only for columns of the "
-        "reader.",
+        "may be negative; `log` is the natural logarithm, for positive values such as errors; `magnitude` is "
+        "`zero_point` - 2.5 log10(x) of a positive flux, and of its errors (`flux_error`, which take it together) "
+        "the error of that. Only for "
+        "columns of the reader.",
     )
     softening: Annotated[Number, Field(gt=0)] = Field(
         default=1.0,
         description="Where `asinh` turns from linear to logarithmic, in the unit of the column. Set it to about the "
         "noise.",
     )
+    zero_point: Number = Field(
+        default=23.9,
+        description="Magnitude of a flux of 1, for `scaling: magnitude`: 23.9 for microjansky, 27.5 for SNANA's "
+        "FLUXCAL.",
+    )
+    normalisation: Literal["feature", "survey", "sequence", "robust", "none"] = Field(
+        default="feature",
+        description="What is subtracted and divided by, after scaling. `feature`: mean and standard deviation over all "
+        "training steps. `robust`: median and 0.7413 times the interquartile range of the same, for heavy tails. "
+        "`survey`: one mean and one deviation for all columns that the name stands for (all passbands), so that "
+        "colours are kept. `sequence`: each sequence's own mean and deviation (looks ahead, and forgets brightness). "
+        "Changes no shard: ingest does not run again.",
+    )
+
+
+class Detection(Section):
+    """Which observation first shows the object. Exactly one of the two keys."""
+
+    column: Text | None = Field(
+        default=None, description="A column of 0/1 marks: the first observation where it is not 0."
+    )
+    signal_to_noise: Annotated[Number, Field(gt=0)] | None = Field(
+        default=None,
+        validate_default=True,
+        description="The first observation where a column with an error (`flux`) exceeds this many times that error.",
+    )
+
+    @field_validator("signal_to_noise")
+    @classmethod
+    def _one_of_them(cls, signal_to_noise: float | None, info: Info) -> float | None:
+        if "column" in info.data and (signal_to_noise is None) == (info.data["column"] is None):
+            found = "neither" if signal_to_noise is None else "both"
+            raise ValueError(f"expected either `column` or `signal_to_noise`, found {found}")
+        return signal_to_noise
+
+
+class FlagCut(Section):
+    """Leaves out observations by a column of marks, such as photometric quality flags."""
+
+    column: Text = Field(description="A column of whole numbers.")
+    reject_bits: Annotated[Whole, Field(ge=1)] | None = Field(
+        default=None, description="Leave out where any of these bits is set: 1016 stands for 8 + 16 + ... + 512."
+    )
+    require_bits: Annotated[Whole, Field(ge=1)] | None = Field(
+        default=None, description="Leave out where any of these bits is not set."
+    )
+    keep_values: tuple[Number, ...] = Field(default=(), description="Leave out where the value is none of these.")
+
+
+class SigmaClip(Section):
+    """Leaves out outliers of one column, object by object and passband by passband."""
+
+    column: Text = Field(description="The column whose outliers are left out.")
+    sigma: Annotated[Number, Field(gt=0)] = Field(
+        description="Leave out what lies more than so many robust deviations (1.4826 times the median absolute "
+        "deviation) from the median. Not for transients: their peak is an outlier."
+    )
+    iterations: Annotated[Whole, Field(ge=1, le=100)] = Field(
+        default=3, description="At most so many rounds; it ends where a round leaves nothing out."
+    )
+
+
+class Window(Section):
+    """Leaves out observations far from a time that an observer knows."""
+
+    around: Text = Field(
+        description="`detection` (see `detection`), `first` (the first observation), or a column of metadata in the "
+        "survey's unit of time, such as the time of an alert."
+    )
+    before: Annotated[Number, Field(ge=0)] = Field(description="How long before it observations count, inclusive.")
+    after: Annotated[Number, Field(ge=0)] = Field(description="How long after it observations count, inclusive.")
+
+
+class Cuts(Section):
+    """Observations that are left out by choice, in the order of these keys; counted in the manifest by reason."""
+
+    flags: tuple[FlagCut, ...] = Field(default=(), description="Cuts by quality flags; a list of mappings.")
+    window: Window | None = Field(default=None, description="Keep a window of time alone.")
+    sigma_clip: tuple[SigmaClip, ...] = Field(default=(), description="Cuts of outliers; a list of mappings.")
+    max_steps: Annotated[Whole, Field(ge=1)] | None = Field(
+        default=None, description="Longest sequence, in steps (after nights are made); longer ones are cut by `keep`."
+    )
+    keep: Literal["first", "last", "even"] = Field(
+        default="first",
+        description="Which steps of a too long sequence stay: its `first`, its `last`, or `max_steps` of them spread "
+        "evenly from the first to the last.",
+    )
+
+
+# Kinds of fault, and what each is; `data.on_error` may name them.
+FAULTS = {
+    "file": "a file, or a piece of one, that cannot be read",
+    "row": "a row that cannot be read: wrong number of fields, text for a number",
+    "value": "a value or a time that is not finite in single precision, or not positive where a logarithm is asked for",
+    "error": "a stated error that is zero or negative",
+    "passband": "a passband that is not declared",
+    "label": "an object, or a step, without a label",
+    "metadata": "an object whose chosen metadata is missing or not finite",
+    "duplicate": "an object that stands twice, within a file or in two",
+    "orphan": "observations whose object is not in the table of objects",
+    "empty": "an object without observations, or whose every observation was rejected or cut",
+}
 
 
 # The simulator's own parameters are checked by `jaxrnn.simulate`; here they are only a mapping.
@@ -120,12 +226,16 @@ class Data(Section):
     """Where the survey is and what of it enters the network. Decides the dataset: change it and ingest runs again."""
 
     reader: Text = Field(
-        description="Format of the survey: the reader that knows it. jaxrnn/readers/ says what each expects.",
+        description="Format of the survey: the reader that knows it, or `module:Class` for one of your own. `jaxrnn "
+        "readers` lists them with an example each.",
     )
     path: Text | None = Field(
         default=None,
-        description="Folder of the survey's files, absolute or from the folder where the command is called. Left out "
+        description="The survey's folder or file, absolute or from the folder where the command is called. Left out "
         "with `simulation`.",
+    )
+    options: dict[str, Any] = Field(
+        default={}, description="What the reader needs to know of the files: see its table under [Readers](#readers)."
     )
     simulation: dict[str, Any] | None = Field(
         default=None,
@@ -147,33 +257,63 @@ class Data(Section):
     )
     features: Annotated[tuple[Feature, ...], Field(min_length=1)] = Field(
         description="The network's inputs at each step, in this order: names, or mappings with `name`, `scaling` and "
-        "`softening`. Each is normalised by the training split's mean and standard deviation."
+        "so on. Each is normalised by what the training split shows."
     )
+    detection: Detection | None = Field(
+        default=None, description="What counts as the first detection; `time_since_detection` and `window` need it."
+    )
+    cuts: Cuts = Field(default=Cuts(), description="Observations to leave out by choice.")
     metadata: tuple[Text, ...] = Field(
         default=(),
         description="Columns known once for each object (redshift, position, ...), in the reader's units, that join "
         "the network's dense part. Add those that tell the classes apart and will be known for new objects.",
     )
-    sequences_per_shard: Annotated[Whole, Field(ge=1)] = Field(
-        default=4096,
-        description="Objects in one HDF5 shard. Fewer where more MPI ranks than shards should share the work, or where "
-        "a shard doesn't fit in memory.",
+    shard_mb: Annotated[Number, Field(gt=0, le=4096)] = Field(
+        default=32.0,
+        description="About how many MB of the survey's files go into one HDF5 shard: what a rank reads at once, so "
+        "that it needs some 10 times this memory. Less where more MPI ranks than shards should share the work.",
     )
-    on_error: Literal["stop", "reject"] = Field(
+    compression: Literal["none", "gzip"] = Field(
+        default="none",
+        description="`gzip` makes shards 2 to 4 times smaller and some 10 times slower to read: for archives, or where "
+        "the disk is full.",
+    )
+    on_error: Literal["stop", "reject"] | dict[Text, Literal["stop", "reject"]] = Field(
         default="stop",
-        description="What a faulty object or observation does: `stop` ends ingest with a message, `reject` leaves it "
-        "out and writes it with its reason to `rejected.csv`. Choose `reject` once you have seen what is faulty.",
+        description="What faulty input does: `stop` ends ingest with a message, `reject` leaves it out and writes it "
+        "with its reason to `rejected.csv`. Or a mapping by kind of fault, `{error: reject}`; kinds not named stop. "
+        f"The kinds: {'; '.join(f'`{kind}`, {what}' for kind, what in FAULTS.items())}. Choose `reject` once you have "
+        "seen what is faulty.",
+    )
+    most_rejected: Annotated[Number, Field(ge=0, le=1)] = Field(
+        default=0.1,
+        description="Largest share of objects, and of observations, that may be rejected; beyond it ingest ends with a "
+        "message, because the survey is then not what the experiment takes it for.",
     )
 
     @field_validator("reader")
     @classmethod
     def _known_reader(cls, reader: str) -> str:
-        if reader not in READERS:
-            raise ValueError(
-                f"there is no reader '{reader}'{nearest(reader, list(READERS))} (the readers are "
-                f"{listed(sorted(READERS))})"
-            )
+        try:
+            reader_class(reader)
+        except JaxrnnError as error:
+            raise ValueError(str(error)) from None
         return reader
+
+    @field_validator("on_error")
+    @classmethod
+    def _known_faults(cls, on_error: str | dict[str, str]) -> str | dict[str, str]:
+        for kind in on_error if isinstance(on_error, dict) else ():
+            if kind not in FAULTS:
+                known = list(FAULTS)
+                raise ValueError(
+                    f"there is no fault '{kind}'{nearest(kind, known)} (the kinds are {listed(known, 20)})"
+                )
+        return on_error
+
+    def rejects(self, kind: str) -> bool:
+        """Returns whether faults of a kind, one of `FAULTS`, are left out instead of ending ingest."""
+        return (self.on_error.get(kind, "stop") if isinstance(self.on_error, dict) else self.on_error) == "reject"
 
     @field_validator("simulation")
     @classmethod
@@ -209,8 +349,8 @@ class Split(Section):
     method: Literal["exact", "hash", "given"] = Field(
         default="exact",
         description="`exact`: stratified by class, shares exact to an object. `hash`: by object id and seed, so that "
-        "data added later never moves an object; shares hold in expectation. `given`: as the survey's files say "
-        "(GOTO).",
+        "data added later never moves an object; shares hold in expectation. `given`: as the survey's files say; where "
+        "they give no validation split, the share `validation` of their training split becomes it.",
     )
     train: Annotated[Number, Field(gt=0, lt=1)] = Field(
         default=0.7, description="Share of the objects that train the network. Not used with `method: given`."
@@ -220,6 +360,23 @@ class Split(Section):
         validate_default=True,
         description="Share that stops training early and chooses among trials; the rest is the test split. More where "
         "classes are rare and the choice is noisy. Not used with `method: given`.",
+    )
+    by: Literal["object", "group"] = Field(
+        default="object",
+        description="`group` keeps all sequences of one group (one star, one subject) in one split; the reader or its "
+        "options say what a group is. Choose it wherever one thing was measured more than once.",
+    )
+    folds: Annotated[Whole, Field(ge=2, le=50)] | None = Field(
+        default=None,
+        description="k-fold cross-validation: what `train` and `validation` hold together is cut into so many folds, "
+        "each the validation split of one more trial a grid point; the test split stays as it is. For small surveys.",
+    )
+    leaks: Literal["refuse", "drop_from_training", "report"] = Field(
+        default="refuse",
+        description="What happens where a group, or a sequence equal or almost equal to another, stands in two splits, "
+        "which makes test scores too good (almost: their root mean square difference is below 1 % of their spread): "
+        "`refuse` stops with the list; `drop_from_training` takes it from training "
+        "(and validation, where it is also in test), counted; `report` goes on and says so.",
     )
     seed: Whole | None = Field(
         default=None,
@@ -362,6 +519,36 @@ class Loss(Section):
     )
 
 
+class Augmentation(Section):
+    """Changes made to training sequences as they are used, never stored; drawn anew in every epoch from the trial's
+    seed, the epoch and the object. 0 leaves a change out."""
+
+    truncation: Annotated[Number, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="Share of sequences that are cut to their first steps, at a length drawn evenly from 1 to the "
+        "whole: for objects that are classified while they are observed.",
+    )
+    noise: Annotated[Number, Field(ge=0)] = Field(
+        default=0.0,
+        description="Normal noise of so many stated errors is added to each column that has its column of errors among "
+        "the features; the errors grow with it. 0.5 to 1 against overfitting where training objects are brighter than "
+        "others.",
+    )
+    drop_observations: Annotated[Number, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="Probability that a step is left out; at least one stays."
+    )
+    drop_passbands: Annotated[Number, Field(ge=0, lt=1)] = Field(
+        default=0.0,
+        description="Probability that a passband is left out of a sequence; at least one stays. Needs the feature "
+        "`passband`.",
+    )
+    time_shift: Annotated[Number, Field(ge=0)] = Field(
+        default=0.0,
+        description="`time`, `time_since_first` and `time_since_detection` are shifted by one draw a sequence from -x "
+        "to x, in the survey's unit of time: for dates that must not be learnt by heart.",
+    )
+
+
 class Training(Section):
     """How trials are trained, and how the work is cut into jobs."""
 
@@ -392,6 +579,12 @@ class Training(Section):
         default=None,
         description="Stop a trial after so many epochs without a better `monitor`; `null` trains all epochs. 10 to 20 "
         "saves time with many epochs.",
+    )
+    window_mb: Annotated[Number, Field(gt=0)] = Field(
+        default=2048.0,
+        description="Training data of more MB than this, padded, is not kept on the device: it is read in windows of "
+        "about this size, each of shards drawn anew in every epoch, while the device trains on the one before. Less "
+        "where the device's memory is short; more mixes better.",
     )
     length_buckets: Annotated[Whole, Field(ge=1, le=16)] = Field(
         default=2,
@@ -447,12 +640,13 @@ class Experiment(Section):
     task: Task = Task()
     model: Model = Model()
     loss: Loss = Loss()
+    augmentation: Augmentation = Augmentation()
     training: Training = Training()
     selection: Selection = Selection()
     grid: dict[str, tuple[Any, ...]] = Field(
         default={},
-        description="Dotted keys of `model`, `loss` and `training` with the values to try, `model.cell: [gru, lstm]`: "
-        "every combination is a grid point. `{}` is one point, the file's own values.",
+        description="Dotted keys of `model`, `loss`, `augmentation` and `training` with the values to try, "
+        "`model.cell: [gru, lstm]`: every combination is a grid point. `{}` is one point, the file's own values.",
     )
     seeds: Annotated[Whole, Field(ge=1, le=1000)] = Field(
         default=1,
@@ -463,7 +657,7 @@ class Experiment(Section):
 
 REQUIRED = ("experiment", "seed", "data", "task", "model", "loss", "training", "selection", "grid")
 # Sections in which every key has a default.
-OPTIONAL = ("split", "task", "model", "loss", "training", "selection", "grid")
+OPTIONAL = ("split", "task", "model", "loss", "augmentation", "training", "selection", "grid")
 
 
 class _Loader(yaml.SafeLoader):
@@ -561,6 +755,7 @@ def load(path: Path) -> Experiment:
     for key in OPTIONAL:
         if key in values and values[key] is None:
             values[key] = {}
+    _check_options(values, mistakes)
     _check_simulation(values, mistakes)
     experiment = _checked(Experiment, values, mistakes)
     _check_grid(values, mistakes)
@@ -605,7 +800,7 @@ def _checked(model: type[S], values: Any, mistakes: dict[tuple[Any, ...], str], 
         return None
 
 
-def _explain(model: type[Section], fault: Any) -> str:
+def _explain(model: type[BaseModel], fault: Any) -> str:
     kind, context, shown = fault["type"], fault.get("ctx", {}), _shown(fault.get("input"))
     if kind == "extra_forbidden":
         known = _keys_at(model, fault["loc"][:-1])
@@ -636,7 +831,7 @@ def _explain(model: type[Section], fault: Any) -> str:
     return f"expected {expected}, found {shown}" if expected else f"{fault['msg']}, found {shown}"
 
 
-def _keys_at(model: type[Section], place: tuple[Any, ...]) -> list[str]:
+def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
     """Returns the keys that may stand at `place` below `model`."""
     for part in place:
         if not isinstance(part, int):
@@ -646,10 +841,10 @@ def _keys_at(model: type[Section], place: tuple[Any, ...]) -> list[str]:
     return list(model.model_fields)
 
 
-def _section_in(annotation: Any) -> type[Section] | None:
+def _section_in(annotation: Any) -> type[BaseModel] | None:
     """Returns the section that values of a key are, or that its list's entries are; None for any other key."""
     candidates = [annotation, *getattr(annotation, "__args__", ())]
-    return next((found for found in candidates if isinstance(found, type) and issubclass(found, Section)), None)
+    return next((found for found in candidates if isinstance(found, type) and issubclass(found, BaseModel)), None)
 
 
 def grid_keys() -> list[str]:
@@ -727,6 +922,20 @@ def _check_candidates(dotted: str, candidates: list[Any], mistakes: dict[tuple[A
             seen.add(getattr(checked, key))
 
 
+def _check_options(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) -> None:
+    """Puts the defaults of the reader's options in place, so that they are part of what names the dataset."""
+    data = values.get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("options", {}), dict):
+        return
+    try:
+        reader = reader_class(str(data.get("reader")))
+    except JaxrnnError:
+        return  # said by `Data`
+    options = _checked(reader.Options, data.get("options", {}), mistakes, ("data", "options"))
+    if options is not None:
+        data["options"] = options.model_dump(mode="json")
+
+
 def _check_simulation(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) -> None:
     """Puts the simulation's defaults in place, so that what is planned is what is simulated."""
     data = values.get("data")
@@ -802,7 +1011,7 @@ def schema() -> dict[str, Any]:
     result = Experiment.model_json_schema()
     result["required"] = list(REQUIRED)
     data = result["$defs"]["Data"]["properties"]
-    data["reader"]["enum"] = sorted(READERS)
+    data["reader"] |= {"anyOf": [{"enum": list(READERS)}, {"type": "string", "pattern": ":"}]}
     data["features"]["items"] = {"anyOf": [{"type": "string"}, data["features"]["items"]]}
     label = {"anyOf": [{"type": "string"}, {"type": "integer"}]}
     labels = {"anyOf": [label, {"type": "array", "items": label}]}
@@ -844,7 +1053,7 @@ def tables() -> str:
 
     whole = schema()
 
-    def sections(place: str, model: type[Section]) -> Iterator[str]:
+    def sections(place: str, model: type[BaseModel]) -> Iterator[str]:
         described = whole if model is Experiment else whole["$defs"][model.__name__]
         required = described.get("required", ())
         rows = [_row(key, entry, whole["$defs"], key in required) for key, entry in described["properties"].items()]
@@ -865,23 +1074,23 @@ def _row(key: str, entry: dict[str, Any], definitions: dict[str, Any], required:
     default = entry.get("default")
     shown = default if isinstance(default, str) else json.dumps(default)
     shown = "(required)" if required else "see below" if section else f"`{shown}`"
-    cells = (f"`{key}`", _values(entry), shown, meaning)
+    cells = (f"`{key}`", in_words(entry), shown, meaning)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _values(entry: dict[str, Any]) -> str:
+def in_words(entry: dict[str, Any]) -> str:
     """Returns in words which values a JSON Schema allows."""
     if "anyOf" in entry:
-        return " or ".join(dict.fromkeys(_values(option) for option in entry["anyOf"]))
-    if "enum" in entry:
-        return ", ".join(f"`{choice}`" for choice in entry["enum"])
-    kind = "object" if "$ref" in entry else entry["type"]
-    if isinstance(kind, list):
-        kind = kind[0]
+        return " or ".join(dict.fromkeys(in_words(option) for option in entry["anyOf"]))
+    if "enum" in entry or "const" in entry:
+        return ", ".join(f"`{choice}`" for choice in entry.get("enum", [entry.get("const")]))
+    kind = entry.get("type")
     if kind == "array":
-        return f"list of {_values(entry['items'])}"
+        inner = entry.get("items") or {"anyOf": entry.get("prefixItems", [{}])}
+        return f"list of {in_words(inner)}"
+    if kind == "object" and isinstance(entry.get("additionalProperties"), dict):
+        return f"mapping of names to {in_words(entry['additionalProperties'])}"
     words = {
-        "object": "mapping",
         "integer": "whole number",
         "number": "number",
         "string": "text",
@@ -890,4 +1099,5 @@ def _values(entry: dict[str, Any]) -> str:
     }
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {entry[name]:.15g}" for name, sign in signs.items() if name in entry]
-    return " ".join([words[kind], " and ".join(bounds)]).strip()
+    word = words.get(str(kind), "mapping" if kind == "object" or "$ref" in entry else "anything")
+    return " ".join([word, " and ".join(bounds)]).strip()

@@ -67,11 +67,11 @@ def write_spcc(folder: Path, arrays: Arrays, metadata: pd.DataFrame) -> Path:
 
 def experiment_values(reader: str, path: Path | str) -> dict[str, Any]:
     """Returns the values of a small complete experiment on the survey at `path`."""
-    features = ["time_difference", "value", "error"] if reader == "goto" else ["time_difference", "passband", "flux"]
+    features = ["value", "value_error"] if reader == "goto" else ["passband", "flux"]
     return {
         "experiment": "tiny",
         "seed": 1,
-        "data": {"reader": reader, "path": str(path), "features": features},
+        "data": {"reader": reader, "path": str(path), "features": ["time_difference", *features]},
         "split": {"method": "given"} if reader == "goto" else {"train": 0.5, "validation": 0.25},
         "task": {},
         "model": {"units": 4, "depth": 1, "dense_units": 3, "dense_depth": 1},

@@ -344,7 +344,12 @@ def test_grids_that_are_refused(refused: Refused, grid: dict[Any, Any], said: st
 
 
 def test_every_key_that_decides_a_trial_may_be_varied() -> None:
-    sections = {"model": config.Model, "loss": config.Loss, "training": config.Training}
+    sections = {
+        "model": config.Model,
+        "loss": config.Loss,
+        "augmentation": config.Augmentation,
+        "training": config.Training,
+    }
     every = {f"{name}.{key}" for name, section in sections.items() for key in section.model_fields}
     assert set(config.grid_keys()) == every - {f"training.{key}" for key in config.RUN_KEYS}
     assert set(config.TRACED_KEYS) <= {*config.grid_keys(), "seed"}
@@ -416,7 +421,7 @@ def test_simulation_files(tmp_path: Path) -> None:
 def test_loaded_values_do_not_change(load: Load) -> None:
     experiment = load(task={"classes": {"a": ["0"], "b": ["1"]}}, grid={"model.units": [3, 4]})
     sections = [experiment, *(value for _, value in experiment if isinstance(value, config.Section))]
-    assert len(sections) == 8
+    assert len(sections) == 9
     for section in [*sections, *experiment.data.features]:
         for key in type(section).model_fields:
             with pytest.raises(ValidationError, match="frozen"):

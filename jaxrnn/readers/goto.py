@@ -5,21 +5,35 @@ value, error), `<split>_contextual_features.npy` (objects, columns) and `<split>
 one-hot). Steps whose three values are all `PADDING` are padding and no observations.
 """
 
+import tokenize
 from pathlib import Path
 
 import numpy as np
 
 from jaxrnn.errors import JaxrnnError, listed
-from jaxrnn.readers import SPLITS, Column, Part, Sequences, Survey
+from jaxrnn.readers import SPLITS, Column, Options, Part, SequenceReader, Sequences, Survey, cut
 
 PADDING = -99.0
 KINDS = ("time_features", "contextual_features", "labels")
+# What NumPy raises for a file that is no .npy array, or whose header asks for what is not there.
+UNREADABLE = (ValueError, OSError, EOFError, TypeError, OverflowError, SyntaxError, MemoryError, tokenize.TokenError)
 
 
-class GotoReader:
-    """Reads a folder of GOTO arrays; labels are the one-hot columns' numbers, "0", "1", ..."""
+class GotoReader(SequenceReader):
+    """The `.npy` arrays of the GOTO classifier; labels are the one-hot columns' numbers, "0", "1", ...
 
-    def __init__(self, path: Path) -> None:
+    Arrays are mapped, and no more than one part of them is in memory.
+    """
+
+    EXAMPLE = """\
+data:
+  reader: goto
+  path: surveys/goto
+  features: [time_difference, value, value_error]
+  metadata: [context_0, context_1]
+"""
+
+    def __init__(self, path: Path, options: Options) -> None:
         self.path = path
         missing = [file.name for file in self.files() if not file.exists()]
         if missing:
@@ -37,10 +51,8 @@ class GotoReader:
         try:
             # by the format's own reader: np.load would open an archive or a pickle under this name as well
             array = np.lib.format.open_memmap(file, mode="r")
-        except (ValueError, EOFError) as error:
-            raise JaxrnnError(
-                f"{file}: not a readable .npy array ({error}); expected one written by numpy.save"
-            ) from error
+        except UNREADABLE as error:
+            raise JaxrnnError(f"{file}: not a readable .npy array ({error}); expected one written by numpy.save")
         if array.dtype.kind not in "fiub":
             raise JaxrnnError(f"{file}: holds {array.dtype} values; expected numbers")
         return array
@@ -69,8 +81,8 @@ class GotoReader:
     def describe(self) -> Survey:
         columns = self._load(SPLITS[0], "contextual_features").shape[1]
         return Survey(
-            columns=(Column("value"), Column("error")),
-            error_columns=("error",),
+            columns=(Column("value"), Column("value_error")),
+            error_columns=("value_error",),
             metadata=tuple(Column(f"context_{index}") for index in range(columns)),
             gives_splits=True,
         )
@@ -78,18 +90,21 @@ class GotoReader:
     def files(self) -> list[Path]:
         return [self._file(split, kind) for split in SPLITS for kind in KINDS]
 
-    def parts(self, sequences_per_part: int) -> list[Part]:
-        return [
-            Part(split, tuple(self._file(split, kind) for kind in KINDS), start, min(start + sequences_per_part, count))
-            for split, count in self._objects.items()
-            for start in range(0, count, sequences_per_part)
-        ]
+    def parts(self, budget: int) -> list[Part]:
+        """A part's start and stop count objects of one split."""
+        parts = []
+        for split, objects in self._objects.items():
+            files = [self._file(split, kind) for kind in KINDS]
+            size = sum(self._load(split, kind).nbytes for kind in KINDS)
+            parts += cut(files, objects, size / max(objects, 1), budget)
+        return parts
 
     def read(self, part: Part) -> Sequences:
-        split, rows = part.name, slice(part.start, part.stop)
+        split, rows = part.files[0].name.removesuffix(f"_{KINDS[0]}.npy"), slice(part.start, part.stop)
         table, context, labels = (np.array(self._load(split, kind)[rows], dtype=np.float64) for kind in KINDS)
-        if not ((labels.sum(axis=1) == 1) & np.isin(labels, (0, 1)).all(axis=1)).all():
-            wrong = int(np.argmin((labels.sum(axis=1) == 1) & np.isin(labels, (0, 1)).all(axis=1))) + part.start
+        one_hot = (labels.sum(axis=1) == 1) & np.isin(labels, (0, 1)).all(axis=1)
+        if not one_hot.all():
+            wrong = int(np.argmin(one_hot)) + part.start
             raise JaxrnnError(
                 f"{self._file(split, 'labels')}: row {wrong} is not one-hot; expected a single 1 and zeros elsewhere"
             )
@@ -105,6 +120,6 @@ class GotoReader:
             passband=np.zeros(int(lengths.sum()), dtype=np.int64),
             metadata=context,
             row_numbers=steps,
-            file=str(self._file(split, "time_features")),
+            files=(str(self._file(split, "time_features")),),
             splits=np.full(len(lengths), split),
         )

@@ -6,53 +6,88 @@ anywhere in the observations file of the same number.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from jaxrnn.errors import JaxrnnError, listed
-from jaxrnn.readers import Column, Part, Sequences, Survey, equal_parts
+from jaxrnn.readers import Column, Options, Part, SequenceReader, Sequences, Survey, cut
 from jaxrnn.results import read_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FLUX_UNIT = "uJy"
 ZERO_POINT_MAGNITUDE = 23.9  # AB magnitude of 1 uJy
 MADE_BY = "jaxrnn simulate --config FILE"
 
 
-def _field(name: str, kind: pa.DataType, unit: str, description: str) -> pa.Field:
-    return pa.field(name, kind, nullable=False, metadata={"unit": unit, "description": description})
+# Parquet with zstd holds a simulated observation in about this share of the bytes that it has in memory.
+COMPRESSED = 0.4
 
 
-OBJECTS = pa.schema(
-    [
-        _field("object_id", pa.string(), "", "name of the object, unique in the survey"),
-        _field("class", pa.string(), "", "what the object is: the label"),
-        _field("galactic_latitude", pa.float64(), "deg", "angle from the plane of the Galaxy, -90 to 90"),
-        _field("host_distance", pa.float64(), "arcsec", "separation from the nearest catalogued galaxy"),
-    ]
+class Field(NamedTuple):
+    """A column of a file: `kind` is the name of an Arrow type."""
+
+    name: str
+    kind: str
+    unit: str
+    description: str
+
+
+OBJECT_FIELDS = (
+    Field("object_id", "string", "", "name of the object, unique in the survey"),
+    Field("class", "string", "", "what the object is: the label"),
+    Field("galactic_latitude", "double", "deg", "angle from the plane of the Galaxy, -90 to 90"),
+    Field("host_distance", "double", "arcsec", "separation from the nearest catalogued galaxy"),
 )
-OBSERVATIONS = pa.schema(
-    [
-        _field("object_id", pa.string(), "", "the object observed, a row of the objects file"),
-        _field("mjd", pa.float64(), "days", "Modified Julian Date"),
-        _field("passband", pa.string(), "", "filter of the observation"),
-        _field("flux", pa.float32(), FLUX_UNIT, "flux on the image minus that on the template; negative where fainter"),
-        _field("flux_error", pa.float32(), FLUX_UNIT, "standard deviation of flux"),
-        _field("detected", pa.bool_(), "", "whether flux differs from 0 by 5 flux_error; forced photometry where not"),
-    ]
+OBSERVATION_FIELDS = (
+    Field("object_id", "string", "", "the object observed, a row of the objects file"),
+    Field("mjd", "double", "days", "Modified Julian Date"),
+    Field("passband", "string", "", "filter of the observation"),
+    Field("flux", "float", FLUX_UNIT, "flux on the image minus that on the template; negative where fainter"),
+    Field("flux_error", "float", FLUX_UNIT, "standard deviation of flux"),
+    Field("detected", "bool", "", "whether flux differs from 0 by 5 flux_error; forced photometry where not"),
 )
-METADATA = tuple(Column(name, OBJECTS.field(name).metadata[b"unit"].decode()) for name in OBJECTS.names[2:])
-COLUMNS = tuple(Column(name, OBSERVATIONS.field(name).metadata[b"unit"].decode()) for name in OBSERVATIONS.names[3:])
+METADATA = tuple(Column(field.name, field.unit) for field in OBJECT_FIELDS[2:])
+COLUMNS = tuple(Column(field.name, field.unit) for field in OBSERVATION_FIELDS[3:])
 
 
-class SimulatedReader:
-    """Reads a simulated survey; a part is one file, or a piece of it where it holds more objects than a part may."""
+@cache
+def _schema(fields: tuple[Field, ...]) -> "pa.Schema":
+    import pyarrow as pa
 
-    def __init__(self, path: Path) -> None:
+    return pa.schema(
+        pa.field(name, pa.type_for_alias(kind), nullable=False, metadata={"unit": unit, "description": description})
+        for name, kind, unit, description in fields
+    )
+
+
+def __getattr__(name: str) -> "pa.Schema":
+    """The Arrow schemas OBJECTS and OBSERVATIONS, made when asked for: who looks at Options alone loads no Arrow."""
+    if name in ("OBJECTS", "OBSERVATIONS"):
+        return _schema(OBJECT_FIELDS if name == "OBJECTS" else OBSERVATION_FIELDS)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class SimulatedReader(SequenceReader):
+    """Surveys made by `jaxrnn simulate`; a part is one file, or a piece of its objects where it is larger than a part.
+
+    A file's table of objects is read whole, its observations batch by batch: those of the part's objects stay.
+    """
+
+    EXAMPLE = """\
+data:
+  reader: simulated
+  simulation: {}
+  features: [time_difference, passband, flux, flux_error, detected]
+  metadata: [galactic_latitude, host_distance]
+"""
+
+    def __init__(self, path: Path, options: Options) -> None:
         self._description = path / "survey.json"
         values = read_json(self._description, MADE_BY)
         try:
@@ -61,7 +96,7 @@ class SimulatedReader:
                 ((path / entry["objects"], path / entry["observations"]), int(entry["count"]))
                 for entry in values["files"]
             ]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise JaxrnnError(
                 f"{self._description}: not the description of a simulated survey ({type(error).__name__}: {error}); "
                 f"expected `passbands` and `files`; remove it and run `{MADE_BY}` again"
@@ -74,96 +109,132 @@ class SimulatedReader:
             )
 
     def describe(self) -> Survey:
-        return Survey(columns=COLUMNS, metadata=METADATA, passbands=self._passbands, error_columns=("flux_error",))
+        return Survey(
+            columns=COLUMNS,
+            metadata=METADATA,
+            passbands=self._passbands,
+            error_columns=("flux_error",),
+            flag_columns=("detected",),
+        )
 
     def files(self) -> list[Path]:
         return [self._description, *(file for files, _ in self._files for file in files)]
 
-    def parts(self, sequences_per_part: int) -> list[Part]:
-        return [
-            part
-            for files, count in self._files
-            for part in equal_parts(files, count, sequences_per_part, files[0].stem)
-        ]
+    def parts(self, budget: int) -> list[Part]:
+        """A part's start and stop count objects of one pair of files."""
+        parts = []
+        for files, count in self._files:
+            size = sum(file.stat().st_size for file in files) / COMPRESSED
+            parts += cut(files, count, size / max(count, 1), budget)
+        return parts
 
     def read(self, part: Part) -> Sequences:
         file, observations_file = part.files
-        objects, observations = _table(file, OBJECTS), _table(observations_file, OBSERVATIONS)
-        expected = next(count for files, count in self._files if files == part.files)
-        if objects.num_rows != expected:
+        objects = self._objects(file, next(count for files, count in self._files if files == part.files))
+        names = objects["object_id"].tolist()
+        owners, rows, passbands, numbers, read = [], [], [], [], 0
+        for table in _tables(observations_file, OBSERVATION_FIELDS):
+            owner = _places(table["object_id"], names)
+            if (owner < 0).any():
+                row = int(np.argmax(owner < 0))
+                raise JaxrnnError(
+                    f"{observations_file}: row {read + row} is of object {table['object_id'][row]}, which {file.name} "
+                    f"does not have; the two files do not belong together; remove both and run `{MADE_BY}` again"
+                )
+            kept = np.flatnonzero((owner >= part.start) & (owner < part.stop))
+            owners.append(owner[kept])
+            rows.append(read + kept)
+            passbands.append(_places(table["passband"], self._passbands)[kept])
+            numbers.append(np.stack([_numbers(table[c]) for c in ("mjd", *(c.name for c in COLUMNS))], axis=1)[kept])
+            read += table.num_rows
+        owner = np.concatenate(owners)
+        # stable: observations keep their order within an object, however the file mixes objects
+        order = np.argsort(owner, kind="stable")
+        values = np.concatenate(numbers)[order]
+        chosen = slice(part.start, part.stop)
+        return Sequences(
+            ids=objects["object_id"][chosen].astype(str),
+            labels=objects["class"][chosen].astype(str),
+            offsets=np.searchsorted(owner[order], np.arange(part.start, part.stop + 1)).astype(np.int64),
+            time=values[:, 0],
+            values=values[:, 1:],
+            passband=np.concatenate(passbands)[order],
+            metadata=np.stack([objects[column.name] for column in METADATA], axis=1)[chosen],
+            row_numbers=np.concatenate(rows)[order],
+            files=(str(observations_file),),
+        )
+
+    def _objects(self, file: Path, count: int) -> dict[str, np.ndarray]:
+        """Returns the columns of a table of objects, which must have `count` different ones."""
+        tables = list(_tables(file, OBJECT_FIELDS))
+        objects = {
+            field.name: np.concatenate([(_text if field.kind == "string" else _numbers)(t[field.name]) for t in tables])
+            for field in OBJECT_FIELDS
+        }
+        found = Counter(objects["object_id"].tolist())
+        if found.total() != count:
             raise JaxrnnError(
-                f"{file}: {objects.num_rows} objects, and survey.json says {expected}; "
+                f"{file}: {found.total()} objects, and survey.json says {count}; "
                 f"remove the file and run `{MADE_BY}` again"
             )
-        owner = _owners(objects, observations, file, observations_file)
-        # stable: observations keep their order within an object, however the file mixes objects
-        rows = np.argsort(owner, kind="stable")
-        bounds = np.searchsorted(owner[rows], np.arange(part.start, part.stop + 1))
-        rows = rows[bounds[0] : bounds[-1]]
-        return Sequences(
-            ids=_text(objects["object_id"])[part.start : part.stop].astype(str),
-            labels=_text(objects["class"])[part.start : part.stop].astype(str),
-            offsets=(bounds - bounds[0]).astype(np.int64),
-            time=_numbers(observations["mjd"])[rows],
-            values=np.stack([_numbers(observations[column.name]) for column in COLUMNS], axis=1)[rows],
-            passband=_places(observations["passband"], self._passbands)[rows],
-            metadata=np.stack([_numbers(objects[column.name]) for column in METADATA], axis=1)[part.start : part.stop],
-            row_numbers=rows,
-            file=str(observations_file),
-        )
+        if len(found) < count:
+            twice = found.most_common(1)[0][0]
+            raise JaxrnnError(f"{file}: object {twice} has more than one row; expected one row an object")
+        return objects
 
 
-def _table(file: Path, schema: pa.Schema) -> pa.Table:
-    """Returns the columns of `schema` from a Parquet file, each cast to its type; other columns are left alone."""
+def _tables(file: Path, fields: tuple[Field, ...]) -> "Iterator[pa.Table]":
+    """Yields the columns of a Parquet file, each cast to its type, batch by batch; other columns are left alone.
+
+    An empty table comes first, so that a file without rows has its columns too.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     again = f"remove it and run `{MADE_BY}` again"
+    wanted = _schema(fields)
+
+    def cast(table: pa.Table) -> pa.Table:
+        columns: dict[str, Any] = {}
+        for field in wanted:
+            try:
+                columns[field.name] = table[field.name].cast(field.type)
+            except pa.ArrowException as error:
+                raise JaxrnnError(
+                    f"{file}: column {field.name} holds {table[field.name].type} values that are no {field.type} "
+                    f"({_first_line(error)}); {again}"
+                )
+        return pa.table(columns)
+
+    yield wanted.empty_table()
     try:
-        found = pq.read_schema(file).names
-        absent = [name for name in schema.names if name not in found]
-        if absent:
-            raise JaxrnnError(f"{file}: no column {listed(absent)}; it has {listed(found, 20)}; {again}")
-        table = pq.read_table(file, columns=schema.names)
-    except (pa.ArrowException, OSError) as error:
+        with pq.ParquetFile(file) as opened:
+            found = opened.schema_arrow.names
+            absent = [name for name in wanted.names if name not in found]
+            if absent:
+                raise JaxrnnError(f"{file}: no column {listed(absent)}; it has {listed(found, 20)}; {again}")
+            for batch in opened.iter_batches(columns=wanted.names):
+                batch.validate(full=True)  # text that is no UTF-8
+                yield cast(pa.table(batch))
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise JaxrnnError(f"{file}: not a readable Parquet file ({_first_line(error)}); {again}")
-    columns: dict[str, Any] = {}
-    for wanted in schema:
-        try:
-            columns[wanted.name] = table[wanted.name].cast(wanted.type)
-        except pa.ArrowException as error:
-            raise JaxrnnError(
-                f"{file}: column {wanted.name} holds {table[wanted.name].type} values that are no {wanted.type} "
-                f"({_first_line(error)}); {again}"
-            )
-    return pa.table(columns)
 
 
-def _owners(objects: pa.Table, observations: pa.Table, file: Path, observations_file: Path) -> np.ndarray:
-    """Returns the row of `objects` that each observation belongs to: [observation] int64."""
-    ids = _text(objects["object_id"]).tolist()
-    if len(set(ids)) < len(ids):
-        twice = next(name for name, count in Counter(ids).items() if count > 1)
-        raise JaxrnnError(f"{file}: object {twice} has more than one row; expected one row an object")
-    owner = _places(observations["object_id"], ids)
-    if (owner < 0).any():
-        row = int(np.argmax(owner < 0))
-        raise JaxrnnError(
-            f"{observations_file}: row {row} is of object {observations['object_id'][row]}, which {file.name} does not "
-            f"have; the two files do not belong together; remove both and run `{MADE_BY}` again"
-        )
-    return owner
-
-
-def _places(column: pa.ChunkedArray, names: Sequence[str]) -> np.ndarray:
+def _places(column: Any, names: Sequence[str]) -> np.ndarray:
     """Returns where in `names` each value of a column stands, -1 where nowhere: int64."""
-    place = {name: index for index, name in enumerate(names)}
-    return np.array([place.get(name, -1) for name in column.to_pylist()], dtype=np.int64)
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = pc.index_in(column, pa.array(names, pa.string()))  # pyright: ignore[reportAttributeAccessIssue]
+    return found.fill_null(-1).to_numpy().astype(np.int64)
 
 
-def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+def _numbers(column: Any) -> np.ndarray:
     """Returns a column as float64, NaN where a value is missing."""
-    return column.cast(pa.float64()).fill_null(float("nan")).to_numpy()
+    return column.cast("double").fill_null(float("nan")).to_numpy()
 
 
-def _text(column: pa.ChunkedArray) -> np.ndarray:
+def _text(column: Any) -> np.ndarray:
     """Returns a column as an array of str objects, "" where a value is missing."""
     return column.fill_null("").to_numpy()
 

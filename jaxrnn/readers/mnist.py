@@ -1,0 +1,193 @@
+"""Images in the idx format of MNIST (LeCun et al. 1998, Proc. IEEE 86, 2278), gzipped or not: a row of pixels a step.
+
+An idx file is a magic number (0, 0, type, number of axes), the length of each axis as a big-endian 32-bit integer, and
+the values. Images have three axes (image, row, column), labels one; both are unsigned bytes.
+"""
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from pydantic import Field
+
+from jaxrnn.errors import JaxrnnError, listed
+from jaxrnn.readers import SPLITS, Column, Options, Part, SequenceReader, Sequences, Survey, cut
+
+UNSIGNED_BYTE = 8
+KINDS = {"images": 3, "labels": 1}  # and their number of axes
+CHUNK_BYTES = 1 << 20
+MOST_COLUMNS = 65_535
+GZIP_RATIO = 1032  # of what DEFLATE at most makes of a byte
+ROW_BYTES = 3 * 8  # time, passband and row number
+
+
+class MnistOptions(Options):
+    files: dict[Literal["train", "validation", "test"], str] = Field(
+        default={"train": "train", "test": "t10k"},
+        min_length=1,
+        description="How the names of each split's files begin: `train` stands for `train-images-idx3-ubyte` and "
+        "`train-labels-idx1-ubyte`, with or without `.gz`.",
+    )
+
+
+class MnistReader(SequenceReader):
+    """Images with labels in the idx files of MNIST, gzipped or not: each row of pixels is a step, 0 to 255 as stored.
+
+    A file that is not gzipped is mapped; of the gzipped ones one pair is in memory at a time, a byte a pixel.
+    """
+
+    Options = MnistOptions
+    EXAMPLE = """\
+data:
+  reader: mnist
+  path: surveys/mnist
+  features: [{name: pixel_00, normalisation: none}, {name: pixel_14, normalisation: none}]
+"""
+
+    def __init__(self, path: Path, options: MnistOptions) -> None:
+        self._pairs = {
+            split: tuple(_found(path, f"{options.files[split]}-{kind}-idx{axes}-ubyte") for kind, axes in KINDS.items())
+            for split in SPLITS
+            if split in options.files
+        }
+        missing = [file.name for pair in self._pairs.values() for file in pair if not file.exists()]
+        if missing:
+            raise JaxrnnError(
+                f"{path}: {listed(missing)} missing; expected images and labels of each split, with or without .gz; "
+                "data.options.files says how their names begin"
+            )
+        self._shapes = {split: self._check_shapes(split) for split in self._pairs}
+        widths = {split: shape[2] for split, shape in self._shapes.items()}
+        if len(set(widths.values())) > 1:
+            raise JaxrnnError(f"{path}: images of {widths} columns; expected the same in every split")
+        self._width = next(iter(widths.values()))
+        self._unzipped: tuple[Path, np.ndarray] | None = None
+
+    def _check_shapes(self, split: str) -> tuple[int, ...]:
+        images, labels = (_shape(file, axes) for file, axes in zip(self._pairs[split], KINDS.values(), strict=True))
+        if labels[0] != images[0]:
+            raise JaxrnnError(
+                f"{self._pairs[split][1]}: {labels[0]} labels for the {images[0]} images of "
+                f"{self._pairs[split][0].name}; expected one label an image; the two files do not belong together"
+            )
+        if not 0 < images[2] <= MOST_COLUMNS:
+            raise JaxrnnError(f"{self._pairs[split][0]}: images of {images[2]} columns; expected 1 to {MOST_COLUMNS}")
+        return images
+
+    def describe(self) -> Survey:
+        digits = max(2, len(str(self._width - 1)))
+        return Survey(
+            columns=tuple(Column(f"pixel_{index:0{digits}d}") for index in range(self._width)),
+            time_unit="steps",
+            gives_splits=True,
+        )
+
+    def files(self) -> list[Path]:
+        return [file for pair in self._pairs.values() for file in pair]
+
+    def parts(self, budget: int) -> list[Part]:
+        """A part's start and stop count images of one file."""
+        return [
+            part
+            for split, (objects, rows, columns) in self._shapes.items()
+            for part in cut(self._pairs[split], objects, rows * (8 * columns + ROW_BYTES), budget)
+        ]
+
+    def read(self, part: Part) -> Sequences:
+        split = next(split for split, pair in self._pairs.items() if pair == part.files)
+        images_file, labels_file = part.files
+        images = self._values(images_file, self._shapes[split])[part.start : part.stop]
+        labels = _values(labels_file, self._shapes[split][:1])[part.start : part.stop]
+        objects, rows, columns = images.shape
+        steps = np.tile(np.arange(rows), objects)
+        return Sequences(
+            ids=np.array([f"{split}-{index:06d}" for index in range(part.start, part.stop)]),
+            labels=labels.astype(str),
+            offsets=rows * np.arange(objects + 1),
+            time=steps.astype(np.float64),
+            values=images.reshape(objects * rows, columns).astype(np.float64),
+            passband=np.zeros(objects * rows, dtype=np.int64),
+            metadata=np.zeros((objects, 0)),
+            row_numbers=steps,
+            files=(str(images_file),),
+            splits=np.full(objects, split),
+        )
+
+    def _values(self, file: Path, shape: tuple[int, ...]) -> np.ndarray:
+        """Returns the images of a file: mapped, or those last unzipped."""
+        if self._unzipped is None or self._unzipped[0] != file:
+            # the old ones go before the new ones come
+            self._unzipped = None
+            self._unzipped = (file, _values(file, shape))
+        return self._unzipped[1]
+
+
+def _found(folder: Path, name: str) -> Path:
+    """Returns the file as it is there: gzipped, or else under the name without .gz."""
+    plain, zipped = folder / name, folder / f"{name}.gz"
+    return zipped if zipped.exists() and not plain.exists() else plain
+
+
+def _gzipped(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(2) == b"\x1f\x8b"
+
+
+def _open(file: Path) -> BinaryIO:
+    return gzip.open(file, "rb") if _gzipped(file) else file.open("rb")  # pyright: ignore[reportReturnType]
+
+
+def _shape(file: Path, axes: int) -> tuple[int, ...]:
+    """Returns the lengths of the axes that an idx file's header states; checks them where the file is not gzipped."""
+    magic = bytes([0, 0, UNSIGNED_BYTE, axes])
+    try:
+        with _open(file) as opened:
+            header = opened.read(4 + 4 * axes)
+        size, zipped = file.stat().st_size, _gzipped(file)
+    except (OSError, EOFError, zlib.error) as error:
+        raise JaxrnnError(f"{file}: cannot be read ({error}); expected an idx file of unsigned bytes, perhaps gzipped")
+    if header[:4] != magic[: len(header)] or not header:
+        found = f"begins with the bytes {header[:4].hex(' ')}" if header else "is empty"
+        raise JaxrnnError(
+            f"{file}: {found}; expected {magic.hex(' ')}, an idx file of unsigned bytes with {axes} "
+            f"{'axes' if axes > 1 else 'axis'}; download it again"
+        )
+    if len(header) < 4 + 4 * axes:
+        raise JaxrnnError(f"{file}: ends within its header; the file is truncated; download it again")
+    shape = tuple(int(length) for length in np.frombuffer(header, ">u4", offset=4))
+    if not zipped and size - len(header) != math.prod(shape):
+        raise _wrong_size(file, shape, str(size - len(header)))
+    if zipped and GZIP_RATIO * size < math.prod(shape):
+        raise _wrong_size(file, shape, f"at most {GZIP_RATIO * size}")
+    return shape
+
+
+def _values(file: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the values of an idx file: uint8 of the shape that its header states."""
+    start, size = 4 + 4 * len(shape), math.prod(shape)
+    try:
+        if not _gzipped(file):
+            return np.memmap(file, np.uint8, "r", start, shape) if size else np.zeros(shape, np.uint8)
+        content = bytearray()
+        with _open(file) as opened:
+            opened.read(start)
+            # in chunks, and no further than one byte too many: a header may claim any size, and a gzip hold any
+            while len(content) <= size and (chunk := opened.read(min(CHUNK_BYTES, size + 1 - len(content)))):
+                content += chunk
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise JaxrnnError(
+            f"{file}: cannot be read to its end ({error}); the file is truncated or damaged; download it again"
+        )
+    if len(content) != size:
+        raise _wrong_size(file, shape, f"{'more than ' * (len(content) > size)}{min(len(content), size)}")
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _wrong_size(file: Path, shape: tuple[int, ...], found: str) -> JaxrnnError:
+    return JaxrnnError(
+        f"{file}: {found} bytes of values; its header says {' x '.join(str(length) for length in shape)}, which is "
+        f"{math.prod(shape)}; the file is truncated or damaged; download it again"
+    )
