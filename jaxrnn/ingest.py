@@ -1,259 +1,530 @@
 """Ingest: survey files into unsplit shards, with an account of every object and observation.
 
-Each part of the survey becomes one shard, written by one rank; which rank is of no consequence for its bytes.
+A survey's files are ingested in arrivals: the files that were there the first time, then those that came later. What
+the shards of an arrival hold follows from its files and the `data` section alone, never from the number of MPI ranks
+or from where an earlier run was stopped.
 """
 
+import csv
+import shutil
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from jaxrnn import __version__, features, readers, results, shards
+from jaxrnn import __version__, cuts, faults, features, grouping, readers, results, shards
 from jaxrnn.config import Data
 from jaxrnn.errors import JaxrnnError, listed
+from jaxrnn.faults import WHOLE_OBJECT, Rejected
 from jaxrnn.ranks import Ranks
-from jaxrnn.readers import Column, Part, Reader, Sequences, Survey
+from jaxrnn.readers import Column, Part, Reader, RowReader, SequenceReader, Sequences, Survey
 from jaxrnn.shards import Shard
 
-Rejected = tuple[str, str, int, str]  # object, file, row (-1: the whole object), reason
 Progress = Callable[[int, int], None]
-WHOLE_OBJECT = -1
+STATE, ROWS = "survey_files.json", ".rows"  # which files arrived when; rows on their way to their objects
+# Ids that are compared at once where objects that stand in two shards are looked for: some 100 MB.
+IDS_AT_ONCE = 1 << 22
 
 
-def ingest(data: Data, survey_folder: Path, folder: Path, ranks: Ranks, progress: Progress) -> dict[str, object]:
+@dataclass(frozen=True)
+class _Tables:
+    """An arrival's parts of tables, each with the place of its rows once they are ordered by partition."""
+
+    objects: tuple[tuple[Path, Part], ...]
+    observations: tuple[tuple[Path, Part], ...]
+    partitions: int
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One shard to be made: of these parts, or of one partition of an arrival's tables."""
+
+    path: Path
+    bytes: int
+    parts: tuple[Part, ...] = ()
+    tables: _Tables | None = None
+    partition: int = 0
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    """Files that came together. first: the number of its first shard. files: their size and time of change."""
+
+    first: int
+    files: dict[str, list[int]]
+
+
+def ingest(data: Data, survey_folder: Path, folder: Path, ranks: Ranks, progress: Progress) -> dict[str, Any]:
     """Writes the dataset's shards, `rejected.csv` and, last, `manifest.json` into `folder`; returns the manifest.
 
-    Shards that an interrupted ingest of the same files left whole are kept. Raises JaxrnnError for faulty input (see
+    Shards that are there already, of files that did not change, are kept. Raises JaxrnnError for faulty input (see
     `data.on_error`); nothing half-written stays.
     """
-    reader = ranks.each(lambda: readers.open_reader(data.reader, survey_folder))[ranks.rank]
-    survey = ranks.each(reader.describe)[ranks.rank]
+    reader = ranks.here(lambda: readers.open_reader(data.reader, survey_folder, data.options))
+    survey = ranks.here(reader.describe)
     ranks.each(lambda: features.check(data, survey))
-    files = ranks.first(lambda: [_identity(path) for path in reader.files()])
-    ranks.first(lambda: _begin(folder, files))
-    parts = ranks.each(lambda: reader.parts(data.sequences_per_shard))[ranks.rank]
-    width = max(5, len(str(len(parts))))
-    paths = [folder / f"{index:0{width}d}.h5" for index in range(len(parts))]
+    arrivals = ranks.first(lambda: _arrivals(folder, reader))
+    work = ranks.here(lambda: [item for a in arrivals for item in _work(data, reader, a, arrivals, folder)])
+    paths = [item.path for item in work]
+    identities = {file: identity for arrival in arrivals for file, identity in arrival.files.items()}
+    maker = _Maker(data, survey, reader, identities, ranks, progress)
+    elsewhere: dict[Path, frozenset[str]] = {}
+    while True:
+        maker.make_missing(folder, work, elsewhere)
+        elsewhere = _in_two_shards(data, paths, ranks)
+        if not elsewhere:
+            break
+        _remove(elsewhere, ranks)
+    own = range(ranks.rank, len(paths), ranks.size)
+    summaries = ranks.each(lambda: {index: _summary(paths[index]) for index in own})
+    ordered = [summaries[index % ranks.size][index] for index in range(len(paths))]
+    return ranks.first(lambda: _finish(data, survey, reader, folder, identities, ordered))
 
-    def write_own() -> None:
-        own = range(ranks.rank, len(parts), ranks.size)
-        for done, index in enumerate(own):
-            if not paths[index].exists():
-                shards.write(paths[index], _shard(data, survey, reader, parts[index]), __version__)
-            progress(done + 1, len(own))
 
-    ranks.each(write_own)
-    return ranks.first(lambda: _finish(data, survey, folder, files, paths))
+def verify(folder: Path, progress: Progress) -> list[str]:
+    """Returns what is wrong with a dataset, a sentence each: shards missing, changed, or not in its manifest."""
+    manifest = results.read_json(folder / "manifest.json", "jaxrnn ingest")
+    entries = {entry["file"]: entry for entry in manifest["shards"]}
+    wrong = []
+    for done, (name, entry) in enumerate(entries.items()):
+        path = folder / name
+        if not path.is_file():
+            wrong.append(f"{path}: not there")
+        elif shards.checksum(path) != entry["sha256"]:
+            wrong.append(f"{path}: its bytes are not those that were written (SHA-256 differs)")
+        progress(done + 1, len(entries))
+    extra = sorted(path for path in folder.glob("*.h5") if path.name not in entries)
+    return wrong + [f"{path}: not in the manifest" for path in extra]
 
 
-def _identity(path: Path) -> dict[str, object]:
+# ---------------------------------------------------------------- which files, and which shards they become
+
+
+def _identity(file: Path) -> list[int]:
     try:
-        status = path.stat()
+        status = file.stat()
     except OSError as error:
-        raise JaxrnnError(f"{path}: cannot be read ({error.strerror}); it belongs to the survey in data.path")
-    return {"path": str(path), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+        raise JaxrnnError(f"{file}: cannot be read ({error.strerror}); it belongs to the survey in data.path")
+    return [status.st_size, status.st_mtime_ns]
 
 
-def _begin(folder: Path, files: list[dict[str, object]]) -> None:
-    """Clears what another state of the survey's files left, so that old and new shards never mix."""
-    marker = folder / "survey_files.json"
-    if marker.exists() and results.read_json(marker, "jaxrnn ingest")["files"] == files:
-        return
-    for stale in [*folder.glob("*.h5"), folder / "manifest.json", folder / "rejected.csv"]:
-        stale.unlink(missing_ok=True)
-    results.write_json(marker, {"files": files})
+def _arrivals(folder: Path, reader: Reader) -> list[_Arrival]:
+    """Returns the arrivals that the survey's files make now, after clearing what no longer holds.
+
+    An arrival of which a file changed or went is forgotten, so that old and new content never mix.
+    """
+    present = {str(file): _identity(file) for file in reader.files()}
+    if not present:
+        raise JaxrnnError("data.path: the survey has no files; expected at least one")
+    state = folder / STATE
+    known: list[_Arrival] = []
+    if state.exists():
+        entries = results.read_json(state, "jaxrnn ingest")["arrivals"]
+        known = [_Arrival(entry["first"], entry["files"]) for entry in entries]
+    kept = [arrival for arrival in known if arrival.files.items() <= present.items()]
+    new = {file: identity for file, identity in present.items() if not any(file in a.files for a in kept)}
+    if new and kept and isinstance(reader, RowReader) and not _brings_its_objects(reader, new):
+        kept, new = [], present
+    # a number is used once: no shard ever stands where another one stood
+    first = 1 + max([int(path.stem) for path in folder.glob("[0-9]*.h5")], default=-1) if kept else 0
+    arrivals = [*kept, _Arrival(first, new)] if new else kept
+    if arrivals != known:
+        (folder / "manifest.json").unlink(missing_ok=True)
+        shutil.rmtree(folder / ROWS, ignore_errors=True)
+        if not kept:
+            for stale in folder.glob("*.h5"):
+                stale.unlink()
+        results.write_json(state, {"arrivals": [{"first": a.first, "files": a.files} for a in arrivals]})
+    return arrivals
 
 
-def _shard(data: Data, survey: Survey, reader: Reader, part: Part) -> Shard:
-    raw = reader.read(part)
-    metadata_names = [column.name for column in survey.metadata]
-    chosen = [metadata_names.index(name) for name in data.metadata]
-    raw = replace(raw, metadata=raw.metadata[:, chosen])
-    names, times = np.unique(raw.ids, return_counts=True)
-    if (times > 1).any():
-        raise JaxrnnError(
-            f"{raw.file}: object {names[times > 1][0]}: id stands twice; expected every object once, "
-            "with all its observations"
-        )
-    sequences, rejected = _without_faults(data, survey, raw)
-    if rejected and data.on_error == "stop":
-        owner, file, row, reason = rejected[0]
-        where = f"{file}: object {owner}" + (f", row {row}" if row != WHOLE_OBJECT else "")
-        more = f" ({len(rejected) - 1} more faults in this part of the survey)" if len(rejected) > 1 else ""
-        raise JaxrnnError(
-            f"{where}: {reason}{more}; mend the file, or set `data.on_error: reject` to leave such rows out and "
-            "account for them"
-        )
-    steps = features.make(data, survey, _sorted(sequences))
-    columns, indicators = features.describe(data, survey)
-    objects_rejected = sum(row == WHOLE_OBJECT for _, _, row, _ in rejected)
-    return Shard(
-        ids=sequences.ids,
-        labels=sequences.labels,
-        offsets=steps.offsets,
-        time=steps.time,
-        features=steps.features,
-        metadata=sequences.metadata.astype(np.float32),
-        splits=sequences.splits if survey.gives_splits else None,
-        feature_columns=columns,
-        indicators=indicators,
-        metadata_columns=tuple(survey.metadata[index] for index in chosen),
-        time_unit=survey.time_unit,
-        rejected=tuple(rejected),
-        counts={
+def _brings_its_objects(reader: RowReader, files: dict[str, list[int]]) -> bool:
+    """Returns whether tables of observations that came later can be read without the older tables of objects."""
+    tables = reader.object_parts(1 << 62)
+    return not tables or any(_is_of(part, files) for part in tables)
+
+
+def _is_of(part: Part, files: Iterable[str]) -> bool:
+    return any(str(file) in files for file in part.files)
+
+
+def _work(data: Data, reader: Reader, arrival: _Arrival, arrivals: list[_Arrival], folder: Path) -> list[_Work]:
+    """Returns the shards of an arrival, in order."""
+    budget = max(1, int(data.shard_mb * 1e6))
+
+    def path(index: int) -> Path:
+        return folder / f"{arrival.first + index:05d}.h5"
+
+    if isinstance(reader, SequenceReader):
+        known = {file for other in arrivals if other.first <= arrival.first for file in other.files}
+        parts = [part for part in reader.parts(budget) if _is_of(part, arrival.files)]
+        parts = [part for part in parts if all(str(file) in known for file in part.files)]
+        bundles = _bundles(parts, budget)
+        return [_Work(path(i), sum(p.bytes for p in bundle), tuple(bundle)) for i, bundle in enumerate(bundles)]
+    assert isinstance(reader, RowReader)
+    rows = folder / ROWS / str(arrival.first)
+    objects = [part for part in reader.object_parts(budget) if _is_of(part, arrival.files)]
+    observations = [part for part in reader.observation_parts(budget) if _is_of(part, arrival.files)]
+    size = sum(part.bytes for part in observations)
+    tables = _Tables(
+        tuple((rows / f"objects-{index}", part) for index, part in enumerate(objects)),
+        tuple((rows / f"observations-{index}", part) for index, part in enumerate(observations)),
+        partitions=max(1, -(-size // budget)),
+    )
+    return [
+        _Work(path(partition), size // tables.partitions, tables=tables, partition=partition)
+        for partition in range(tables.partitions)
+    ]
+
+
+def _bundles(parts: list[Part], budget: int) -> list[list[Part]]:
+    """Returns consecutive parts together, up to the budget."""
+    bundles: list[list[Part]] = []
+    size = 0
+    for part in parts:
+        if not bundles or size + part.bytes > budget:
+            bundles.append([])
+            size = 0
+        bundles[-1].append(part)
+        size += part.bytes
+    return bundles
+
+
+def _missing(folder: Path, wanted: list[Path]) -> set[Path]:
+    """Returns which shards are to be made, after removing those of files that are gone and what a kill left behind."""
+    for stale in [*(path for path in folder.glob("*.h5") if path not in wanted), *folder.glob(".*.part")]:
+        stale.unlink()
+    for stale in (folder / ROWS).rglob(".*.part"):
+        shutil.rmtree(stale)
+    return {path for path in wanted if not path.exists()}
+
+
+def _remove(paths: Iterable[Path], ranks: Ranks) -> None:
+    ranks.first(lambda: [path.unlink() for path in paths])
+
+
+def _to_scatter(to_make: list[_Work]) -> list[tuple[Path, Part, bool, int]]:
+    """Returns which parts of tables are still to be ordered by partition: where their rows go, the part, whether it is
+    of the table of objects, and into how many partitions."""
+    tables = {id(item.tables): item.tables for item in to_make if item.tables is not None}.values()
+    return [
+        (path, part, entries is each.objects, each.partitions)
+        for each in tables
+        for entries in (each.objects, each.observations)
+        for path, part in entries
+        if not path.exists()
+    ]
+
+
+# ---------------------------------------------------------------- making shards
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes shards. identities: what each file was when the ingest began: one that changes meanwhile is refused."""
+
+    data: Data
+    survey: Survey
+    reader: Reader
+    identities: dict[str, list[int]]
+    ranks: Ranks
+    progress: Progress
+
+    def make_missing(self, folder: Path, work: list[_Work], elsewhere: dict[Path, frozenset[str]]) -> None:
+        """Writes the shards that are not there yet, each by one rank. elsewhere: ids, by shard, of objects that it must
+        not hold, because an earlier one has them."""
+        missing = self.ranks.first(lambda: _missing(folder, [item.path for item in work]))
+        to_make = [item for item in work if item.path in missing]
+        # told by one rank: another would look after the first rows were written
+        to_scatter = self.ranks.first(lambda: _to_scatter(to_make))
+        sizes = [part.bytes for _, part, *_ in to_scatter]
+        self.ranks.each(lambda: self._share(to_scatter, sizes, lambda todo: self.scatter(*todo)))
+
+        def make(item: _Work) -> None:
+            self.make(item, elsewhere.get(item.path, frozenset()))
+
+        self.ranks.each(lambda: self._share(to_make, [item.bytes for item in to_make], make))
+
+    def _share(self, todo: list[Any], weights: list[int], do: Callable[[Any], None]) -> None:
+        own = self.ranks.share(weights)
+        for done, index in enumerate(own):
+            do(todo[index])
+            self.progress(done + 1, len(own))
+
+    def scatter(self, path: Path, part: Part, is_objects: bool, partitions: int) -> None:
+        """Orders a part of a table by partition."""
+        assert isinstance(self.reader, RowReader)
+        read = self.reader.read_objects if is_objects else self.reader.read_observations
+
+        def rows() -> Iterator[Any]:
+            yield from read(part)
+            self._check_unchanged(part)
+
+        fault = self._unreadable(lambda: grouping.scatter(path, partitions, rows))
+        if fault is not None:
+            grouping.scatter(path, partitions, lambda: iter(()), unreadable=(str(part.files[0]), fault))
+
+    def make(self, work: _Work, elsewhere: frozenset[str]) -> None:
+        """Writes one shard."""
+        if work.tables is not None:
+            raw, unreadable = self._gathered(work.tables, work.partition)
+        else:
+            raw, unreadable = self._read(work.parts)
+        shard = self._shard(raw, unreadable, elsewhere)
+        shards.write(work.path, shard, __version__, self.data.compression)
+
+    def _gathered(self, tables: _Tables, partition: int) -> tuple[Sequences, list[Rejected]]:
+        objects, observations = ([path for path, _ in entries] for entries in (tables.objects, tables.observations))
+        unreadable: list[Rejected] = []
+        if partition == 0:
+            found = grouping.unreadable([*objects, *observations])
+            unreadable = [("", file, WHOLE_OBJECT, reason) for file, reason in found]
+        return grouping.gather(partition, objects, observations, self.survey), unreadable
+
+    def _read(self, parts: tuple[Part, ...]) -> tuple[Sequences, list[Rejected]]:
+        assert isinstance(self.reader, SequenceReader)
+        read, pieces, unreadable = self.reader.read, [_nothing(self.survey)], []
+        for part in parts:
+
+            def add(part: Part = part) -> None:
+                piece = read(part)
+                self._check_unchanged(part)
+                pieces.append(piece)
+
+            fault = self._unreadable(add)
+            if fault is not None:
+                unreadable.append(("", str(part.files[0]), WHOLE_OBJECT, fault))
+        return readers.joined(pieces[1:] or pieces), unreadable
+
+    def _unreadable(self, read: Callable[[], None]) -> str | None:
+        """Returns why a part can't be read, where `data.on_error` lets that pass; None where it can."""
+        try:
+            read()
+        except OSError as error:
+            message = f"{error.filename or 'survey file'}: cannot be read ({error.strerror or error})"
+        except JaxrnnError as error:
+            message = str(error)
+        else:
+            return None
+        if not self.data.rejects("file"):
+            raise JaxrnnError(message)
+        return message
+
+    def _check_unchanged(self, part: Part) -> None:
+        for file in part.files:
+            if self.identities.get(str(file), _identity(file)) != _identity(file):
+                raise JaxrnnError(
+                    f"{file}: changed while it was read; run the same command again when nothing writes to it any more"
+                )
+
+    def _shard(self, raw: Sequences, unreadable: list[Rejected], elsewhere: frozenset[str]) -> Shard:
+        data, survey = self.data, self.survey
+        sound, rejected = faults.without(data, survey, raw, self.reader, elsewhere)
+        left, cut = cuts.apply(data, survey, faults.by_time(sound))
+        left, emptied = faults.without_empty(data, left, self.reader)
+        steps = features.make(data, survey, left)
+        cut += steps.cut
+        names = [column.name for column in survey.metadata]
+        chosen = [names.index(name) for name in data.metadata]
+        counts = {
             "objects_in": len(raw.ids),
-            "objects_out": len(sequences.ids),
-            "objects_rejected": objects_rejected,
+            "objects_out": len(left.ids),
+            "objects_rejected": len(raw.ids) - len(left.ids),
             "observations_in": len(raw.time),
-            "observations_out": len(sequences.time),
-            "observations_rejected": len(raw.time) - len(sequences.time),
+            "observations_out": len(left.time) - sum(steps.cut.values()),
+            "observations_rejected": len(raw.time) - len(sound.time),
+            "observations_cut": sum(cut.values()),
             "steps_out": len(steps.time),
+            "parts_rejected": len(unreadable),
+        }
+        return Shard(
+            ids=left.ids,
+            labels=left.labels,
+            offsets=steps.offsets,
+            time=steps.time,
+            features=steps.features,
+            metadata=left.metadata[:, chosen].astype(np.float32),
+            splits=left.splits if survey.gives_splits else None,
+            groups=left.groups if survey.gives_groups else None,
+            step_labels=steps.step_labels if survey.gives_step_labels else None,
+            feature_columns=features.describe(data, survey),
+            metadata_columns=tuple(survey.metadata[index] for index in chosen),
+            time_unit=survey.time_unit,
+            rejected=(*unreadable, *rejected, *emptied),
+            counts=counts,
+            cut=dict(cut),
+        )
+
+
+def _nothing(survey: Survey) -> Sequences:
+    """Returns no objects, for a shard whose every part is unreadable."""
+    none, text = np.zeros(0), np.zeros(0, dtype=str)
+    return Sequences(
+        text, text, np.zeros(1, dtype=np.int64), none, np.zeros((0, len(survey.columns))), none.astype(np.int64),
+        np.zeros((0, len(survey.metadata))), none.astype(np.int64), ("",),
+        splits=text if survey.gives_splits else None, groups=text if survey.gives_groups else None,
+        step_labels=text if survey.gives_step_labels else None,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- all shards together
+
+
+def _in_two_shards(data: Data, paths: list[Path], ranks: Ranks) -> dict[Path, frozenset[str]]:
+    """Returns by shard the ids of objects that an earlier shard has too; raises JaxrnnError where that is no matter of
+    rejecting.
+
+    Ids are compared by slices of their hashes' range, so that the memory for it does not grow with the survey.
+    """
+    own = range(ranks.rank, len(paths), ranks.size)
+    total = sum(ranks.each(lambda: sum(len(shards.ids(paths[index])) for index in own)))
+    slices = max(1, -(-total // IDS_AT_ONCE))
+
+    def find() -> list[tuple[int, str, int]]:
+        return [twice for part in range(ranks.rank, slices, ranks.size) for twice in _twice(paths, part, slices)]
+
+    twice = sorted(entry for found in ranks.each(find) for entry in found)
+
+    def check() -> None:
+        if twice and not data.rejects("duplicate"):
+            later, name, first = twice[0]
+            more = f" ({len(twice) - 1} more such objects)" if len(twice) > 1 else ""
+            raise JaxrnnError(
+                f"{paths[0].parent}: object {name} stands in two parts of the survey, which became {paths[first].name} "
+                f"and {paths[later].name}{more}; expected every object once, with all its observations. Mend the "
+                "files, or set `data.on_error: {duplicate: reject}` to keep the first of each"
+            )
+
+    ranks.each(check)
+    return {paths[place]: frozenset(name for index, name, _ in twice if index == place) for place, *_ in twice}
+
+
+def _twice(paths: list[Path], part: int, slices: int) -> list[tuple[int, str, int]]:
+    """Returns (later shard, id, first shard) of each id that stands in two shards and hashes into this slice."""
+    found: list[np.ndarray] = []
+    places: list[np.ndarray] = []
+    for index, path in enumerate(paths):
+        ids = shards.ids(path)
+        hashes = grouping.hashed(ids)
+        hashes = hashes[hashes % np.uint64(slices) == part]
+        found.append(hashes)
+        places.append(np.full(len(hashes), index, dtype=np.int32))
+    hashes, place = np.concatenate(found), np.concatenate(places)
+    order = np.argsort(hashes, kind="stable")
+    hashes, place = hashes[order], place[order]
+    same = np.flatnonzero(hashes[1:] == hashes[:-1])
+    suspects = np.unique(hashes[same])
+    if not len(suspects):
+        return []
+    first: dict[bytes, int] = {}
+    twice = []
+    for index in np.unique(place[np.isin(hashes, suspects)]).tolist():
+        ids = shards.ids(paths[index])
+        # equal hashes are a reason to look, and only equal ids a fault
+        for name in ids[np.isin(grouping.hashed(ids), suspects)].tolist():
+            if name in first:
+                twice.append((index, name.decode(), first[name]))
+            first.setdefault(name, index)
+    return twice
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    """Returns what the manifest says of one shard, and what it adds up."""
+    shard = shards.read(path, steps=False)
+    return {
+        "entry": {
+            "file": path.name,
+            "sequences": len(shard.ids),
+            "steps": int(shard.offsets[-1]),
+            "bytes": path.stat().st_size,
+            "sha256": shards.checksum(path),
         },
-    )
-
-
-def _without_faults(data: Data, survey: Survey, raw: Sequences) -> tuple[Sequences, list[Rejected]]:
-    """Returns the sequences that stand every check, and a row for each object or observation that does not."""
-    row_reason = _row_faults(data, survey, raw)
-    owner = np.repeat(np.arange(len(raw.ids)), np.diff(raw.offsets))
-    left = np.bincount(owner[row_reason == ""], minlength=len(raw.ids))
-    object_reason = np.full(len(raw.ids), "", dtype=object)
-    object_reason[left == 0] = "every observation was rejected"
-    object_reason[np.diff(raw.offsets) == 0] = "no observations"
-    object_reason[~_storable(raw.metadata).all(axis=1)] = "metadata not finite"
-    object_reason[raw.labels == ""] = "no label"
-    object_reason[raw.ids == ""] = "no id"
-    rejected: list[Rejected] = [
-        (str(raw.ids[index]), raw.file, WHOLE_OBJECT, str(object_reason[index]))
-        for index in np.flatnonzero(object_reason != "")
-    ]
-    rejected += [
-        (str(raw.ids[owner[row]]), raw.file, int(raw.row_numbers[row]), str(row_reason[row]))
-        for row in np.flatnonzero(row_reason != "")
-    ]
-    return _kept(raw, object_reason == "", (row_reason == "") & (object_reason == "")[owner]), rejected
-
-
-def _row_faults(data: Data, survey: Survey, raw: Sequences) -> np.ndarray:
-    reason = np.full(len(raw.time), "", dtype=object)
-    names = [column.name for column in survey.columns]
-    for index in reversed(range(len(names))):
-        column = raw.values[:, index]
-        if any(feature.name == names[index] and feature.scaling == "log" for feature in data.features):
-            reason[column <= 0] = f"{names[index]} not positive, and its logarithm is asked for"
-        if names[index] in survey.error_columns:
-            reason[column <= 0] = f"{names[index]} not positive"
-        reason[~_storable(column)] = f"{names[index]} not finite"
-    if survey.passbands:
-        reason[raw.passband < 0] = f"passband is none of {', '.join(survey.passbands)}"
-    reason[~_storable(raw.time)] = "time not finite"
-    return reason
-
-
-def _storable(values: np.ndarray) -> np.ndarray:
-    """Returns which values are finite, also in the single precision of shards."""
-    return np.abs(values) <= np.finfo(np.float32).max
-
-
-def _kept(raw: Sequences, objects: np.ndarray, rows: np.ndarray) -> Sequences:
-    owner = np.repeat(np.arange(len(raw.ids)), np.diff(raw.offsets))
-    lengths = np.bincount(owner[rows], minlength=len(raw.ids))[objects]
-    return replace(
-        raw,
-        ids=raw.ids[objects],
-        labels=raw.labels[objects],
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        time=raw.time[rows],
-        values=raw.values[rows],
-        passband=raw.passband[rows],
-        metadata=raw.metadata[objects],
-        row_numbers=raw.row_numbers[rows],
-        splits=None if raw.splits is None else raw.splits[objects],
-    )
-
-
-def _sorted(sequences: Sequences) -> Sequences:
-    """Returns the sequences with each one's observations in order of time; equal times keep the file's order."""
-    owner = np.repeat(np.arange(len(sequences.ids)), np.diff(sequences.offsets))
-    order = np.lexsort((sequences.time, owner))
-    return replace(
-        sequences,
-        time=sequences.time[order],
-        values=sequences.values[order],
-        passband=sequences.passband[order],
-        row_numbers=sequences.row_numbers[order],
-    )
+        "counts": Counter(shard.counts),
+        "labels": Counter(shard.labels.tolist()),
+        "lengths": Counter(shard.lengths.tolist()),
+        "reasons": Counter(reason for *_, reason in shard.rejected),
+        "cut": Counter(shard.cut),
+    }
 
 
 def _finish(
-    data: Data, survey: Survey, folder: Path, files: list[dict[str, object]], paths: list[Path]
-) -> dict[str, object]:
-    counts: Counter[str] = Counter()
-    labels: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    seen: dict[str, Path] = {}
-    rejected: list[Rejected] = []
-    entries, lengths = [], []
-    for path in paths:
-        shard = shards.read(path)
-        counts.update(shard.counts)
-        labels.update(shard.labels.tolist())
-        reasons.update(reason for *_, reason in shard.rejected)
-        rejected += shard.rejected
-        lengths.append(shard.lengths)
-        for name in shard.ids.tolist():
-            if name in seen:
-                raise JaxrnnError(
-                    f"{_survey_name(files)}: object {name} stands in two parts of the survey ({seen[name].name}, "
-                    f"{path.name}); expected every object once, with all its observations"
-                )
-            seen[name] = path
-        entries.append(
-            {
-                "file": path.name,
-                "sequences": len(shard.ids),
-                "steps": int(shard.offsets[-1]),
-                "sha256": shards.checksum(path),
-            }
-        )
+    data: Data,
+    survey: Survey,
+    reader: Reader,
+    folder: Path,
+    identities: dict[str, list[int]],
+    summaries: list[dict[str, Any]],
+) -> dict[str, Any]:
+    names = ("counts", "labels", "lengths", "reasons", "cut")
+    counts, labels, lengths, reasons, cut = (
+        sum((summary[name] for summary in summaries), start=Counter[Any]()) for name in names
+    )
+    counts = {name: counts[name] for name in shards.COUNTS}
+    where = str(Path(next(iter(identities))).parent)
+    why = listed([f"{count} {reason}" for reason, count in (reasons + cut).most_common()], 5)
     if not counts["objects_out"]:
-        why = listed([f"{count} {reason}" for reason, count in reasons.items()])
-        raise JaxrnnError(f"{_survey_name(files)}: no object is left of {counts['objects_in']} ({why})")
-    with results.written_whole(folder / "rejected.csv") as temporary:
-        table = pd.DataFrame(rejected, columns=list(shards.REJECTED_COLUMNS))
-        table["row"] = table["row"].where(table["row"] != WHOLE_OBJECT, "").astype(str)
-        table.to_csv(temporary, index=False)
-    columns, _ = features.describe(data, survey)
+        raise JaxrnnError(f"{where}: no object is left of {counts['objects_in']} ({why})")
+    for noun in ("objects", "observations"):
+        share = counts[f"{noun}_rejected"] / max(counts[f"{noun}_in"], 1)
+        if share > data.most_rejected:
+            raise JaxrnnError(
+                f"{where}: {counts[f'{noun}_rejected']} of {counts[f'{noun}_in']} {noun} are rejected ({why}), which "
+                f"is {share:.1%} and more than `data.most_rejected: {data.most_rejected:g}` allows; mend the files, or "
+                "raise it if you know why"
+            )
+    faulty = [folder / summary["entry"]["file"] for summary in summaries if summary["reasons"]]
+    _write_rejected(folder / "rejected.csv", reader, faulty)
     metadata = {column.name: column for column in survey.metadata}
-    manifest: dict[str, object] = {
+    manifest: dict[str, Any] = {
         "reader": data.reader,
-        "survey_files": files,
-        "counts": dict(counts),
+        "survey_files": [
+            {"path": file, "bytes": size, "modified_ns": modified} for file, (size, modified) in identities.items()
+        ],
+        "counts": counts,
         "rejected_by_reason": dict(sorted(reasons.items())),
+        "cut_by_reason": dict(sorted(cut.items())),
         "labels": dict(sorted(labels.items())),
-        "length_histogram": _histogram(np.concatenate(lengths)),
+        "length_histogram": _histogram(lengths),
         "time_unit": survey.time_unit,
-        "features": [_described(column) for column in columns],
+        "features": [vars(column) for column in features.describe(data, survey)],
         "metadata": [_described(metadata[name]) for name in data.metadata],
-        "shards": entries,
+        "shards": [summary["entry"] for summary in summaries],
     }
     results.write_json(folder / "manifest.json", manifest)
+    shutil.rmtree(folder / ROWS, ignore_errors=True)
     return manifest
 
 
-def _survey_name(files: list[dict[str, object]]) -> str:
-    return str(Path(str(files[0]["path"])).parent)
+def _write_rejected(target: Path, reader: Reader, paths: list[Path]) -> None:
+    """Writes the rejected objects and observations of all shards as a table, with their rows in the survey's files."""
+    places: dict[str, list[int]] = {}
+    for path in paths:
+        for _, name, row, _ in shards.read(path, steps=False).rejected:
+            if row != WHOLE_OBJECT:
+                places.setdefault(name, []).append(row)
+    rows = {}
+    for name, numbers in places.items():
+        unique = np.unique(numbers)
+        rows[name] = dict(zip(unique.tolist(), reader.rows_at(name, unique).tolist(), strict=True))
+    with results.written_whole(target) as temporary, temporary.open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(shards.REJECTED_COLUMNS)
+        for path in paths:
+            for owner, name, row, reason in shards.read(path, steps=False).rejected:
+                table.writerow([owner, name, "" if row == WHOLE_OBJECT else rows[name][row], reason])
 
 
 def _described(column: Column) -> dict[str, str]:
     return {"name": column.name, "unit": column.unit}
 
 
-def _histogram(lengths: np.ndarray) -> dict[str, list[int]]:
+def _histogram(lengths: Counter[int]) -> dict[str, list[int]]:
     """Returns counts of sequences by steps, in at most 30 bins of equal whole width; edges: their first steps."""
-    width = -(-(int(lengths.max()) - int(lengths.min()) + 1) // 30)
-    edges = np.arange(int(lengths.min()), int(lengths.max()) + width + 1, width)
-    return {"edges": edges.tolist(), "counts": np.histogram(lengths, edges)[0].tolist()}
+    least, most = min(lengths), max(lengths)
+    width = -(-(most - least + 1) // 30)
+    edges = np.arange(least, most + width + 1, width)
+    counts = np.histogram(list(lengths), edges, weights=list(lengths.values()))[0]
+    return {"edges": edges.tolist(), "counts": counts.astype(int).tolist()}

@@ -1,13 +1,14 @@
 """MPI ranks: who takes which share of the work. The only module that knows mpi4py."""
 
+import heapq
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
-from jaxrnn.errors import EXIT_USER_ERROR, JaxrnnError
+from jaxrnn.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, JaxrnnError
 
 T = TypeVar("T")
 # What launchers tell each process about their number: MPICH and PMI2, Open MPI, PMIx, SLURM's srun.
@@ -35,6 +36,10 @@ class Ranks:
             result = work()
         except JaxrnnError as error:
             fault = str(error)
+        except OSError as error:
+            fault = f"{error.filename or 'ingest'}: {error.strerror or error}"
+        except KeyboardInterrupt:
+            self.communicator.Abort(EXIT_INTERRUPTED)
         except BaseException:
             traceback.print_exc()
             sys.stderr.flush()
@@ -45,9 +50,26 @@ class Ranks:
             self._end(faults[0])
         return [value for _, value in gathered]
 
+    def here(self, work: Callable[[], T]) -> T:
+        """Returns what `work` returned on this rank, when it ended well on every one; it is not sent to the others."""
+        kept: list[T] = []
+        self.each(lambda: kept.append(work()))
+        return kept[0]
+
     def first(self, work: Callable[[], T]) -> T:
         """Returns what `work` returned on rank 0, on every rank; the others wait for it."""
         return self.each(lambda: work() if self.rank == 0 else None)[0]  # type: ignore[return-value]
+
+    def share(self, weights: Sequence[float]) -> list[int]:
+        """Returns which pieces of work are this rank's: the heaviest first, each to the rank with the least so far."""
+        loads = [(0.0, rank) for rank in range(self.size)]
+        own = []
+        for piece in sorted(range(len(weights)), key=lambda piece: (-weights[piece], piece)):
+            load, rank = heapq.heappop(loads)
+            heapq.heappush(loads, (load + weights[piece], rank))
+            if rank == self.rank:
+                own.append(piece)
+        return sorted(own)
 
     def _end(self, message: str) -> NoReturn:
         if self.rank == 0:

@@ -54,24 +54,27 @@ class Results:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yields a temporary name beside `path` for a file or folder; renames it to `path` when the block ends well.
 
     After a failure nothing is left. A kill leaves at most the temporary name, which the next write of `path` clears.
+    durable: False doesn't wait for the disk: for what a power cut may take, because it is made again.
     """
     temporary, aside = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(temporary)
         yield temporary
-        for file in [*temporary.rglob("*")] if temporary.is_dir() else [temporary]:
-            _flush(file)
+        if durable:
+            for file in [*temporary.rglob("*")] if temporary.is_dir() else [temporary]:
+                _flush(file)
         if path.is_dir():
             # a folder can't be replaced in one step: the old one steps aside, and is whole until the new one stands
             _remove(aside)
             os.replace(path, aside)
         os.replace(temporary, path)
-        _flush(path.parent)
+        if durable:
+            _flush(path.parent)
         _remove(aside)
     except OSError as error:
         raise JaxrnnError(f"{path}: cannot be written ({error.strerror or error}); nothing was left half-written")

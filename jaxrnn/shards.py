@@ -1,34 +1,46 @@
-"""Shards: HDF5 files of sequences, unnormalised and without splits.
-
-Layout of a shard (version 1): `ids`, `labels` [sequence] UTF-8 bytes; `offsets` [sequence + 1] int64; `time` [step]
-float64; `features` [step, feature] float32, NaN where a passband has no observation at that step; `metadata`
-[sequence, column] float32; `splits` [sequence], only where the survey gives them; `rejected/` with one row a rejected
-object or observation (`object`, `file`, `row`, `reason`). Attributes carry names, units, counts and the version.
-"""
+"""Shards: HDF5 files of sequences, unnormalised and without splits of our own. docs/shards.md describes the layout."""
 
 import hashlib
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from jaxrnn.errors import JaxrnnError
+from jaxrnn.features import FeatureColumn
 from jaxrnn.readers import Column
 from jaxrnn.results import check_version, written_whole
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 REJECTED_COLUMNS = ("object", "file", "row", "reason")
+COUNTS = (
+    "objects_in",
+    "objects_out",
+    "objects_rejected",
+    "observations_in",
+    "observations_out",
+    "observations_rejected",
+    "observations_cut",
+    "steps_out",
+    "parts_rejected",
+)
+CHUNK_BYTES = 1 << 20
+# Of features: what `FeatureColumn` says beside name and unit.
+FEATURE_ATTRIBUTES = ("kind", "column", "passband", "source", "indicator")
 
 
 @dataclass(frozen=True)
 class Shard:
     """One shard's content; steps offsets[i] to offsets[i + 1] belong to sequence i.
 
-    ids, labels: [sequence] str. offsets: [sequence + 1] int64. time: [step] float64. features: [step, feature] float32.
-    indicators: [feature] bool, True for 0/1 columns, which are never normalised. metadata: [sequence, column] float32.
-    splits: [sequence] str or None. rejected: rows of (object, file, row, reason). counts: objects and observations in,
-    out and rejected, and steps out.
+    ids, labels: [sequence] str. offsets: [sequence + 1] int64. time: [step] float64. features: [step, feature] float32,
+    NaN where a passband has no observation at that step. metadata: [sequence, column] float32. splits, groups:
+    [sequence] str or None. step_labels: [step] str or None. rejected: rows of (object, file, row, reason); row -1 is
+    the whole object. counts: by the names in `COUNTS`; parts_rejected: files, or pieces of one, that could not be read.
+    cut: how many observations were left out by choice, by reason.
     """
 
     ids: np.ndarray
@@ -38,80 +50,119 @@ class Shard:
     features: np.ndarray
     metadata: np.ndarray
     splits: np.ndarray | None
-    feature_columns: tuple[Column, ...]
-    indicators: np.ndarray
+    groups: np.ndarray | None
+    step_labels: np.ndarray | None
+    feature_columns: tuple[FeatureColumn, ...]
     metadata_columns: tuple[Column, ...]
     time_unit: str
     rejected: tuple[tuple[str, str, int, str], ...]
     counts: dict[str, int]
+    cut: dict[str, int] = field(default_factory=dict)
 
     @property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
+    @property
+    def indicators(self) -> np.ndarray:
+        """Returns [feature] bool, True for 0/1 columns, which are never normalised."""
+        return np.array([column.indicator for column in self.feature_columns], dtype=bool)
 
-def write(path: Path, shard: Shard, version: str) -> None:
-    """Writes a shard whole or not at all; equal content gives equal bytes."""
-    with written_whole(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+
+def write(path: Path, shard: Shard, version: str, compression: str = "none") -> None:
+    """Writes a shard whole or not at all; equal content gives equal bytes. compression: `none` or `gzip`."""
+    # made in memory and written at once: one large write, and a full disk meets plain Python instead of HDF5's cache
+    image = _image(shard, version, compression)
+    with written_whole(path) as temporary:
+        temporary.write_bytes(image)
+
+
+def _image(shard: Shard, version: str, compression: str) -> bytes:
+    options: Any = {"driver": "core", "backing_store": False, "libver": ("v110", "v110")}
+    with h5py.File("shard", "w", **options) as file:
         file.attrs["layout_version"] = LAYOUT_VERSION
         file.attrs["jaxrnn_version"] = version
         file.attrs["time_unit"] = shard.time_unit
-        for name, count in sorted(shard.counts.items()):
-            file.attrs[name] = count
-        _put(file, "ids", _encoded(shard.ids))
-        _put(file, "labels", _encoded(shard.labels))
-        _put(file, "offsets", shard.offsets.astype(np.int64))
-        _put(file, "time", shard.time.astype(np.float64)).attrs["unit"] = shard.time_unit
-        features = _put(file, "features", shard.features.astype(np.float32))
+        for name in COUNTS:
+            file.attrs[name] = shard.counts.get(name, 0)
+        file.attrs["cut"] = json.dumps(shard.cut, sort_keys=True)
+
+        def put(group: h5py.Group, name: str, values: np.ndarray) -> h5py.Dataset:
+            return _put(group, name, values, compression)
+
+        put(file, "ids", _encoded(shard.ids))
+        put(file, "labels", _encoded(shard.labels))
+        put(file, "offsets", shard.offsets.astype(np.int64))
+        put(file, "time", shard.time.astype(np.float64)).attrs["unit"] = shard.time_unit
+        features = put(file, "features", shard.features.astype(np.float32))
         _name_columns(features, shard.feature_columns)
-        features.attrs["indicators"] = shard.indicators.astype(np.uint8)
-        _name_columns(_put(file, "metadata", shard.metadata.astype(np.float32)), shard.metadata_columns)
-        if shard.splits is not None:
-            _put(file, "splits", _encoded(shard.splits))
+        for name in FEATURE_ATTRIBUTES:
+            entries = [getattr(column, name) for column in shard.feature_columns]
+            features.attrs[name] = np.array(entries, dtype=np.int64) if name in ("source", "indicator") else entries
+        _name_columns(put(file, "metadata", shard.metadata.astype(np.float32)), shard.metadata_columns)
+        for name in ("splits", "groups", "step_labels"):
+            values = getattr(shard, name)
+            if values is not None:
+                put(file, name, _encoded(values))
         rejected = file.create_group("rejected")
         for index, name in enumerate(REJECTED_COLUMNS):
             entries = [row[index] for row in shard.rejected]
-            _put(
-                rejected,
-                name,
-                np.array(entries, dtype=np.int64) if name == "row" else _encoded(np.array(entries, dtype=str)),
-            )
+            put(rejected, name, np.array(entries, dtype=np.int64) if name == "row" else _encoded(entries))
+        file.flush()
+        return file.id.get_file_image()
 
 
-def read(path: Path) -> Shard:
-    """Returns the shard at `path`; raises JaxrnnError where it is missing, broken or of another version."""
+def read(path: Path, *, steps: bool = True, check: bool = True) -> Shard:
+    """Returns the shard at `path`; raises JaxrnnError where it is missing, broken or of another version.
+
+    steps: False leaves `time`, `features` and `step_labels` empty: what is known of each sequence alone.
+    check: False skips the checksums of time and features, which halves the time of a second reading.
+    """
     try:
         with h5py.File(path, "r") as file:
             check_version(file.attrs.get("jaxrnn_version"), path)
-            features, metadata, rejected = file["features"], file["metadata"], file["rejected"]
-            return Shard(
-                ids=_decoded(file["ids"]),
-                labels=_decoded(file["labels"]),
-                offsets=file["offsets"][()],  # pyright: ignore
-                time=file["time"][()],  # pyright: ignore
-                features=features[()],  # pyright: ignore
-                metadata=metadata[()],  # pyright: ignore
-                splits=_decoded(file["splits"]) if "splits" in file else None,
-                feature_columns=_columns(features),
-                indicators=np.asarray(features.attrs["indicators"]).astype(bool),
-                metadata_columns=_columns(metadata),
-                time_unit=str(file.attrs["time_unit"]),
-                rejected=tuple(
-                    zip(
-                        _decoded(rejected["object"]),  # pyright: ignore
-                        _decoded(rejected["file"]),  # pyright: ignore
-                        (int(row) for row in rejected["row"][()]),  # pyright: ignore
-                        _decoded(rejected["reason"]),  # pyright: ignore
-                        strict=True,
-                    )
-                ),
-                counts={
-                    name: int(value)
-                    for name, value in file.attrs.items()
-                    if name.endswith(("_in", "_out", "_rejected"))
-                },  # pyright: ignore
-            )
-    except (OSError, KeyError, ValueError) as error:
+            return _read(file, steps, check)
+    except FileNotFoundError:
+        raise JaxrnnError(f"{path}: not there; run `jaxrnn ingest` again, it makes missing shards alone")
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise JaxrnnError(f"{path}: no readable shard ({error}); remove it and run `jaxrnn ingest` again")
+
+
+def _read(file: Any, steps: bool, check: bool) -> Shard:
+    features, metadata = file["features"], file["metadata"]
+    columns = zip(*(features.attrs[name] for name in ("names", "units", *FEATURE_ATTRIBUTES)), strict=True)
+    read_array = _checked if check else _unchecked
+    rejected = [file["rejected"][name] for name in REJECTED_COLUMNS]
+    return Shard(
+        ids=_decoded(file["ids"]),
+        labels=_decoded(file["labels"]),
+        offsets=file["offsets"][()],
+        time=read_array(file["time"]) if steps else np.zeros(0),
+        features=read_array(features) if steps else np.zeros((0, features.shape[1]), dtype=np.float32),
+        metadata=metadata[()],
+        splits=_decoded(file["splits"]) if "splits" in file else None,
+        groups=_decoded(file["groups"]) if "groups" in file else None,
+        step_labels=_decoded(file["step_labels"]) if steps and "step_labels" in file else None,
+        feature_columns=tuple(
+            FeatureColumn(name, unit, kind, column, passband, int(source), bool(indicator))
+            for name, unit, kind, column, passband, source, indicator in columns
+        ),
+        metadata_columns=tuple(
+            Column(name, unit) for name, unit in zip(metadata.attrs["names"], metadata.attrs["units"], strict=True)
+        ),
+        time_unit=str(file.attrs["time_unit"]),
+        rejected=tuple(zip(*(_plain(entries) for entries in rejected), strict=True)),
+        counts={name: int(file.attrs[name]) for name in COUNTS},
+        cut=json.loads(file.attrs["cut"]),
+    )
+
+
+def ids(path: Path) -> np.ndarray:
+    """Returns the ids alone of the shard at `path`, as UTF-8 bytes."""
+    try:
+        with h5py.File(path, "r") as file:
+            return file["ids"][()]  # pyright: ignore
+    except (OSError, KeyError) as error:
         raise JaxrnnError(f"{path}: no readable shard ({error}); remove it and run `jaxrnn ingest` again")
 
 
@@ -121,26 +172,58 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _put(group: h5py.Group, name: str, values: np.ndarray) -> h5py.Dataset:
-    # Fletcher-32 finds a flipped byte on read; chunked storage, which it needs, can't be empty
-    options = {"chunks": True, "fletcher32": True, "shuffle": True, "compression": "gzip", "compression_opts": 1}
-    return group.create_dataset(name, data=values, **(options if values.size else {}))
+def _put(group: h5py.Group, name: str, values: np.ndarray, compression: str) -> h5py.Dataset:
+    # chunked storage, which the checksums need, can't be empty
+    if not values.size:
+        return group.create_dataset(name, data=values)
+    rows = max(1, min(len(values), CHUNK_BYTES // (values.nbytes // len(values))))
+    options = {"compression": "gzip", "compression_opts": 1, "shuffle": True} if compression == "gzip" else {}
+    # Fletcher-32 finds a flipped byte on read
+    return group.create_dataset(name, data=values, chunks=(rows, *values.shape[1:]), fletcher32=True, **options)
 
 
-def _encoded(text: np.ndarray) -> np.ndarray:
-    encoded = [str(entry).encode() for entry in text]
-    return np.array(encoded, dtype=f"S{max((len(entry) for entry in encoded), default=1) or 1}")
+def _checked(dataset: Any) -> np.ndarray:
+    return dataset[()]
 
 
-def _decoded(dataset: object) -> np.ndarray:
-    return np.array([entry.decode() for entry in dataset[()]], dtype=str)  # pyright: ignore
+def _unchecked(dataset: Any) -> np.ndarray:
+    """Returns a data set's values past HDF5's filters, which for uncompressed ones only compute checksums."""
+    if dataset.chunks is None or dataset.compression is not None:
+        return dataset[()]
+    found = np.empty(dataset.shape, dataset.dtype)
+    flat = found.reshape(-1).view(np.uint8)
+    row_bytes, rows = found.nbytes // len(found), dataset.chunks[0]
+    stored = np.empty(rows * row_bytes + 4, dtype=np.uint8)  # with the checksum of 4 bytes at its end
+    for start in range(0, len(found), rows):
+        dataset.id.read_direct_chunk((start, *[0] * (found.ndim - 1)), out=stored)
+        count = min(rows, len(found) - start) * row_bytes
+        flat[start * row_bytes : start * row_bytes + count] = stored[:count]
+    return found
 
 
-def _name_columns(dataset: h5py.Dataset, columns: tuple[Column, ...]) -> None:
+def _encoded(text: Any) -> np.ndarray:
+    text = np.asarray(text, dtype=str)
+    # one conversion for all, where every character is ASCII; NumPy refuses others
+    try:
+        encoded = text.astype(np.bytes_)
+    except UnicodeEncodeError:
+        encoded = np.char.encode(text, "utf-8")
+    return encoded if encoded.dtype.itemsize else encoded.astype("S1")
+
+
+def _decoded(dataset: Any) -> np.ndarray:
+    if not dataset.size:
+        return np.zeros(0, dtype=str)
+    try:
+        return dataset[()].astype(np.str_)
+    except UnicodeDecodeError:
+        return np.char.decode(dataset[()], "utf-8")
+
+
+def _plain(dataset: Any) -> list[Any]:
+    return dataset[()].tolist() if dataset.dtype.kind == "i" else _decoded(dataset).tolist()
+
+
+def _name_columns(dataset: h5py.Dataset, columns: Any) -> None:
     dataset.attrs["names"] = [column.name for column in columns] or np.array([], dtype="S1")
     dataset.attrs["units"] = [column.unit for column in columns] or np.array([], dtype="S1")
-
-
-def _columns(dataset: object) -> tuple[Column, ...]:
-    names, units = dataset.attrs["names"], dataset.attrs["units"]  # pyright: ignore
-    return tuple(Column(str(name), str(unit)) for name, unit in zip(names, units, strict=True))

@@ -13,7 +13,7 @@ from jaxrnn.ranks import Ranks
 from jaxrnn.results import Results
 
 SECTIONS: dict[str, dict[str, Any]] = {
-    "data": {"reader": "goto", "features": ["time", "value", "error"], "metadata": ["context_0"]},
+    "data": {"reader": "goto", "features": ["time", "value", "value_error"], "metadata": ["context_0"]},
     "split": {"method": "given"},
     "task": {},
     "model": {"units": 6, "depth": 1, "dropout": 0.3, "dense_units": 5},
@@ -62,13 +62,7 @@ def prepared(folder: Path, **changes: Any) -> tuple[Experiment, Results, Plan]:
     at = Results(folder / "results")
     dataset = at.dataset(plan.dataset_key(experiment))
     ingest.ingest(experiment.data, folder / "survey", dataset, Ranks(), lambda done, total: None)
-    splits.split(
-        experiment.split,
-        experiment.task,
-        plan.split_seed(experiment.model_dump()),
-        dataset,
-        at.experiment(experiment.experiment),
-    )
+    splits.split(experiment, dataset, at.experiment(experiment.experiment))
     made = plan.make(experiment)
     plan.write(made, at)
     return experiment, at, made

@@ -15,7 +15,7 @@ from numpy.random import default_rng
 
 from jaxrnn import config
 from jaxrnn.errors import JaxrnnError
-from jaxrnn.readers import open_reader
+from jaxrnn.readers import Options
 from jaxrnn.readers.simulated import COLUMNS, SimulatedReader
 from jaxrnn.simulate import (
     DETECTIONS,
@@ -32,6 +32,8 @@ from jaxrnn.simulate import (
     photometric_error,
     simulate,
 )
+
+WHOLE = 1 << 30  # bytes: more than any file of these surveys
 
 OBJECTS = {"variable_star": 90, "supernova": 20, "agn": 10}
 SMALL: dict[str, Any] = {"seed": 7, "objects": OBJECTS, "objects_per_file": 25}
@@ -226,10 +228,10 @@ def test_seasons_leave_gaps_and_all_year_surveys_have_none() -> None:
 
 
 def test_the_reader_returns_what_was_made(folder: Path) -> None:
-    reader, simulation = open_reader("simulated", folder), survey()
-    assert [part.start for part in reader.parts(4096)] == [0] * 5
+    reader, simulation = SimulatedReader(folder, Options()), survey()
+    assert [part.start for part in reader.parts(WHOLE)] == [0] * 5
     index = 0
-    for part in reader.parts(4096):
+    for part in reader.parts(WHOLE):
         sequences = reader.read(part)
         for row in range(len(sequences.ids)):
             made_again, rows = light_curve(simulation, index), slice(*sequences.offsets[row : row + 2])
@@ -244,9 +246,10 @@ def test_the_reader_returns_what_was_made(folder: Path) -> None:
 
 
 def test_parts_of_any_size_hold_the_same_objects(folder: Path) -> None:
-    reader = SimulatedReader(folder)
-    whole, cut = ([reader.read(part) for part in reader.parts(size)] for size in (1000, 10))
-    assert max(len(sequences.ids) for sequences in cut) == 10
+    reader = SimulatedReader(folder, Options())
+    third = reader.parts(WHOLE)[0].bytes // 3
+    whole, cut = ([reader.read(part) for part in reader.parts(size)] for size in (WHOLE, third))
+    assert len(cut) >= 3 * len(whole) and max(len(sequences.ids) for sequences in cut) > 1
     for column in ("ids", "labels", "time", "values", "passband", "metadata", "row_numbers"):
         expected, found = (np.concatenate([getattr(read, column) for read in reads]) for reads in (whole, cut))
         np.testing.assert_array_equal(found, expected)
@@ -255,7 +258,7 @@ def test_parts_of_any_size_hold_the_same_objects(folder: Path) -> None:
 
 
 def test_units_and_passbands_are_described(folder: Path) -> None:
-    described = SimulatedReader(folder).describe()
+    described = SimulatedReader(folder, Options()).describe()
     assert [(c.name, c.unit) for c in described.columns] == [("flux", "uJy"), ("flux_error", "uJy"), ("detected", "")]
     assert [(c.name, c.unit) for c in described.metadata] == [("galactic_latitude", "deg"), ("host_distance", "arcsec")]
     assert described.passbands == ("g", "r", "i") and described.error_columns == ("flux_error",)
@@ -390,8 +393,8 @@ def test_damaged_surveys_are_explained(folder: Path, tmp_path: Path, damage: Cal
     damage(copy)
 
     def read_all() -> None:
-        reader = SimulatedReader(copy)
-        for part in reader.parts(4096):
+        reader = SimulatedReader(copy, Options())
+        for part in reader.parts(WHOLE):
             reader.read(part)
 
     with pytest.raises(JaxrnnError, match=text):
@@ -406,8 +409,8 @@ def test_faulty_values_are_handed_on_as_they_are(folder: Path, tmp_path: Path) -
     flux[0], flux[1], passband[2] = None, float("inf"), "K"
     table = replaced("flux", pa.array(flux, pa.float32()))(table)
     pq.write_table(replaced("passband", pa.array(passband))(table), file)
-    reader = SimulatedReader(copy)
-    sequences = reader.read(reader.parts(4096)[0])
+    reader = SimulatedReader(copy, Options())
+    sequences = reader.read(reader.parts(WHOLE)[0])
     column = [c.name for c in COLUMNS].index("flux")
     assert np.isnan(sequences.values[0, column]) and sequences.values[1, column] == np.inf
     assert sequences.passband[2] == -1 and (np.delete(sequences.passband, 2) >= 0).all()
@@ -419,8 +422,8 @@ def test_observations_in_any_order_are_read_in_the_objects_order(folder: Path, t
     table = pq.read_table(file)
     order = np.argsort(table["mjd"].to_numpy(), kind="stable")
     pq.write_table(table.take(pa.array(order)), file)
-    readers = SimulatedReader(folder), SimulatedReader(copy)
-    expected, found = (reader.read(reader.parts(4096)[0]) for reader in readers)
+    readers = SimulatedReader(folder, Options()), SimulatedReader(copy, Options())
+    expected, found = (reader.read(reader.parts(WHOLE)[0]) for reader in readers)
     np.testing.assert_array_equal(found.values, expected.values)
     np.testing.assert_array_equal(found.offsets, expected.offsets)
     np.testing.assert_array_equal(order[found.row_numbers], expected.row_numbers)
