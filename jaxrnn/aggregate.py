@@ -9,11 +9,11 @@ import pandas as pd
 from jaxrnn import bundles, metrics, plan, predictions, results, selection, splits, trials
 from jaxrnn.config import Experiment
 from jaxrnn.errors import JaxrnnError
-from jaxrnn.plan import Plan
+from jaxrnn.plan import Job, Plan, Trial
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
 from jaxrnn.results import Results, written_whole
 
-BOOKKEEPING = ("epochs", "best_epoch", "seconds", "outcome")
+BOOKKEEPING = ("epochs", "best_epoch", "seconds", "input_seconds", "outcome")
 
 
 def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
@@ -23,17 +23,21 @@ def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
     """
     made = plan.make(experiment)
     folder = at.experiment(experiment.experiment)
-    statistics = splits.read_statistics(folder)
-    predicted, trained, history = _read_jobs(made, at, statistics)
+    predicted, trained, history = _read_jobs(made, at)
+    classes = splits.read_statistics(folder, made.jobs[0].fold).classes
     scored = {
-        split: {trial: metrics.scores(p, entry.labels, statistics.classes) for trial, p in entry.probabilities.items()}
-        for split, entry in predicted.items()
+        split: {
+            trial: metrics.scores(probabilities, entry.labels, classes)
+            for entry in by_fold.values()
+            for trial, probabilities in entry.probabilities.items()
+        }
+        for split, by_fold in predicted.items()
     }
     keys = list(experiment.grid)
-    validation = _table(made, trained, scored["validation"], statistics.classes)
+    validation = _table(made, trained, scored["validation"], classes)
     choice = selection.choose(validation, keys, experiment.selection.metric)
     test = pd.DataFrame(scored["test"]).T.loc[validation["trial"]]
-    shown = _shown_scores(statistics.classes)
+    shown = _shown_scores(classes)
     test_columns = test[shown].add_prefix("test_").reset_index(drop=True)
     both = pd.concat([validation, test_columns], axis=1)
     names = [*metrics.OVERALL, *(f"test_{name}" for name in metrics.OVERALL)]
@@ -41,34 +45,38 @@ def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
     _write_csv(folder / "experiment_results.csv", both)
     _write_csv(folder / "grid_results.csv", selection.summarise(both, keys, names))
     _write_csv(folder / "history.csv", history)
-    best = {
+    job, trial = next((job, trial) for job in made.jobs for trial in job.trials if trial.id == choice.trial)
+    best: dict[str, Any] = {
         "trial": choice.trial,
-        "job": str(validation.set_index("trial").loc[choice.trial, "job"]),
-        "seed": int(validation.set_index("trial").loc[choice.trial, "seed"]),  # pyright: ignore
+        "job": job.name,
+        **plan.draw(trial),
         "metric": choice.metric,
         "grid_point": choice.point,
         "grid_point_mean": choice.mean,
         "interval": metrics.INTERVALS,
-        "objects": {split: len(predicted[split].labels) for split in SCORED_SPLITS},
+        "objects": {split: len(predicted[split][trial.fold].labels) for split in SCORED_SPLITS},
     }
     for split in SCORED_SPLITS:
-        chosen = predicted[split].probabilities[choice.trial]
-        best[split] = metrics.with_intervals(chosen, predicted[split].labels, statistics.classes, experiment.seed)
-        matrix = metrics.confusion_matrix(chosen, predicted[split].labels, statistics.classes)
-        _write_matrix(folder / f"confusion_matrix_{split}.csv", matrix, statistics.classes)
+        seen = predicted[split][trial.fold]
+        chosen = seen.probabilities[choice.trial]
+        best[split] = metrics.with_intervals(chosen, seen.labels, classes, experiment.seed)
+        matrix = metrics.confusion_matrix(chosen, seen.labels, classes)
+        _write_matrix(folder / f"confusion_matrix_{split}.csv", matrix, classes)
         shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-        _write_matrix(folder / f"confusion_matrix_{split}_normalised.csv", shares.round(6), statistics.classes)
-    best["software"] = _write_bundle(made, choice.trial, statistics, at)
+        _write_matrix(folder / f"confusion_matrix_{split}_normalised.csv", shares.round(6), classes)
+    best["software"] = _write_bundle(made, job, trial, at)
     results.write_json(folder / "best.json", best)
     return best
 
 
-def _read_jobs(
-    made: Plan, at: Results, statistics: splits.Statistics
-) -> tuple[dict[str, Predictions], pd.DataFrame, pd.DataFrame]:
-    """Returns the predictions of all trials by split, the jobs' `trials.csv` and `history.csv` as one table each."""
-    trained, histories, read = [], [], []
+def _read_jobs(made: Plan, at: Results) -> tuple[dict[str, dict[int | None, Predictions]], pd.DataFrame, pd.DataFrame]:
+    """Returns the predictions of all trials by split and fold, the jobs' `trials.csv` and `history.csv` as one table
+    each."""
+    trained, histories = [], []
+    merged: dict[str, dict[int | None, Predictions]] = {split: {} for split in SCORED_SPLITS}
+    first_of: dict[int | None, Job] = {}
     for job in made.jobs:
+        statistics = splits.read_statistics(at.experiment(made.experiment.experiment), job.fold)
         folder = at.job(made.experiment.experiment, job.name)
         content, found_classes = predictions.read(folder / "predictions.h5")
         table = pd.read_csv(folder / "trials.csv", dtype={"fingerprint": str, "data_digest": str})
@@ -81,21 +89,12 @@ def _read_jobs(
             )
         trained.append(table)
         histories.append(pd.read_csv(folder / "history.csv"))
-        read.append(content)
-    first = read[0]
-    merged = {
-        split: Predictions(
-            first[split].ids,
-            first[split].labels,
-            {trial: p for content in read for trial, p in content[split].probabilities.items()},
-        )
-        for split in SCORED_SPLITS
-    }
-    for content, job in zip(read, made.jobs, strict=True):
-        if any(content[split].ids.tolist() != first[split].ids.tolist() for split in SCORED_SPLITS):
-            raise JaxrnnError(
-                f"job {job.name} was trained on other splits than job {made.jobs[0].name}; train both again"
-            )
+        first = first_of.setdefault(job.fold, job)
+        for split in SCORED_SPLITS:
+            known = merged[split].setdefault(job.fold, Predictions(content[split].ids, content[split].labels, {}))
+            if content[split].ids.tolist() != known.ids.tolist():
+                raise JaxrnnError(f"job {job.name} was trained on other splits than job {first.name}; train both again")
+            known.probabilities.update(content[split].probabilities)
     return merged, pd.concat(trained, ignore_index=True), pd.concat(histories, ignore_index=True)
 
 
@@ -112,7 +111,7 @@ def _table(
     for job in made.jobs:
         for trial in job.trials:
             record = by_trial.loc[trial.id]
-            row: dict[str, Any] = {"trial": trial.id, "job": job.name, "seed": trial.seed, **made.points[trial.id]}
+            row: dict[str, Any] = {"trial": trial.id, "job": job.name, **plan.draw(trial), **made.points[trial.id]}
             row |= {"loss": record["loss"]} | {name: scored[trial.id][name] for name in _shown_scores(classes)}
             rows.append(row | {name: record[name] for name in BOOKKEEPING})
     table = pd.DataFrame(rows)
@@ -133,10 +132,8 @@ def _write_matrix(path: Path, matrix: np.ndarray, classes: tuple[str, ...]) -> N
     _write_csv(path, table)
 
 
-def _write_bundle(made: Plan, trial_id: str, statistics: splits.Statistics, at: Results) -> dict[str, str]:
+def _write_bundle(made: Plan, job: Job, trial: Trial, at: Results) -> dict[str, str]:
     """Writes the chosen trial's model bundle; returns what software and device trained it."""
-    job = next(job for job in made.jobs if any(trial.id == trial_id for trial in job.trials))
-    trial = next(trial for trial in job.trials if trial.id == trial_id)
     settings = plan.JobFile.model_validate(plan.job_values(made, job))
     manifest = results.read_json(at.dataset(made.dataset_key) / "manifest.json", "jaxrnn ingest")
     finished = trials.load(at.trial(made.experiment.experiment, trial.fingerprint))
@@ -145,7 +142,7 @@ def _write_bundle(made: Plan, trial_id: str, statistics: splits.Statistics, at: 
         data=settings.data,
         features=manifest["features"],
         metadata=manifest["metadata"],
-        statistics=statistics,
+        statistics=splits.read_statistics(at.experiment(made.experiment.experiment), job.fold),
         arrays=finished.arrays,
         trial=finished.record,
     )

@@ -1,7 +1,7 @@
 """From the experiment to its trials and jobs: a pure function of the file, known before anything runs.
 
-A trial is one grid point with one seed. A job holds the trials that differ only in traced keys, and so compile to
-one program, at most `training.trials_per_job` of them.
+A trial is one grid point with one seed and, with `split.folds`, one fold. A job holds trials of one fold that differ in
+traced keys alone, and so compile to one program, at most `training.trials_per_job` of them.
 """
 
 import csv
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Trial(Section):
-    """One grid point with one seed.
+    """One grid point with one seed, and one fold where there are folds.
 
     id: readable, from the grid's values. fingerprint: stands for everything that decides what the trial becomes, save
     the survey's content; equal fingerprints, equal trials, whatever grid they stand in.
@@ -31,15 +31,17 @@ class Trial(Section):
 
     id: str
     seed: int
+    fold: int | None = None
     fingerprint: str
     hyperparameters: dict[str, Any]
 
 
 class Job(Section):
-    """The trials that one `jaxrnn train` trains at once."""
+    """The trials that one `jaxrnn train` trains at once, all of one fold where there are folds."""
 
     name: str
     dataset: str
+    fold: int | None = None
     trials: tuple[Trial, ...]
 
 
@@ -76,8 +78,12 @@ class Plan:
 
 
 def dataset_key(experiment: Experiment) -> str:
-    """Returns the name of the dataset: equal `data` sections share one ingest."""
-    return digest(experiment.data.model_dump(mode="json"))
+    """Returns the name of the dataset: `data` sections that give equal shards share one ingest."""
+    values = experiment.data.model_dump(mode="json", exclude={"most_rejected"})
+    for feature in values["features"]:
+        # statistics are taken of training sequences, when the splits are known
+        del feature["normalisation"]
+    return digest(values)
 
 
 def survey_key(simulation: "Simulation") -> str:
@@ -104,30 +110,40 @@ def _survey_key(experiment: Experiment) -> str | None:
 
 
 def make(experiment: Experiment) -> Plan:
-    """Returns the plan: grid points in the file's order, each with `seeds` seeds, grouped into jobs."""
+    """Returns the plan: grid points in the file's order, each with `seeds` seeds in every fold, grouped into jobs."""
     base = experiment.model_dump(mode="json")
     keys = list(experiment.grid)
+    folds = [None] if experiment.split.folds is None else list(range(experiment.split.folds))
     groups: dict[tuple[str, ...], list[Trial]] = {}
     points: dict[str, dict[str, Any]] = {}
     for combination in itertools.product(*experiment.grid.values()):
         values = substituted(base, dict(zip(keys, combination, strict=True)))
         resolved = Experiment.model_validate(values).model_dump(mode="json")
         point = {key: _at(resolved, key) for key in keys}
-        group = tuple(_slug(key, value, keys) for key, value in point.items() if key not in TRACED_KEYS)
-        for seed in range(experiment.seed, experiment.seed + experiment.seeds):
-            name = _short("_".join([*(_slug(key, value, keys) for key, value in point.items()), f"seed-{seed}"]))
+        slugs = {key: _slug(key, value, keys) for key, value in point.items()}
+        static = [slug for key, slug in slugs.items() if key not in TRACED_KEYS]
+        hyperparameters = {key: _at(resolved, key) for key in TRACED_KEYS if key != "seed"}
+        seeds = range(experiment.seed, experiment.seed + experiment.seeds)
+        for fold, seed in itertools.product(folds, seeds):
+            in_fold = [] if fold is None else [f"fold-{fold}"]
+            name = _short("_".join([*slugs.values(), f"seed-{seed}", *in_fold]))
             if name in points:
                 raise JaxrnnError(f"grid: two points are the same trial '{name}'; every value may stand once")
             points[name] = point
-            hyperparameters = {key: _at(resolved, key) for key in TRACED_KEYS if key != "seed"}
-            trial = Trial(id=name, seed=seed, fingerprint=_fingerprint(resolved, seed), hyperparameters=hyperparameters)
-            groups.setdefault(group, []).append(trial)
+            trial = Trial(
+                id=name,
+                seed=seed,
+                fold=fold,
+                fingerprint=_fingerprint(resolved, seed, fold),
+                hyperparameters=hyperparameters,
+            )
+            groups.setdefault((*static, *in_fold), []).append(trial)
     jobs = []
     for group, trials in groups.items():
         for number, start in enumerate(range(0, len(trials), experiment.training.trials_per_job), start=1):
             chunk = tuple(trials[start : start + experiment.training.trials_per_job])
             name = _short("_".join(group) or "all") + f"-{number}"
-            jobs.append(Job(name=name, dataset=dataset_key(experiment), trials=chunk))
+            jobs.append(Job(name=name, dataset=dataset_key(experiment), fold=chunk[0].fold, trials=chunk))
     return Plan(experiment, tuple(jobs), points)
 
 
@@ -181,13 +197,12 @@ def write(plan: Plan, at: Results) -> list[str]:
 
 
 def _write_table(plan: Plan, path: Path) -> None:
-    """Writes a row a trial with its job, seed and grid point.
+    """Writes a row a trial with its job, seed, fold (where there are folds) and grid point.
 
     With the standard library: this module is loaded by every job's Snakemake, which pandas would hold up by a second.
     """
     rows = [
-        {"trial": trial.id, "job": job.name, "seed": trial.seed, "fingerprint": trial.fingerprint}
-        | plan.points[trial.id]
+        {"trial": trial.id, "job": job.name, **draw(trial), "fingerprint": trial.fingerprint} | plan.points[trial.id]
         for job in plan.jobs
         for trial in job.trials
     ]
@@ -195,6 +210,11 @@ def _write_table(plan: Plan, path: Path) -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def draw(trial: Trial) -> dict[str, int]:
+    """Returns what parts a trial from the others of its grid point: its seed and, where there are folds, its fold."""
+    return {"seed": trial.seed} | ({} if trial.fold is None else {"fold": trial.fold})
 
 
 def _compare_with_earlier(plan: Plan, folder: Path) -> list[str]:
@@ -235,11 +255,13 @@ def _at(values: dict[str, Any], dotted: str) -> Any:
     return values[section][key]
 
 
-def _fingerprint(resolved: dict[str, Any], seed: int) -> str:
+def _fingerprint(resolved: dict[str, Any], seed: int, fold: int | None) -> str:
     training = {key: value for key, value in resolved["training"].items() if key not in RUN_KEYS}
     split = resolved["split"] | {"seed": split_seed(resolved)}
-    decisive = {key: resolved[key] for key in ("data", "task", "model", "loss")}
-    return digest(decisive | {"training": training, "split": split, "seed": seed})
+    # how much may be rejected changes nothing of what is kept
+    data = {key: value for key, value in resolved["data"].items() if key != "most_rejected"}
+    decisive = {key: resolved[key] for key in ("task", "model", "loss", "augmentation")}
+    return digest(decisive | {"data": data, "training": training, "split": split, "seed": seed, "fold": fold})
 
 
 def split_seed(values: dict[str, Any]) -> int:

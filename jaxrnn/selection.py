@@ -13,7 +13,7 @@ from jaxrnn.results import DIVERGED
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen trial, its grid point, and the metric's mean over the point's seeds."""
+    """The chosen trial, its grid point, and the metric's mean over the point's trials: its seeds in every fold."""
 
     trial: str
     point: dict[str, Any]
@@ -22,13 +22,14 @@ class Choice:
 
 
 def choose(training_results: pd.DataFrame, keys: list[str], metric: str) -> Choice:
-    """Returns the grid point with the best mean of a validation metric over its seeds, and that point's best seed.
+    """Returns the grid point with the best mean of a validation metric over its trials, and the best of these.
 
-    Points with a diverged seed stand back behind all others; equals are parted by validation log loss.
+    A point's trials are its seeds, in every fold where there are folds. Points with a diverged trial stand back behind
+    all others; equals are parted by validation log loss.
     """
     # points are numbered before any trial is left out: a grid value of None is NaN here, and equals nothing
     point = _points(training_results, keys)
-    seeds = point.value_counts()
+    trials = point.value_counts()
     usable = training_results[(training_results["outcome"] != DIVERGED) & np.isfinite(training_results[metric])]
     if usable.empty:
         raise JaxrnnError(
@@ -38,7 +39,7 @@ def choose(training_results: pd.DataFrame, keys: list[str], metric: str) -> Choi
     sign = 1.0 if higher_is_better(metric) else -1.0
     ranked = []
     for place, rows in usable.groupby(point, sort=True):
-        whole = len(rows) == seeds[place]
+        whole = len(rows) == trials[place]
         ranked.append((whole, sign * rows[metric].mean(), -rows["log_loss"].mean(), -place, rows))  # pyright: ignore
     *_, rows = max(ranked, key=lambda entry: entry[:4])
     best = rows.sort_values([metric, "log_loss"], ascending=[sign < 0, True], kind="stable").iloc[0]
@@ -46,12 +47,18 @@ def choose(training_results: pd.DataFrame, keys: list[str], metric: str) -> Choi
 
 
 def summarise(table: pd.DataFrame, keys: list[str], scores: list[str]) -> pd.DataFrame:
-    """Returns one row a grid point: seeds, how many diverged, and each score's mean and interval over the others."""
+    """Returns one row a grid point: seeds, folds (where the table has folds), how many of its trials diverged, and each
+    score's mean and interval over the others.
+
+    Trials of different folds share most of their training objects: over folds, intervals are too narrow.
+    """
     rows = []
     for _, group in table.groupby(_points(table, keys), sort=True):
         row: dict[str, Any] = {key: group.iloc[0][key] for key in keys}
         diverged = (group["outcome"] == DIVERGED).to_numpy(dtype=bool)
-        row |= {"seeds": len(group), "diverged": int(diverged.sum())}
+        folds = group["fold"].nunique() if "fold" in group else 1
+        row |= {"seeds": len(group) // folds} | ({"folds": folds} if "fold" in group else {})
+        row["diverged"] = int(diverged.sum())
         for score in scores:
             values = group[score].to_numpy(dtype=float)[~diverged]
             mean, low, high = mean_with_interval(values)

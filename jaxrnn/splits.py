@@ -1,20 +1,30 @@
-"""Splits, classes, and statistics that see the training split alone."""
+"""Splits, folds, classes, and statistics that see the training split alone.
+
+Shards are read one at a time: first what is known of each object, which decides the splits, then the steps. What stays
+in memory are some hundred bytes an object, never the steps.
+"""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from jaxrnn import results, shards
-from jaxrnn.config import REST, Split, Task, digest
+from jaxrnn import leaks, plan, results, shards
+from jaxrnn.config import REST, Experiment, Feature, Split, Task, digest
 from jaxrnn.errors import JaxrnnError, listed, nearest
+from jaxrnn.features import FeatureColumn
 from jaxrnn.readers import SPLITS
 from jaxrnn.shards import Shard
 
-EXCLUDED = "excluded"
+TRAIN, VALIDATION, TEST = SPLITS
+# In splits.csv, beside `SPLITS`: labels that the task leaves out; training and validation together, cut into folds;
+# objects taken out because they stand in another split too.
+EXCLUDED, POOL, LEAKED = "excluded", "pool", "leaked"
 
 
 @dataclass(frozen=True)
@@ -44,20 +54,70 @@ class Moments:
         shift = other.mean - self.mean
         return Moments(count, self.mean + shift * share, self.squares + other.squares + shift**2 * self.count * share)
 
+    def together(self, columns: Sequence[int]) -> "Moments":
+        """Returns the moments of all the columns' numbers as one column."""
+        single = [Moments(self.count[[c]], self.mean[[c]], self.squares[[c]]) for c in columns]
+        return reduce(Moments.merged, single)
+
     @property
     def deviation(self) -> np.ndarray:
         """Returns the standard deviation, 1 for a column that never varies."""
-        deviation = np.sqrt(self.squares / np.maximum(self.count, 1))
-        return np.where(deviation > 1e-12 * np.maximum(1, np.abs(self.mean)), deviation, 1.0)
+        return _or_one(np.sqrt(self.squares / np.maximum(self.count, 1)), self.mean)
+
+
+def _or_one(deviation: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Returns the deviation, 1 where it is no more than the rounding of the mean."""
+    return np.where(deviation > 1e-12 * np.abs(mean), deviation, 1.0)
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many float32 numbers fall into each bin, NaN left out; bins are fixed in advance: histograms merge exactly.
+
+    A bin holds the numbers that share sign, exponent and `BITS` bits of their fraction; only bins that hold some are
+    kept. A quantile is its bin's middle: off by at most 2^-(BITS + 1) of itself.
+    """
+
+    bins: np.ndarray
+    counts: np.ndarray
+
+    BITS = 12
+    SHIFT = 23 - BITS
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Histogram":
+        present = values[~np.isnan(values)].astype(np.float32)
+        bits = present.view(np.uint32)
+        # as whole numbers, floats are in order once the bits of negative ones are turned over
+        ordered = np.where(bits >> 31 == 1, ~bits, bits | np.uint32(1 << 31))
+        return cls(*np.unique(ordered >> cls.SHIFT, return_counts=True))
+
+    def merged(self, other: "Histogram") -> "Histogram":
+        bins, place = np.unique(np.concatenate([self.bins, other.bins]), return_inverse=True)
+        counts = np.zeros(len(bins), dtype=np.int64)
+        np.add.at(counts, place, np.concatenate([self.counts, other.counts]))
+        return Histogram(bins, counts)
+
+    def quantile(self, share: float) -> float:
+        """Returns the least number that at least this share of all does not exceed; 0 where there is none."""
+        if not len(self.bins):
+            return 0.0
+        reached = np.cumsum(self.counts)
+        place = np.searchsorted(reached, max(1, np.ceil(share * reached[-1])))
+        ordered = np.uint32((int(self.bins[place]) << self.SHIFT) + (1 << self.SHIFT >> 1))
+        bits = ordered ^ np.uint32(1 << 31) if ordered >> 31 else ~ordered
+        return float(np.array(bits, dtype=np.uint32).view(np.float32))
 
 
 @dataclass(frozen=True)
 class Statistics:
     """What training and prediction need to know of the training split.
 
-    classes: names in index order. class_counts: [class], training objects. means and deviations of features and
-    metadata: 0 and 1 for indicators. settings_digest: stands for the sections `split` and `task`. data_digest: stands
-    for the dataset's content and the splits; trials of other data never match.
+    classes: names in index order. class_counts: [class], training objects. feature_mean, feature_deviation: what is
+    subtracted from each feature and what it is divided by, as `data.features` says; 0 and 1 where nothing is.
+    sequence_features: indices of the features that are normalised by each sequence's own mean and deviation.
+    settings_digest: stands for what in the experiment file decides classes, splits and normalisation. data_digest:
+    stands for the dataset's content and the splits; trials of other data never match.
     """
 
     classes: tuple[str, ...]
@@ -68,27 +128,74 @@ class Statistics:
     metadata_deviation: np.ndarray
     settings_digest: str
     data_digest: str
+    sequence_features: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def normalised(
+        self, features: np.ndarray, metadata: np.ndarray, offsets: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns features [step, feature] and metadata [sequence, column] as the network sees them, float32.
+
+        offsets: [sequence + 1]. What was not observed (NaN) becomes 0, the mean; its presence column says so.
+        """
+        values = (features - self.feature_mean) / self.feature_deviation
+        owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        for column in self.sequence_features:
+            values[:, column] = _by_sequence(values[:, column], owner, len(offsets) - 1)
+        metadata = (metadata - self.metadata_mean) / self.metadata_deviation
+        return np.nan_to_num(values.astype(np.float32), nan=0.0), metadata.astype(np.float32)
 
     def to_json(self) -> dict[str, object]:
         return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(self).items()}
 
     @classmethod
-    def from_json(cls, values: dict[str, object]) -> "Statistics":
-        arrays = {name: np.array(values[name]) for name in cls.__dataclass_fields__ if isinstance(values[name], list)}
-        arrays |= {"classes": tuple(values["classes"])}  # pyright: ignore
-        arrays |= {name: values[name] for name in ("settings_digest", "data_digest")}
-        return cls(**arrays)  # pyright: ignore
+    def from_json(cls, values: dict[str, Any]) -> "Statistics":
+        whole = ("class_counts", "sequence_features")
+        arrays = {
+            name: np.array(values[name], dtype=np.int64 if name in whole else np.float64)
+            for name in (*whole, "feature_mean", "feature_deviation", "metadata_mean", "metadata_deviation")
+        }
+        return cls(
+            classes=tuple(values["classes"]),
+            settings_digest=values["settings_digest"],
+            data_digest=values["data_digest"],
+            **arrays,
+        )
 
 
-def read_statistics(folder: Path) -> Statistics:
-    return Statistics.from_json(results.read_json(folder / "statistics.json", "jaxrnn split"))
+def _by_sequence(values: np.ndarray, owner: np.ndarray, sequences: int) -> np.ndarray:
+    """Returns [step] values less their sequence's mean over its deviation, NaN left out."""
+    present = ~np.isnan(values)
+    counts = np.maximum(np.bincount(owner, present, sequences), 1)
+    mean = np.bincount(owner, np.where(present, values, 0.0), sequences) / counts
+    centred = values - mean[owner]
+    deviation = np.sqrt(np.bincount(owner, np.where(present, centred**2, 0.0), sequences) / counts)
+    return centred / _or_one(deviation, mean)[owner]
+
+
+def read_statistics(folder: Path, fold: int | None = None) -> Statistics:
+    """Returns the statistics of the training split, or of that of a fold."""
+    path = folder / "statistics.json"
+    found = results.read_json(path, "jaxrnn split")["statistics"]
+    if (fold or 0) >= len(found) or (fold is None and len(found) > 1):
+        raise JaxrnnError(f"{path}: made with other `split.folds` than this job has; run `jaxrnn split` again")
+    return Statistics.from_json(found[fold or 0])
 
 
 def read_splits(folder: Path) -> pd.DataFrame:
+    """Returns `splits.csv`: id, label, class, split and, with folds, fold ("" outside the pool), all as text."""
     path = folder / "splits.csv"
     if not path.exists():
         raise JaxrnnError(f"{path}: not there yet; run `jaxrnn split` first")
     return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def assigned(table: pd.DataFrame, fold: int | None = None) -> np.ndarray:
+    """Returns the split [row] of each object of `splits.csv`, as trials of `fold` see it."""
+    split = table["split"].to_numpy(dtype=object)
+    if fold is None:
+        return split
+    in_fold = np.where(table["fold"].to_numpy() == str(fold), VALIDATION, TRAIN)
+    return np.where(split == POOL, in_fold, split).astype(object)
 
 
 def shard_paths(dataset: Path) -> list[Path]:
@@ -98,50 +205,56 @@ def shard_paths(dataset: Path) -> list[Path]:
     ]
 
 
-def split(split: Split, task: Task, seed: int, dataset: Path, folder: Path) -> Statistics:
-    """Writes `splits.csv` and `statistics.json` into `folder`; returns the statistics.
+def split(experiment: Experiment, dataset: Path, folder: Path) -> list[str]:
+    """Writes `splits.csv`, `leaks.csv` and `statistics.json` into `folder`; returns what a user should know of them.
 
-    Raises JaxrnnError for labels in no class, classes too small to split, or splits that the survey doesn't give.
+    Raises JaxrnnError for labels in no class, classes too small to split, splits or groups that the survey doesn't
+    give, and leaks, unless `split.leaks` allows them.
     """
-    paths = shard_paths(dataset)
-    content = [shards.read(path) for path in paths]
-    labels = np.concatenate([shard.labels for shard in content])
-    ids = np.concatenate([shard.ids for shard in content])
-    groups = class_labels(task, labels)
-    names = class_of(task, groups, labels)
-    included = names != ""
-    _check_counts(groups, names[included])
-    assigned = np.full(len(ids), EXCLUDED, dtype=object)
-    if split.method == "given":
-        assigned[included] = _given(content)[included]
-    elif split.method == "hash":
-        assigned[included] = _hashed(split, ids[included], seed)
-    else:
-        assigned[included] = _stratified(split, ids[included], names[included], seed)
-    _check_every_class_everywhere(groups, names, assigned, split)
-    table = pd.DataFrame({"id": ids, "label": labels, "class": names, "split": assigned})
-    training = assigned == SPLITS[0]
-    features, metadata = _moments(content, training)
-    indicators = content[0].indicators
-    statistics = Statistics(
-        classes=tuple(groups),
-        class_counts=np.array([int((names[training] == name).sum()) for name in groups]),
-        feature_mean=np.where(indicators, 0.0, features.mean),
-        feature_deviation=np.where(indicators, 1.0, features.deviation),
-        metadata_mean=metadata.mean,
-        metadata_deviation=metadata.deviation,
-        settings_digest=settings_digest(split, task, seed),
-        data_digest=_data_digest(dataset, table),
-    )
+    paths, settings = shard_paths(dataset), experiment.split
+    known = _Known.read(paths)
+    groups = class_labels(experiment.task, known.labels)
+    names = class_of(experiment.task, groups, known.labels)
+    _check_counts(groups, names, settings)
+    table = pd.DataFrame({"id": known.ids, "label": known.labels, "class": names, "split": EXCLUDED}, dtype=object)
+    parts, remarks = _parts(settings, known, names, plan.split_seed(experiment.model_dump()))
+    table["split"] = parts.split
+    if settings.folds is not None:
+        table["fold"] = parts.fold
+    _check_every_class_everywhere(groups, table, settings)
+    found = leaks.find(paths, table, known.groups)
+    found.write(folder / "leaks.csv")
+    leaking = [found.summary()] if found else []
+    if found:
+        if settings.leaks == "refuse":
+            raise JaxrnnError(found.refusal(folder / "leaks.csv"))
+        if settings.leaks == "drop_from_training":
+            leaking = [f"{found.summary()}; {found.leaking.sum()} objects were taken out of their splits"]
+            table.loc[found.leaking, "split"] = LEAKED
+            if settings.folds is not None:
+                table.loc[found.leaking, "fold"] = ""
+            _check_every_class_everywhere(groups, table, settings)
+    statistics = _statistics(experiment, dataset, paths, table, tuple(groups))
     with results.written_whole(folder / "splits.csv") as temporary:
         table.to_csv(temporary, index=False)
-    results.write_json(folder / "statistics.json", statistics.to_json())
-    return statistics
+    results.write_json(
+        folder / "statistics.json",
+        {
+            "remarks": remarks,
+            "leaks": {**found.counts, "action": settings.leaks},
+            "statistics": [entry.to_json() for entry in statistics],
+        },
+    )
+    counts = statistics[0].class_counts
+    shown = ", ".join(f"{count} {name}" for name, count in zip(groups, counts, strict=True))
+    return [*remarks, *leaking, f"training{' of fold 0' if settings.folds else ''} has {shown}"]
 
 
-def settings_digest(split: Split, task: Task, seed: int) -> str:
-    """Returns what stands for everything in the experiment file that decides classes and splits."""
-    return digest([split.model_dump(mode="json"), task.model_dump(mode="json"), seed])
+def settings_digest(experiment: Experiment) -> str:
+    """Returns what stands for everything in the experiment file that decides classes, splits and normalisation."""
+    values = experiment.model_dump(mode="json")
+    normalisation = [feature["normalisation"] for feature in values["data"]["features"]]
+    return digest([values["split"], values["task"], plan.split_seed(values), normalisation])
 
 
 def class_labels(task: Task, labels: np.ndarray) -> dict[str, list[str]]:
@@ -178,41 +291,154 @@ def class_of(task: Task, groups: dict[str, list[str]], labels: np.ndarray) -> np
     return np.array([lookup.get(label, "") for label in labels], dtype=object)
 
 
-def _check_counts(groups: dict[str, list[str]], names: np.ndarray) -> None:
+def _check_counts(groups: dict[str, list[str]], names: np.ndarray, split: Split) -> None:
+    if list(groups) == [""]:
+        raise JaxrnnError(
+            "task: the survey's objects have no labels, so that there is nothing to learn; the reader's options in "
+            "`data.options` say where labels are"
+        )
     if len(groups) < 2:
         raise JaxrnnError(f"task: the data has one class ({listed(list(groups))}); expected at least 2 to tell apart")
+    least = len(SPLITS) if split.folds is None else split.folds + 1
+    places = ", ".join(SPLITS) if split.folds is None else f"{split.folds} folds and the test split"
     for name in groups:
         count = int((names == name).sum())
-        if count < len(SPLITS):
+        if count < least:
             raise JaxrnnError(
                 f"task.classes: class '{name}' has {count} object{'s' * (count != 1)}; expected at least "
-                f"{len(SPLITS)}, one for each of {', '.join(SPLITS)}; join it with another class in `task.classes` or "
+                f"{least}, one for each of {places}; join it with another class in `task.classes` or "
                 "name its labels in `task.exclude`"
             )
 
 
-def _check_every_class_everywhere(
-    groups: dict[str, list[str]], names: np.ndarray, assigned: np.ndarray, split: Split
-) -> None:
-    for part in SPLITS:
-        absent = [name for name in groups if not ((names == name) & (assigned == part)).any()]
+def _check_every_class_everywhere(groups: dict[str, list[str]], table: pd.DataFrame, split: Split) -> None:
+    """Raises JaxrnnError unless each class is in each split, or fold; two folds with it leave one to train on."""
+    if split.folds is None:
+        parts, place = SPLITS, table["split"]
+    else:
+        parts = (*(f"fold {number}" for number in range(split.folds)), TEST)
+        place = np.where(table["fold"] == "", table["split"], "fold " + table["fold"])
+    found = set(zip(table["class"], place, strict=True))
+    for part in parts:
+        absent = [name for name in groups if (name, part) not in found]
         if absent:
+            leaked = " after leaks were dropped" if LEAKED in set(table["split"]) else ""
             raise JaxrnnError(
-                f"split: class {listed([repr(name) for name in absent])} has no object in the {part} split (method "
-                f"'{split.method}'); use `split.method: exact`, other shares, or join the class with another"
+                f"split: class {listed([repr(name) for name in absent])} has no object in the {part} split{leaked} "
+                f"(method '{split.method}'{', whole groups' if split.by == 'group' else ''}); use "
+                "`split.method: exact`, other shares, fewer folds, or join the class with another"
             )
 
 
-def _given(content: list[Shard]) -> np.ndarray:
-    if any(shard.splits is None for shard in content):
+# Who goes where
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the shards say of each object, without its steps: [object] str, None where the survey doesn't give it."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+    splits: np.ndarray | None
+    groups: np.ndarray | None
+
+    @classmethod
+    def read(cls, paths: list[Path]) -> "_Known":
+        content = [shards.read(path, steps=False) for path in paths]
+        if not content:
+            raise JaxrnnError("split: the dataset has no object; see rejected.csv beside its manifest")
+
+        def column(name: str) -> np.ndarray | None:
+            found = [getattr(shard, name) for shard in content]
+            return None if any(entry is None for entry in found) else np.concatenate(found).astype(object)
+
+        ids, labels = column("ids"), column("labels")
+        assert ids is not None and labels is not None
+        return cls(ids, labels, column("splits"), column("groups"))
+
+    def units(self, split: Split) -> np.ndarray:
+        """Returns the name [object] of what moves as a whole: the object, or its group if it has one."""
+        if split.by == "object":
+            return self.ids
+        if self.groups is None:
+            raise JaxrnnError(
+                "split.by: this survey's files give no groups; the reader's options may name a column of them, else "
+                "use `by: object`"
+            )
+        return np.where(self.groups == "", self.ids, self.groups)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The split and the fold ("" for none) of each object, as `splits.csv` has them."""
+
+    split: np.ndarray
+    fold: np.ndarray
+
+
+def _parts(split: Split, known: _Known, names: np.ndarray, seed: int) -> tuple[_Parts, list[str]]:
+    """Returns where each object goes, and what should be said about it."""
+    included, units, remarks = names != "", known.units(split), []
+    places = np.array([_uniform(seed, unit) for unit in units])
+    result = np.full(len(names), EXCLUDED, dtype=object)
+    fold = np.full(len(names), "", dtype=object)
+
+    def cut(rows: np.ndarray, parts: Sequence[str], shares: Sequence[float], least: Sequence[int]) -> np.ndarray:
+        chosen = (names[rows], units[rows], places[rows])
+        found = _by_group(*chosen, shares) if split.by == "group" else _by_object(*chosen, shares, least)
+        return np.array(parts, dtype=object)[found]
+
+    rows = np.flatnonzero(included)
+    if split.method == "given":
+        result[rows] = _given(known)[rows]
+        given = set(result[rows])
+        if TEST not in given or TRAIN not in given:
+            raise JaxrnnError(
+                f"split.method: the survey's files give {listed(sorted(given))} alone; expected train and test at "
+                "least; use `exact` or `hash`"
+            )
+        if VALIDATION not in given and split.folds is None:
+            train = np.flatnonzero(result == TRAIN)
+            result[train] = cut(train, (TRAIN, VALIDATION), (1 - split.validation, split.validation), (1, 1))
+            remarks.append(
+                f"the survey's files give no validation split: {int((result == VALIDATION).sum())} of {len(train)} "
+                f"training objects (`split.validation`: {split.validation:g}) were taken for it"
+            )
+    elif split.method == "hash":
+        limits = [split.train, split.train + split.validation]
+        result[rows] = np.array(SPLITS, dtype=object)[np.searchsorted(limits, places[rows], side="right")]
+    elif split.folds is None:
+        shares = (split.train, split.validation, 1 - split.train - split.validation)
+        result[rows] = cut(rows, SPLITS, shares, (1, 1, 1))
+    else:
+        share = split.train + split.validation
+        result[rows] = cut(rows, (POOL, TEST), (share, 1 - share), (split.folds, 1))
+    if split.folds is not None:
+        result[np.isin(result, (TRAIN, VALIDATION))] = POOL
+        pool = np.flatnonzero(result == POOL)
+        numbers = [str(number) for number in range(split.folds)]
+        if split.method == "hash":
+            place = places[pool] / (split.train + split.validation) * split.folds
+            fold[pool] = np.array(numbers, dtype=object)[np.minimum(place.astype(int), split.folds - 1)]
+        elif split.by == "group":
+            fold[pool] = cut(pool, numbers, [1 / split.folds] * split.folds, ())
+        else:
+            # one after another within each class, going on in the next: classes and folds differ by at most one
+            order = np.lexsort((units[pool].astype(str), places[pool], names[pool].astype(str)))
+            fold[pool[order]] = np.array(numbers, dtype=object)[np.arange(len(pool)) % split.folds]
+    return _Parts(result, fold), remarks
+
+
+def _given(known: _Known) -> np.ndarray:
+    if known.splits is None:
         raise JaxrnnError("split.method: this survey's files give no splits; use `exact` or `hash`")
-    return np.concatenate([shard.splits for shard in content]).astype(object)  # pyright: ignore
-
-
-def _hashed(split: Split, ids: np.ndarray, seed: int) -> np.ndarray:
-    places = np.array([_uniform(seed, name) for name in ids])
-    limits = [split.train, split.train + split.validation]
-    return np.array(SPLITS, dtype=object)[np.searchsorted(limits, places, side="right")]
+    others = np.flatnonzero(~np.isin(known.splits, SPLITS))
+    if len(others):
+        raise JaxrnnError(
+            f"split.method: {len(others)} objects, {known.ids[others[0]]} for one, are in none of the splits "
+            f"{', '.join(SPLITS)}; use `exact` or `hash`"
+        )
+    return known.splits
 
 
 def _uniform(seed: int, name: str) -> float:
@@ -220,29 +446,141 @@ def _uniform(seed: int, name: str) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") / 2**64
 
 
-def _stratified(split: Split, ids: np.ndarray, names: np.ndarray, seed: int) -> np.ndarray:
-    """Assigns exact shares within each class, in the order of the ids' hashes: shard order plays no part."""
-    assigned = np.empty(len(ids), dtype=object)
-    places = np.array([_uniform(seed, name) for name in ids])
+def _by_object(
+    names: np.ndarray, units: np.ndarray, places: np.ndarray, shares: Sequence[float], least: Sequence[int]
+) -> np.ndarray:
+    """Returns the part [object]: exact shares within each class, in the order of hashes: shard order plays no part.
+
+    least: how many objects of each class a part has at least.
+    """
+    part = np.empty(len(names), dtype=np.int64)
     for name in np.unique(names.astype(str)):
         members = np.flatnonzero(names == name)
-        members = members[np.lexsort((ids[members], places[members]))]
-        count = len(members)
-        train = min(max(round(split.train * count), 1), count - 2)
-        validation = min(max(round((split.train + split.validation) * count) - train, 1), count - train - 1)
-        assigned[members] = SPLITS[2]
-        assigned[members[:train]] = SPLITS[0]
-        assigned[members[train : train + validation]] = SPLITS[1]
-    return assigned
+        members = members[np.lexsort((units[members].astype(str), places[members]))]
+        start = 0
+        for index in range(len(shares)):
+            wanted = round(sum(shares[: index + 1]) * len(members))
+            end = min(max(wanted, start + least[index]), len(members) - sum(least[index + 1 :]))
+            part[members[start:end]] = index
+            start = end
+    return part
 
 
-def _moments(content: list[Shard], training: np.ndarray) -> tuple[Moments, Moments]:
-    """Returns the moments of features and metadata over training sequences: partials by shard, merged in order."""
-    ends = np.cumsum([len(shard.ids) for shard in content])
-    chosen = np.split(training, ends[:-1])
-    features = [Moments.of(s.features[np.repeat(c, s.lengths)]) for s, c in zip(content, chosen, strict=True)]
-    metadata = [Moments.of(s.metadata[c]) for s, c in zip(content, chosen, strict=True)]
-    return reduce(Moments.merged, features), reduce(Moments.merged, metadata)
+def _by_group(names: np.ndarray, units: np.ndarray, places: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """Returns the part [object], the same for all objects of a unit: each goes where its classes lack most.
+
+    Units come in the order of their hashes. Where a unit's objects are all of one class, a part has more than its
+    share of a class by less than that class's largest unit, and no part stays without it if there are as many units.
+    """
+    _, first, unit = np.unique(units.astype(str), return_index=True, return_inverse=True)
+    classes, label = np.unique(names.astype(str), return_inverse=True)
+    counts = np.zeros((len(first), len(classes)))
+    np.add.at(counts, (unit, label), 1)
+    wanted = np.array(shares)[:, None] * counts.sum(axis=0)
+    filled = np.zeros_like(wanted)
+    part = np.empty(len(first), dtype=np.int64)
+    for index in np.argsort(places[first], kind="stable"):
+        part[index] = np.argmax((1 - filled / wanted) @ counts[index])
+        filled[part[index]] += counts[index]
+    return part[unit]
+
+
+# Statistics
+
+
+@dataclass(frozen=True)
+class _Partial:
+    """What one shard, or several, say of some of their sequences. histograms: of the features normalised `robust`."""
+
+    features: Moments
+    metadata: Moments
+    histograms: dict[int, Histogram]
+
+    @classmethod
+    def of(cls, shard: Shard, chosen: np.ndarray, robust: Sequence[int]) -> "_Partial":
+        features = shard.features[np.repeat(chosen, shard.lengths)]
+        histograms = {column: Histogram.of(features[:, column]) for column in robust}
+        return cls(Moments.of(features), Moments.of(shard.metadata[chosen]), histograms)
+
+    def merged(self, other: "_Partial") -> "_Partial":
+        histograms = {column: found.merged(other.histograms[column]) for column, found in self.histograms.items()}
+        return _Partial(self.features.merged(other.features), self.metadata.merged(other.metadata), histograms)
+
+
+def _statistics(
+    experiment: Experiment, dataset: Path, paths: list[Path], table: pd.DataFrame, classes: tuple[str, ...]
+) -> list[Statistics]:
+    """Returns the statistics of the training split, or of each fold's: partials by shard, merged in order."""
+    settings = experiment.split
+    codes = pd.Index(classes).get_indexer(pd.Index(table["class"].to_numpy()))
+    folds = None if settings.folds is None else [str(number) for number in range(settings.folds)]
+    part = np.where(table["split"] == TRAIN, TRAIN, "") if folds is None else table["fold"].to_numpy()
+    columns, partials = _partials(experiment.data.features, paths, part, folds or [TRAIN])
+    data_digest = _data_digest(dataset, table)
+    found = []
+    for fold in [None] if folds is None else range(len(folds)):
+        training = assigned(table, fold) == TRAIN
+        partial = reduce(_Partial.merged, [entry for index, entry in enumerate(partials) if index != fold])
+        mean, deviation, own = _normalisation(experiment.data.features, columns, partial)
+        statistics = Statistics(
+            classes=classes,
+            class_counts=np.bincount(codes[training], minlength=len(classes)),
+            feature_mean=mean,
+            feature_deviation=deviation,
+            metadata_mean=partial.metadata.mean,
+            metadata_deviation=partial.metadata.deviation,
+            settings_digest=settings_digest(experiment),
+            data_digest=data_digest,
+            sequence_features=own,
+        )
+        found.append(statistics)
+    return found
+
+
+def _partials(
+    features: tuple[Feature, ...], paths: list[Path], part: np.ndarray, parts: Sequence[str]
+) -> tuple[tuple[FeatureColumn, ...], list[_Partial]]:
+    """Returns the shards' columns, and what all shards say of each part's sequences."""
+    columns: tuple[FeatureColumn, ...] = ()
+    merged: list[_Partial] = []
+    start = 0
+    for path in paths:
+        shard = shards.read(path, check=False)
+        columns = shard.feature_columns
+        robust = [i for i, c in enumerate(columns) if not c.indicator and _kind(features, c) == "robust"]
+        rows = part[start : start + len(shard.ids)]
+        start += len(shard.ids)
+        found = [_Partial.of(shard, rows == name, robust) for name in parts]
+        merged = [_Partial.merged(*pair) for pair in zip(merged, found, strict=True)] if merged else found
+    return columns, merged
+
+
+def _kind(features: tuple[Feature, ...], column: FeatureColumn) -> str:
+    return features[column.source].normalisation
+
+
+def _normalisation(
+    features: tuple[Feature, ...], columns: tuple[FeatureColumn, ...], partial: _Partial
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns what is subtracted from each feature, what it is divided by, and which are left to their sequences.
+
+    Where the quartiles share a bin, as with half of the numbers equal, the standard deviation stands for theirs.
+    """
+    mean, deviation = np.zeros(len(columns)), np.ones(len(columns))
+    own = []
+    for index, column in enumerate(columns):
+        kind = "none" if column.indicator else _kind(features, column)
+        if kind in ("feature", "survey"):
+            same = [i for i, other in enumerate(columns) if other.source == column.source and not other.indicator]
+            moments = partial.features.together(same if kind == "survey" else [index])
+            mean[index], deviation[index] = moments.mean[0], moments.deviation[0]
+        elif kind == "robust":
+            low, middle, high = (partial.histograms[index].quantile(share) for share in (0.25, 0.5, 0.75))
+            mean[index] = middle
+            deviation[index] = 0.7413 * (high - low) if high > low else partial.features.deviation[index]
+        elif kind == "sequence":
+            own.append(index)
+    return mean, deviation, np.array(own, dtype=np.int64)
 
 
 def _data_digest(dataset: Path, table: pd.DataFrame) -> str:

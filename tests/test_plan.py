@@ -17,7 +17,7 @@ from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import Results
 from jaxrnn.simulate import Simulation
 
-VALUES = surveys.experiment_values("goto", "folder")
+VALUES = {**surveys.experiment_values("goto", "folder"), "augmentation": {}}
 
 
 def made(**changes: Any) -> plan.Plan:
@@ -116,11 +116,19 @@ OTHER_VALUES: dict[str, Any] = {
     "data.night_gap": 0.3,
     "data.features": ["time_difference", "value"],
     "data.metadata": ["context_0"],
-    "data.sequences_per_shard": 100,
+    "data.options": {"a": 1},
+    "data.detection": {"signal_to_noise": 5},
+    "data.cuts": {"max_steps": 7},
+    "data.shard_mb": 3.0,
+    "data.compression": "gzip",
     "data.on_error": "reject",
+    "data.most_rejected": 0.5,
     "split.method": "hash",
     "split.train": 0.6,
     "split.validation": 0.2,
+    "split.by": "group",
+    "split.folds": 2,
+    "split.leaks": "report",
     "split.seed": 5,
     "task.classes": {"a": ["0"], "b": ["*"]},
     "task.exclude": ["7"],
@@ -137,12 +145,18 @@ OTHER_VALUES: dict[str, Any] = {
     "loss.class_weights": "none",
     "loss.gamma": 1.0,
     "loss.l2": 0.1,
+    "augmentation.truncation": 0.5,
+    "augmentation.noise": 1.0,
+    "augmentation.drop_observations": 0.1,
+    "augmentation.drop_passbands": 0.1,
+    "augmentation.time_shift": 3.0,
     "training.batch_size": 8,
     "training.learning_rate": 2e-3,
     "training.gradient_clip": None,
     "training.epochs": 9,
     "training.monitor": "macro_f1",
     "training.patience": 4,
+    "training.window_mb": 10.0,
     "training.length_buckets": 1,
     "training.device": "gpu",
     "training.trials_per_job": 3,
@@ -152,7 +166,7 @@ OTHER_VALUES: dict[str, Any] = {
     "experiment": "other",
 }
 # They decide where a trial lies, how it runs and whether it is chosen, but not what it becomes.
-WITHOUT_EFFECT = {"experiment", "selection.metric", *(f"training.{key}" for key in RUN_KEYS)}
+WITHOUT_EFFECT = {"experiment", "selection.metric", "data.most_rejected", *(f"training.{key}" for key in RUN_KEYS)}
 
 
 def with_value(key: str, value: Any) -> dict[str, Any]:
@@ -162,13 +176,13 @@ def with_value(key: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("key", OTHER_VALUES)
 def test_a_fingerprint_stands_for_what_decides_a_trial(key: str) -> None:
     (before,) = made().trials
-    (after,) = made(**with_value(key, OTHER_VALUES[key])).trials
+    after = made(**with_value(key, OTHER_VALUES[key])).trials[0]
     assert (before.fingerprint == after.fingerprint) == (key in WITHOUT_EFFECT)
 
 
 def test_no_key_is_forgotten() -> None:
     every = {"seed", "experiment"}
-    for name in ("data", "split", "task", "model", "loss", "training", "selection"):
+    for name in ("data", "split", "task", "model", "loss", "augmentation", "training", "selection"):
         every |= {f"{name}.{key}" for key in getattr(made().experiment, name).model_dump()}
     assert every - set(OTHER_VALUES) == {"data.simulation"}
 
@@ -195,6 +209,49 @@ def test_the_split_has_its_own_seed_or_the_experiments() -> None:
 def test_equal_data_sections_share_a_dataset() -> None:
     assert made(experiment="other", model__units=9, seed=7).dataset_key == made().dataset_key
     assert made(data__night_gap=0.25).dataset_key != made().dataset_key
+
+
+@pytest.mark.parametrize("key", OTHER_VALUES)
+def test_a_dataset_is_another_where_its_shards_are(key: str) -> None:
+    same = not key.startswith("data.") or key == "data.most_rejected"
+    assert (made(**with_value(key, OTHER_VALUES[key])).dataset_key == made().dataset_key) == same
+
+
+def test_normalisation_makes_other_trials_of_the_same_dataset() -> None:
+    def normalised(kind: str) -> plan.Plan:
+        return made(data__features=[{"name": "value", "normalisation": kind}, "value_error"])
+
+    plans = [normalised(kind) for kind in ("feature", "survey", "sequence", "robust", "none")]
+    assert len({entry.dataset_key for entry in plans}) == 1
+    assert len({entry.trials[0].fingerprint for entry in plans}) == 5
+
+
+def test_each_fold_has_jobs_of_its_own(tmp_path: Path) -> None:
+    grid = {"model.cell": ["gru", "lstm"], "loss.gamma": [0, 2]}
+    folded = {"method": "exact", "folds": 3}
+    planned = made(grid=grid, seeds=2, split=folded)
+    ids = [trial.id for trial in planned.trials]
+    assert len(set(ids)) == len({trial.fingerprint for trial in planned.trials}) == 2 * 2 * 2 * 3
+    assert "cell-gru_gamma-0_seed-1_fold-2" in ids
+    assert sorted(job.name for job in planned.jobs) == [
+        f"cell-{cell}_fold-{fold}-1" for cell in ("gru", "lstm") for fold in range(3)
+    ]
+    for job in planned.jobs:
+        assert {trial.fold for trial in job.trials} == {job.fold}
+        assert sorted((planned.points[t.id]["loss.gamma"], t.seed) for t in job.trials) == [
+            (0, 1), (0, 2), (2, 1), (2, 2)
+        ]  # fmt: skip
+    at = Results(tmp_path)
+    plan.write(planned, at)
+    for index, job in enumerate(planned.jobs):
+        assert plan.load_job(job_file(at, planned, index)).job == job
+    table = pd.read_csv(tmp_path / "tiny" / "plan.csv")
+    assert dict(zip(table["trial"], table["fold"], strict=True)) == {t.id: t.fold for t in planned.trials}
+    # without folds there is no trace of them
+    plain = made(grid=grid, seeds=2)
+    plan.write(plain, at)
+    assert "fold" not in pd.read_csv(tmp_path / "tiny" / "plan.csv")
+    assert all(job.fold is None for job in plain.jobs)
 
 
 def test_values_alike_to_ten_digits_are_refused() -> None:

@@ -72,6 +72,7 @@ def make(
     diverged: int = 1,
     rejected: int = 23,
     metric: str = "macro_auc",
+    folds: int | None = None,
 ) -> Made:
     """Writes an experiment whose numbers are drawn from one seed."""
     rng = np.random.default_rng(20)
@@ -92,7 +93,15 @@ def make(
     lines: list[list[Any]] = [
         [f"obj{i:05d}", classes[c], classes[c], s] for i, (c, s) in enumerate(zip(labels, splits, strict=True))
     ]
-    rows("splits.csv", ["id", "label", "class", "split"], [*lines, ["odd", "unknown", "", "excluded"]])
+    lines.append(["odd", "unknown", "", "excluded"])
+    if folds is None:
+        rows("splits.csv", ["id", "label", "class", "split"], lines)
+    else:
+        pooled = [[*line[:3], "pool", i % folds] if line[3] in ("train", "validation") else [*line, ""]
+                  for i, line in enumerate(lines)]  # fmt: skip
+        rows("splits.csv", ["id", "label", "class", "split", "fold"], pooled)
+    no_leak = {"objects": 0, "group": 0, "equal": 0, "near_equal": 0, "too_few_numbers": 0, "action": "refuse"}
+    write_json(folder / "statistics.json", {"remarks": [], "leaks": no_leak, "statistics": []})
     write_json(
         dataset / "manifest.json",
         {
@@ -102,6 +111,7 @@ def make(
                 "objects_in": len(labels) + 1 + rejected, "objects_out": len(labels) + 1, "objects_rejected": rejected,
                 "observations_in": 60 * len(labels) + 7, "observations_out": 60 * len(labels),
                 "observations_rejected": 7 if rejected else 0, "steps_out": 60 * len(labels),
+                "observations_cut": 0, "parts_rejected": 0,
             },
             "rejected_by_reason": {"no observation left": rejected - 3, "flux is not finite": 3} if rejected else {},
             "labels": dict(zip(classes, map(int, totals), strict=True)),
@@ -135,10 +145,11 @@ def make(
     history: list[list[Any]] = []
     for index, point in enumerate(points):
         quality = 0.78 + 0.16 * rng.random()
-        for seed in range(7, 7 + seeds):
-            name = f"{index:03d}-s{seed}"
+        for seed, fold in itertools.product(range(7, 7 + seeds), range(folds or 1)):
+            in_fold = {} if folds is None else {"fold": fold}
+            name = f"{index:03d}-s{seed}" + (f"-f{fold}" if in_fold else "")
             level = quality + 0.008 * rng.normal()
-            row: dict[str, Any] = {"trial": name, "job": f"job{index // 6:02d}", "seed": seed, **point}
+            row: dict[str, Any] = {"trial": name, "job": f"job{index // 6:02d}", "seed": seed, **in_fold, **point}
             ended = epochs
             best, seconds = int(rng.integers(epochs // 2, epochs)), round(40 + 20 * rng.random(), 2)
             values = {"accuracy": level - 0.05, "macro_f1": level - 0.1, "macro_auc": min(0.999, level + 0.04)}
@@ -150,7 +161,15 @@ def make(
             per_class = {f"f1_{c}": values["macro_f1"] + 0.02 * rng.normal() for c in classes}
             tested = {f"test_f1_{c}": v - 0.01 for c, v in zip(classes, per_class.values(), strict=True)}
             row |= {"loss": values["log_loss"] * 1.1, **values, **per_class}
-            row |= {"epochs": ended, "best_epoch": best, "seconds": seconds, "outcome": outcome, **prefixed, **tested}
+            row |= {
+                "epochs": ended,
+                "best_epoch": best,
+                "seconds": seconds,
+                "input_seconds": seconds / 50,
+                "outcome": outcome,
+                **prefixed,
+                **tested,
+            }
             trials.append(row)
             for epoch in range(1, ended + 1):
                 rise = 1 - np.exp(-epoch / (4 + 8 * rng.random()))
@@ -173,7 +192,7 @@ def make(
     rows("history.csv", list(report.HISTORY), history)
 
     names = [*SCORES, *(f"test_{score}" for score in SCORES)]
-    header = [*keys, "seeds", "diverged"]
+    header = [*keys, "seeds", *(["folds"] if folds else []), "diverged"]
     header += [f"{name}_{part}" for name in names for part in ("mean", "low", "high")]
     summary: list[list[Any]] = []
     groups: list[list[dict[str, Any]]] = []
@@ -181,7 +200,7 @@ def make(
         own = [row for row in trials if all(row[k] == point[k] for k in keys)]
         groups.append(own)
         ended = [row for row in own if row["outcome"] != "diverged"]
-        line: list[Any] = [*point.values(), len(own), len(own) - len(ended)]
+        line: list[Any] = [*point.values(), seeds, *([folds] if folds else []), len(own) - len(ended)]
         for name in names:
             values = np.array([row[name] for row in ended])
             half = 4.3 * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
@@ -226,6 +245,7 @@ def make(
         folder / "best.json",
         {
             "trial": chosen["trial"], "job": chosen["job"], "metric": metric, "seed": chosen["seed"],
+            **({"fold": chosen["fold"]} if folds else {}),
             "grid_point": {k: chosen[k] for k in keys},
             "validation": {score: interval(chosen[score], 0.009) for score in SCORES}, "test": test,
             "objects": {"validation": int(confusion["validation"].sum()), "test": int(matrix.sum())},
@@ -311,7 +331,8 @@ def test_the_tables_of_scores_hold_the_numbers_of_the_files(made: Made, page: Pa
     head, *rows = page.tables["trials"]
     places = {name: [cell[0] for cell in head].index(shown) for name, shown in
               {"accuracy": "Accuracy", "macro_f1": "Macro F1", "macro_auc": "Macro AUC", "log_loss": "Log loss",
-               "seconds": "Seconds", "best_epoch": "Best epoch", "epochs": "Epochs"}.items()}  # fmt: skip
+               "seconds": "Seconds", "input_seconds": "Input seconds",
+               "best_epoch": "Best epoch", "epochs": "Epochs"}.items()}  # fmt: skip
     shown = {row[0][0].removesuffix("chosen").strip(): row for row in rows}
     results = made.table("training_results.csv")
     assert len(shown) == len(results)
@@ -425,7 +446,7 @@ def test_a_figure_is_there_as_svg_and_png_with_marks(made: Made, name: str) -> N
     width = int.from_bytes(png[16:20], "big")
     assert width == pytest.approx(2 * float(svg.get("width", "0")), abs=2)
     empty = f'<svg xmlns="http://www.w3.org/2000/svg" width="{svg.get("width")}" height="{svg.get("height")}"/>'
-    assert len(png) > 3 * len(figures.Figure("empty", "", empty, 0.0).png()), "not an empty sheet"
+    assert len(png) > 3 * len(figures.Figure("empty", "", empty, width / 2).png()), "not an empty sheet"
 
 
 def test_the_confusion_matrix_is_annotated_with_counts_and_shares(made: Made) -> None:
@@ -514,6 +535,82 @@ def test_a_test_score_below_validation_warns(copied: Made) -> None:
     best["test"]["macro_auc"] = {"value": 0.80, "low": 0.78, "high": 0.82}
     (copied.folder / "best.json").write_text(json.dumps(best))
     assert checks(copied)["Worse on test than on validation"] == "warning"
+
+
+def with_leaks(made: Made, **counts: Any) -> dict[str, str]:
+    path = made.folder / "statistics.json"
+    values = json.loads(path.read_text())
+    values["leaks"] |= counts
+    path.write_text(json.dumps(values))
+    return checks(made)
+
+
+def test_leaks_are_told(copied: Made) -> None:
+    assert with_leaks(copied, too_few_numbers=4)["No leak between splits"] == "passed"
+    text = " ".join(Page(copied.folder / "report.html").text.split())
+    assert "no group stands in two splits" in text and "4 sequences too short or too plain to be compared" in text
+    found = {"objects": 7, "equal": 5, "near_equal": 2}
+    assert with_leaks(copied, **found, action="report")["7 objects leak between splits"] == "warning"
+    text = " ".join(Page(copied.folder / "report.html").text.split())
+    assert "5 objects equal to one in another split, 2 objects almost equal to one in another split" in text
+    assert "warn" in text.partition("Can I believe it?")[0] and "7 objects leak between splits" in text
+    assert with_leaks(copied, **found, action="drop_from_training")["7 leaking objects taken out"] == "note"
+
+
+def test_objects_taken_out_count_in_no_split(copied: Made) -> None:
+    before = {row[0][0]: row[-1][1] or 0 for row in Page(copied.write()).tables["classes"][1:]}
+
+    def leak(rows: list[dict[str, str]]) -> None:
+        for row in [row for row in rows if row["class"] == "AGN" and row["split"] == "train"][:9]:
+            row["split"] = "leaked"
+
+    edit(copied.folder / "splits.csv", leak)
+    after = {row[0][0]: row[-1][1] or 0 for row in Page(copied.write()).tables["classes"][1:]}
+    assert {name: before[name] - after[name] for name in before if before[name] != after[name]} == {
+        "AGN": 9, "All classes": 9
+    }  # fmt: skip
+
+
+def test_folds_are_told_and_their_intervals_doubted(tmp_path: Path) -> None:
+    made = make(tmp_path, grid={"training.learning_rate": [0.001, 0.003]}, seeds=2, folds=3, diverged=0)
+    found = checks(made)
+    page = Page(made.folder / "report.html")
+    text = " ".join(page.text.split())
+    best = json.loads((made.folder / "best.json").read_text())
+    assert "over its seeds and folds was chosen, then its best trial" in text
+    assert "intervals over them are too narrow" in text
+    assert found.get("The choice is clear") in (None, "note")
+    head, *rows = page.tables["trials"]
+    place = [cell[0] for cell in head].index("Fold")
+    results = {row["trial"]: row["fold"] for row in made.table("training_results.csv")}
+    assert len(rows) == 12
+    for row in rows:
+        assert row[place][0] == results[row[0][0].removesuffix("chosen").strip()]
+    head, *rows = page.tables["grid"]
+    assert [[row[[c[0] for c in head].index(name)][1] for name in ("Seeds", "Folds")] for row in rows] == [[2, 3]] * 2
+    # the table of classes shows the chosen trial's own splits
+    own = str(best["fold"])
+    for row in page.tables["classes"][1:-1]:
+        members = [r for r in made.table("splits.csv") if r["class"] == row[0][0]]
+        validation = sum(r["fold"] == own for r in members)
+        test = sum(r["split"] == "test" for r in members)
+        assert [cell[1] for cell in row[1:]] == [len(members) - validation - test, validation, test, len(members)]
+
+
+def test_what_ingest_cut_and_could_not_read_is_told(copied: Made) -> None:
+    path = copied.dataset / "manifest.json"
+    assert "cut" not in Page(copied.write()).tables
+    manifest = json.loads(path.read_text())
+    manifest["cut_by_reason"] = {"flag of photflag": 40, "outside the window": 2}
+    manifest["counts"] |= {"observations_cut": 42, "parts_rejected": 3}
+    path.write_text(json.dumps(manifest))
+    page = Page(copied.write())
+    assert [[cell[0] for cell in row] for row in page.tables["cut"][1:]] == [
+        ["flag of photflag", "40"], ["outside the window", "2"]
+    ]  # fmt: skip
+    text = " ".join(page.text.split())
+    assert "42 observations in all were left out by choice" in text
+    assert "3 of the survey's files, or pieces of them, could not be read" in text
 
 
 def test_hostile_class_names_are_text(tmp_path: Path) -> None:
@@ -611,6 +708,7 @@ def test_a_second_write_is_byte_equal(made: Made) -> None:
         ("confusion_matrix_validation.csv", "jaxrnn aggregate"),
         ("confusion_matrix_test.csv", "jaxrnn aggregate"),
         ("splits.csv", "jaxrnn split"),
+        ("statistics.json", "jaxrnn split"),
         ("experiment.yaml", "jaxrnn plan"),
         ("manifest.json", "jaxrnn ingest"),
     ],

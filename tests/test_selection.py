@@ -1,6 +1,8 @@
 """The choice: the best grid point by validation alone, not the luckiest trial."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import default_rng
+from test_leaks import shard, write_dataset
 
-from jaxrnn import selection
+from jaxrnn import aggregate, bundles, plan, predictions, results, selection, splits, trials
+from jaxrnn.config import Experiment
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.metrics import mean_with_interval
-from jaxrnn.results import COMPLETED, DIVERGED, EARLY_STOPPED
+from jaxrnn.predictions import SCORED_SPLITS, Predictions
+from jaxrnn.results import COMPLETED, DIVERGED, EARLY_STOPPED, Results
 from jaxrnn.selection import Choice, choose
 
 KEYS = ["model.cell", "model.bidirectional", "training.gradient_clip", "training.patience"]
@@ -175,3 +180,125 @@ def test_a_summary_counts_all_seeds_and_averages_those_that_came_through() -> No
     np.testing.assert_allclose(means[0], mean_with_interval(np.array(scores)))
     np.testing.assert_array_equal(means[1], [0.5, np.nan, np.nan])
     assert np.isnan(means[2]).all()
+
+
+def test_folds_count_as_seeds_do() -> None:
+    rows = [
+        trial({"rate": rate}, auc, seed=seed, fold=fold)
+        for rate, scores in ((1, [0.9, 0.5, 0.5, 0.5]), (2, [0.7, 0.7, 0.75, 0.7]))
+        for (seed, fold), auc in zip([(1, 0), (1, 1), (2, 0), (2, 1)], scores, strict=True)
+    ]
+    choice = choose(table(*rows), ["rate"], "macro_auc")
+    assert (choice.point, choice.trial) == ({"rate": 2}, "t6")
+    found = selection.summarise(table(*rows), ["rate"], ["macro_auc"])
+    assert found[["seeds", "folds"]].to_numpy().tolist() == [[2, 2], [2, 2]]
+    np.testing.assert_allclose(found["macro_auc_mean"], [0.6, 0.7125])
+
+
+# From the jobs' files to the choice
+
+
+def invented(folder: Path, folds: int | None) -> tuple[Experiment, Results]:
+    """Writes what split, plan and training would leave, with probabilities that get better with the learning rate."""
+    rng = default_rng(0)
+    values = {
+        "experiment": "tiny",
+        "seed": 1,
+        "seeds": 2,
+        "data": {"reader": "goto", "path": "survey", "features": ["x0"]},
+        "split": {"folds": folds},
+        "grid": {"training.learning_rate": [0.001, 0.01], "model.cell": ["gru", "lstm"]},
+    }
+    experiment, at = Experiment.model_validate(values), Results(folder)
+    made = plan.make(experiment)
+    sequences = [rng.normal(0, 1, (9, 1)) for _ in range(60)]
+    dataset = write_dataset(at.dataset(made.dataset_key), [shard(sequences, ["a", "b"] * 30)])
+    manifest = results.read_json(dataset / "manifest.json", "")
+    results.write_json(
+        dataset / "manifest.json", {**manifest, "features": [{"name": "x0", "unit": ""}], "metadata": []}
+    )
+    splits.split(experiment, dataset, at.experiment("tiny"))
+    listed = splits.read_splits(at.experiment("tiny"))
+    plan.write(made, at)
+    for job in made.jobs:
+        places = splits.assigned(listed, job.fold)
+        digest = splits.read_statistics(at.experiment("tiny"), job.fold).data_digest
+        content, records, history = {}, [], []
+        for split in SCORED_SPLITS:
+            rows = listed.loc[places == split]
+            labels = np.array([name == "b" for name in rows["class"]]).astype(int)
+            probabilities = {}
+            for entry in job.trials:
+                skill = 1 if entry.hyperparameters["training.learning_rate"] == 0.001 else 4
+                odds = 1 / (1 + np.exp(-skill * (labels - 0.5) - rng.normal(0, 1, len(labels))))
+                probabilities[entry.id] = np.column_stack([1 - odds, odds]).astype(np.float32)
+            content[split] = Predictions(rows["id"].to_numpy(dtype=str), labels, probabilities)
+        for entry in job.trials:
+            record = {"trial": entry.id, "fingerprint": entry.fingerprint, "data_digest": digest, "loss": 0.5}
+            record |= {"epochs": 1, "best_epoch": 1, "seconds": 1.0, "input_seconds": 0.1, "outcome": COMPLETED}
+            records.append(record)
+            history.append({"trial": entry.id, "epoch": 1})
+            by_split = {split: content[split].probabilities[entry.id] for split in SCORED_SPLITS}
+            finished = trials.FinishedTrial(
+                [[1.0] * len(results.HISTORY_COLUMNS)],
+                {"weights": np.array([float(entry.fold or 0), entry.seed])},
+                by_split,
+                record | dict.fromkeys(trials.SOFTWARE, "1"),
+            )
+            trials.save(at.trial("tiny", entry.fingerprint), finished)
+        output = at.job("tiny", job.name)
+        predictions.write(output / "predictions.h5", content, ("a", "b"))
+        pd.DataFrame(records).to_csv(output / "trials.csv", index=False)
+        pd.DataFrame(history).to_csv(output / "history.csv", index=False)
+    return experiment, at
+
+
+@pytest.mark.parametrize("folds", [None, 3])
+def test_tables_and_choice_come_from_each_trials_own_validation(tmp_path: Path, folds: int | None) -> None:
+    experiment, at = invented(tmp_path, folds)
+    best = aggregate.aggregate(experiment, at)
+    folder = at.experiment("tiny")
+    training, both, grid = (pd.read_csv(folder / f"{n}_results.csv") for n in ("training", "experiment", "grid"))
+    assert len(training) == len(both) == 4 * 2 * (folds or 1)
+    assert ("fold" in training) == ("fold" in both) == ("folds" in grid) == ("fold" in best) == (folds is not None)
+    assert grid["seeds"].tolist() == [2] * 4
+    listed = splits.read_splits(folder)
+    truth = dict(zip(listed["id"], listed["class"], strict=True))
+    for row in training.to_dict("records"):
+        content, _ = predictions.read(at.job("tiny", row["job"]) / "predictions.h5")
+        seen = content["validation"]
+        if folds is not None:
+            own = listed[listed["fold"] == str(row["fold"])]["id"]
+            assert seen.ids.tolist() == own.tolist()
+        pair = seen.ids, seen.probabilities[row["trial"]]
+        right = [truth[name] == "ab"[int(p.argmax())] for name, p in zip(*pair, strict=True)]
+        assert row["accuracy"] == pytest.approx(np.mean(right))
+    rows = training.to_dict("records")
+    for point in grid.to_dict("records"):
+        own = [row for row in rows if all(row[key] == point[key] for key in experiment.grid)]
+        assert point["macro_auc_mean"] == pytest.approx(np.mean([row["macro_auc"] for row in own]))
+        if folds is not None:
+            assert point["folds"] == folds
+            assert sorted(row["fold"] for row in own) == sorted([*range(folds)] * 2)
+    assert best["grid_point"]["training.learning_rate"] == 0.01
+    (chosen,) = [row for row in rows if row["trial"] == best["trial"]]
+    assert best["seed"] == chosen["seed"]
+    assert best["validation"]["accuracy"]["value"] == pytest.approx(chosen["accuracy"])
+    bundle = bundles.load(folder / "best")
+    assert bundle.arrays["weights"].tolist() == [best.get("fold", 0), best["seed"]]
+    np.testing.assert_array_equal(
+        bundle.statistics.feature_mean, splits.read_statistics(folder, best.get("fold")).feature_mean
+    )
+    matrix = pd.read_csv(folder / "confusion_matrix_validation.csv").set_index("truth")
+    assert matrix.to_numpy().sum() == best["objects"]["validation"]
+
+
+def test_a_job_of_other_splits_is_not_read(tmp_path: Path) -> None:
+    experiment, at = invented(tmp_path, 3)
+    path = at.job("tiny", "cell-gru_fold-1-1") / "predictions.h5"
+    content, classes = predictions.read(path)
+    other = {split: replace(entry, ids=entry.ids[::-1]) for split, entry in content.items()}
+    predictions.write(path, other, classes)
+    # the other job of the same fold tells
+    with pytest.raises(JaxrnnError, match=r"cell-lstm_fold-1-1 was trained on other splits than job cell-gru_fold-1-1"):
+        aggregate.aggregate(experiment, at)

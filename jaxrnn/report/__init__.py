@@ -30,12 +30,14 @@ from jaxrnn.readers import SPLITS
 from jaxrnn.report import figures
 from jaxrnn.report.figures import SCORES, Figure
 from jaxrnn.results import DIVERGED, HISTORY_COLUMNS, read_json, write_text, written_whole
+from jaxrnn.splits import EXCLUDED, POOL
 
 FEW_OBJECTS = 10  # in the test split: fewer say little about a class
 LARGE_GAP = 0.05  # of accuracy between training and validation
 MANY_REJECTED = 0.01  # share of objects
 HISTORY = ("trial", *HISTORY_COLUMNS)
-TRIALS = ("trial", "job", "seed", *SCORES, "epochs", "best_epoch", "seconds", "outcome")
+TRIALS = ("trial", "job", "seed", *SCORES, "epochs", "best_epoch", "seconds", "input_seconds", "outcome")
+FOLDS_DEPEND = "Folds share most of their training objects, so that intervals over them are too narrow."
 Row = dict[str, Any]
 NOT_A_NUMBER = "\N{EN DASH}"
 
@@ -65,14 +67,17 @@ def write(experiment_folder: Path, dataset_folder: Path) -> Path:
 class Inputs:
     """What the page is made from. Rows hold text in their text columns and floats in the others.
 
-    objects: how many of each (label, class, split). confusion: counts `[truth, predicted]` of validation and test.
-    keys: the grid's dotted keys. chosen: the chosen trial's row.
+    objects: how many of each (label, class, split), as the chosen trial's fold has them. leaks: how many objects stand
+    in two splits, by kind, and what was done about them. remarks: what else `jaxrnn split` said. confusion: counts
+    `[truth, predicted]` of validation and test. keys: the grid's dotted keys. chosen: the chosen trial's row.
     """
 
     folder: Path
     config: dict[str, Any]
     manifest: dict[str, Any]
     objects: Counter[tuple[str, str, str]]
+    leaks: dict[str, Any]
+    remarks: list[str]
     trials: list[Row]
     tests: list[Row]
     grid: list[Row]
@@ -88,14 +93,20 @@ class Inputs:
         return str(self.best["metric"])
 
     @property
-    def several_seeds(self) -> bool:
-        return any(row["seeds"] > 1 for row in self.grid)
+    def drawn(self) -> str:
+        """Returns what a grid point's trials differ in: `seeds`, `folds`, both, or "" where it has one trial."""
+        seeds = ["seeds"] if any(row["seeds"] > 1 for row in self.grid) else []
+        return " and ".join([*seeds, *(["folds"] if self.in_folds else [])])
+
+    @property
+    def in_folds(self) -> bool:
+        return "fold" in self.best
 
     def points(self) -> list[Row]:
         """Returns the grid's rows in the order of the choice, with label, mean, low and high of the metric, the
-        number of diverged seeds, and chosen.
+        number of diverged trials, and chosen.
 
-        As in `jaxrnn.selection`, points with a diverged seed stand behind all others, and log loss parts equals.
+        As in `jaxrnn.selection`, points with a diverged trial stand behind all others, and log loss parts equals.
         """
         own = self.label(self.chosen)
         diverged = Counter(self.label(row) for row in self.trials if row["outcome"] == DIVERGED)
@@ -164,15 +175,19 @@ def _read(folder: Path, dataset: Path) -> Inputs:
             f"{folder / 'best.json'}: metric is {best['metric']!r}; expected one of {listed(list(SCORES))}"
         )
 
-    text = ("trial", "job", "seed", "outcome", *keys)
-    trials = _table(folder / "training_results.csv", command, (*TRIALS, *keys), text)
+    statistics = read_json(folder / "statistics.json", "jaxrnn split")
+    _expect(statistics, folder / "statistics.json", "jaxrnn split", ("leaks", "remarks"))
+
+    folds = ["fold"] if "fold" in best else []
+    text = ("trial", "job", "seed", "fold", "outcome", *keys)
+    trials = _table(folder / "training_results.csv", command, (*TRIALS, *folds, *keys), text)
     tests = _table(folder / "experiment_results.csv", command, (*TRIALS, *(f"test_{s}" for s in SCORES)), text)
     parts = tuple(
         f"{prefix}{score}_{part}" for prefix in ("", "test_") for score in SCORES for part in ("mean", "low", "high")
     )
-    grid = _table(folder / "grid_results.csv", command, (*keys, "seeds", *parts), keys)
+    grid = _table(folder / "grid_results.csv", command, (*keys, "seeds", *(["folds"] if folds else []), *parts), keys)
     history = _table(folder / "history.csv", command, HISTORY, ("trial",))
-    columns = ("label", "class", "split")
+    columns = ("label", "class", "split", *folds)
     splits = _table(folder / "splits.csv", "jaxrnn split", columns, columns)
     classes, validation = _matrix(folder / "confusion_matrix_validation.csv", command)
     classes_test, test = _matrix(folder / "confusion_matrix_test.csv", command)
@@ -192,7 +207,9 @@ def _read(folder: Path, dataset: Path) -> Inputs:
         folder=folder,
         config=config,
         manifest=manifest,
-        objects=Counter((row["label"], row["class"], row["split"]) for row in splits),
+        objects=Counter((row["label"], row["class"], _split(row, best.get("fold"))) for row in splits),
+        leaks=statistics["leaks"],
+        remarks=statistics["remarks"],
         trials=trials,
         tests=tests,
         grid=grid,
@@ -203,6 +220,13 @@ def _read(folder: Path, dataset: Path) -> Inputs:
         keys=keys,
         chosen=chosen[0],
     )
+
+
+def _split(row: Row, fold: int | None) -> str:
+    """Returns the split of a row of splits.csv, as a fold sees it."""
+    if row["split"] != POOL:
+        return row["split"]
+    return "validation" if row["fold"] == str(fold) else "train"
 
 
 def _expect(values: dict[str, Any], path: Path, command: str, keys: Iterable[str]) -> None:
@@ -432,7 +456,7 @@ def _checks(inputs: Inputs) -> list[Check]:
     found = [
         _check_baseline(inputs), _check_perfect(inputs), _check_transfer(inputs), _check_objects(inputs),
         _check_margin(inputs), _check_overfit(inputs), _check_epochs(inputs), _check_edges(inputs),
-        _check_diverged(inputs), _check_rejected(inputs),
+        _check_diverged(inputs), _check_leaks(inputs), _check_rejected(inputs),
     ]  # fmt: skip
     order = ("warning", "note", "passed")
     return sorted((check for check in found if check), key=lambda check: order.index(check.level))
@@ -461,7 +485,7 @@ def _check_perfect(inputs: Inputs) -> Check | None:
         "warning",
         "The test score is perfect",
         f"All {int(counts.sum()):,} test objects are classified correctly. That is more often a leak than a perfect "
-        "classifier: look for the same object in two splits and for features that follow from the label.",
+        "classifier: look for features that follow from the label.",
     )
 
 
@@ -505,7 +529,7 @@ def _check_objects(inputs: Inputs) -> Check:
 def _check_margin(inputs: Inputs) -> Check | None:
     points = [point for point in inputs.points() if math.isfinite(point["mean"])]
     name = SCORES[inputs.metric]
-    if not inputs.several_seeds:
+    if not inputs.drawn:
         return Check(
             "note",
             "One seed a grid point",
@@ -517,7 +541,7 @@ def _check_margin(inputs: Inputs) -> Check | None:
     # the chosen one first, whatever parted equals
     first, second, *rest = sorted(points, key=lambda point: not point["chosen"])
     text = (
-        f"The chosen grid point has mean validation {name} {_with_interval(first)} over its seeds, "
+        f"The chosen grid point has mean validation {name} {_with_interval(first)} over its {inputs.drawn}, "
         f"the next ({second['label']}) {_with_interval(second)}"
     )
 
@@ -526,7 +550,8 @@ def _check_margin(inputs: Inputs) -> Check | None:
         return first["low"] > point["high"] if inputs.metric != "log_loss" else first["high"] < point["low"]
 
     if apart(second):
-        return Check("passed", "The choice is clear", f"{text}.")
+        dependent = f" {FOLDS_DEPEND}" if inputs.in_folds else ""
+        return Check("note" if inputs.in_folds else "passed", "The choice is clear", f"{text}.{dependent}")
     near = [point for point in (second, *rest) if not apart(point)]
     return Check(
         "note",
@@ -601,6 +626,37 @@ def _check_diverged(inputs: Inputs) -> Check:
     )
 
 
+def _check_leaks(inputs: Inputs) -> Check:
+    count, text = inputs.leaks["objects"], _leaks(inputs)
+    if not count:
+        return Check("passed", "No leak between splits", f"{_sentence(text)}.")
+    listed_in = "`leaks.csv` lists them."
+    if inputs.leaks["action"] == "drop_from_training":
+        title = f"{_plural(count, 'leaking object')} taken out"
+        return Check("note", title, f"{_sentence(text)}. They are in no split any more; {listed_in}")
+    return Check(
+        "warning",
+        f"{_plural(count, 'object')} leak{'s' * (count == 1)} between splits",
+        f"{_sentence(text)}. The network may remember instead of classify: scores are too good. {listed_in} "
+        "`leaks: drop_from_training` takes them out.",
+    )
+
+
+def _leaks(inputs: Inputs) -> str:
+    """Returns what stands in two splits, in words."""
+    kinds = {
+        "group": "with their group also in another split",
+        "equal": "equal to one in another split",
+        "near_equal": "almost equal to one in another split",
+    }
+    found = [f"{_plural(inputs.leaks[kind], 'object')} {words}" for kind, words in kinds.items() if inputs.leaks[kind]]
+    few = inputs.leaks["too_few_numbers"]
+    unknown = f"; {_plural(few, 'sequence')} too short or too plain to be compared" if few else ""
+    return (
+        ", ".join(found) or "no group stands in two splits, and no sequence equal or almost equal to another"
+    ) + unknown
+
+
 def _check_rejected(inputs: Inputs) -> Check:
     counts = inputs.manifest["counts"]
     objects, observations = int(counts["objects_rejected"]), int(counts["observations_rejected"])
@@ -623,7 +679,7 @@ def _data(inputs: Inputs) -> dict[str, Any]:
     counts = _class_counts(inputs)
     labels: dict[str, set[str]] = {}
     for label, name, split in inputs.objects:
-        if split != "excluded":
+        if split in SPLITS:
             labels.setdefault(name, set()).add(label)
     grouped = any(labels.get(name, {name}) != {name} for name in counts)
     columns = ["Class", *(["Labels of the survey"] if grouped else []), "Train", "Validation", "Test", "All"]
@@ -640,9 +696,9 @@ def _data(inputs: Inputs) -> dict[str, Any]:
     rows.append([_text("All classes"), *([_text("")] if grouped else []), *map(_count, [*totals, sum(totals)])])
     excluded: Counter[str] = Counter()
     for (label, _, split), count in inputs.objects.items():
-        if split == "excluded":
+        if split == EXCLUDED:
             excluded[label] += count
-    reasons = sorted(manifest["rejected_by_reason"].items(), key=lambda item: (-item[1], item[0]))
+    fold = f", as fold {inputs.best['fold']} has them" if inputs.in_folds else ""
     data = config["data"]
     units = [f"{f['name']} ({f['unit']})" if f.get("unit") else str(f["name"]) for f in manifest["features"]]
     metadata = [f"{m['name']} ({m['unit']})" if m.get("unit") else str(m["name"]) for m in manifest["metadata"]]
@@ -655,21 +711,24 @@ def _data(inputs: Inputs) -> dict[str, Any]:
         "counts": {key: int(value) for key, value in manifest["counts"].items()},
         "units": units,
         "metadata": metadata,
-        "table": Table.of("classes", "Objects of each class, by split", columns, rows),
+        "table": Table.of("classes", f"Objects of each class, by split{fold}", columns, rows),
+        "leaks": _leaks(inputs),
+        "remarks": inputs.remarks,
         "excluded": excluded.most_common(),
-        "rejected": Table.of(
-            "rejected",
-            "What was rejected, by reason",
-            ["Reason", "Count"],
-            [[_text(reason), _count(count)] for reason, count in reasons],
-        ),
+        "rejected": _reasons("rejected", "What was rejected, by reason", manifest["rejected_by_reason"]),
+        "cut": _reasons("cut", "Observations cut by `data.cuts`, by reason", manifest.get("cut_by_reason", {})),
     }
+
+
+def _reasons(name: str, caption: str, counts: dict[str, int]) -> Table:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return Table.of(name, caption, ["Reason", "Count"], [[_text(reason), _count(count)] for reason, count in ordered])
 
 
 def _class_counts(inputs: Inputs) -> dict[str, dict[str, int]]:
     counts: dict[str, Counter[str]] = {name: Counter() for name in inputs.classes}
     for (_, name, split), count in inputs.objects.items():
-        if split != "excluded":
+        if split in SPLITS:
             counts.setdefault(name, Counter())[split] += count
     return {name: {split: own[split] for split in SPLITS} for name, own in counts.items()}
 
@@ -682,7 +741,10 @@ def _search(inputs: Inputs) -> dict[str, Any]:
     scores = [_sentence(name) for name in SCORES.values()]
     marked_points = [index for index, point in enumerate(points) if point["chosen"]]
     marked_trials = [index for index, row in enumerate(trials) if row is inputs.chosen]
-    seeds = " Mean over seeds with its 95 % interval." if inputs.several_seeds else ""
+    means = f" Mean over {inputs.drawn} with its 95 % interval." if inputs.drawn else ""
+    means += f" {FOLDS_DEPEND}" if inputs.in_folds else ""
+
+    parts = ["Seeds", *(["Folds"] if inputs.in_folds else [])]
 
     def grid_table(name: str, caption: str, prefix: str) -> Table:
         rows = [
@@ -691,21 +753,24 @@ def _search(inputs: Inputs) -> dict[str, Any]:
                 *(_number_or_text(point[key]) for key in inputs.keys),
                 *(_score(*(point[f"{prefix}{score}_{part}"] for part in ("mean", "low", "high"))) for score in SCORES),
                 _count(point["seeds"]),
+                *([_count(point["folds"])] if inputs.in_folds else []),
                 _count(point["diverged"]),
             ]
             for rank, point in enumerate(points, start=1)
         ]
-        return Table.of(name, caption, ["Rank", *keys, *scores, "Seeds", "Diverged"], rows, marked_points)
+        return Table.of(name, caption, ["Rank", *keys, *scores, *parts, "Diverged"], rows, marked_points)
 
     trial_rows = [
         [
             _text(row["trial"]),
             *(_number_or_text(row[key]) for key in inputs.keys),
             _number_or_text(row["seed"]),
+            *([_number_or_text(row["fold"])] if inputs.in_folds else []),
             *(_score(row[score]) for score in SCORES),
             _count(row["best_epoch"]),
             _count(row["epochs"]),
             Cell(f"{row['seconds']:,.1f}", row["seconds"]),
+            Cell(f"{row['input_seconds']:,.1f}", row["input_seconds"]),
             _text(row["outcome"].replace("_", " ")),
         ]
         for row in trials
@@ -713,16 +778,21 @@ def _search(inputs: Inputs) -> dict[str, Any]:
     test_rows = [
         [_text(row["trial"]), *(_score(tests[row["trial"]][f"test_{score}"]) for score in SCORES)] for row in trials
     ]
-    head = ["Trial", *keys, "Seed", *scores, "Best epoch", "Epochs", "Seconds", "Outcome"]
+    fold = ["Fold"] if inputs.in_folds else []
+    spent = sum(row["seconds"] for row in trials)
+    head = ["Trial", *keys, "Seed", *fold, *scores, "Best epoch", "Epochs", "Seconds", "Input seconds", "Outcome"]
     return {
         "points": len(points),
         "trials": len(trials),
         "metric": SCORES[inputs.metric],
         "varied": [(key, [_value(value) for value in inputs.config["grid"][key]]) for key in inputs.varied],
         "shared": [(key, _value(inputs.config["grid"][key][0])) for key in inputs.keys if key not in inputs.varied],
-        "several_seeds": inputs.several_seeds,
-        "grid": grid_table("grid", f"Grid points, best first, on validation.{seeds}", ""),
-        "grid_test": grid_table("grid-test", f"The same grid points on test.{seeds}", "test_"),
+        "drawn": inputs.drawn,
+        "in_folds": inputs.in_folds,
+        "hours": f"{spent / 3600:.2g}",
+        "waited": f"{sum(row['input_seconds'] for row in trials) / max(spent, 1e-9):.1%}",
+        "grid": grid_table("grid", f"Grid points, best first, on validation.{means}", ""),
+        "grid_test": grid_table("grid-test", f"The same grid points on test.{means}", "test_"),
         "table": Table.of(
             "trials", "Trials, best first, on validation at each trial's best epoch", head, trial_rows, marked_trials
         ),
@@ -815,6 +885,7 @@ def _reproduce(inputs: Inputs) -> dict[str, Any]:
         "slurm": f"snakemake --profile slurm --configfile {file}",
         "trial": inputs.best["trial"],
         "seed": inputs.best["seed"],
+        "fold": inputs.best.get("fold"),
         "seeds": listed(seeds, 12),
         "first_seed": inputs.config["seed"],
         "made_by": inputs.best["jaxrnn_version"],

@@ -8,10 +8,11 @@ the SVG carries to the dark one where the page is dark.
 """
 
 import re
+import textwrap
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import altair as alt
 import numpy as np
@@ -30,6 +31,8 @@ TOKENS = {
     "first": ("#0072b2", "#56b4e9"),
     "second": ("#d55e00", "#f0904a"),
     "third": ("#009e73", "#35c79c"),
+    "fourth": ("#a8437f", "#e59bc6"),
+    "fifth": ("#a87300", "#e9b53c"),
     # Cells of a matrix: one colour whose opacity is the share. Their text is `on_pale` up to DARK_TEXT and `on_heat`
     # above, so that it has a contrast of at least 4.5 (WCAG 2.2, 1.4.3) with the cell in both schemes.
     "heat": ("#08519c", "#2f78bd"),
@@ -42,7 +45,12 @@ DARK_TEXT = 0.77
 FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
 LONGEST_LABEL = 28  # characters
 MOST_ROWS = 40  # grid points drawn
+MOST_PIXELS = 60e6  # of a PNG
 MOST_POINTS = 20_000  # of all pale curves of a panel together
+# A passband's colour and, for those who can't see it, its shape: 42 different pairs.
+BAND_TOKENS = ("first", "third", "second", "fourth", "fifth", "muted")
+BAND_SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "triangle-right", "triangle-left")
+CROSS = "M-1,-1L1,1M-1,1L1,-1"
 SCORES = {"macro_auc": "macro AUC", "macro_f1": "macro F1", "accuracy": "accuracy", "log_loss": "log loss"}
 
 _SVG = "http://www.w3.org/2000/svg"
@@ -65,8 +73,9 @@ class Figure:
     width: float
 
     def png(self) -> bytes:
-        """Returns the figure with two pixels for each CSS pixel."""
-        return vl_convert.svg_to_png(self.svg, scale=2)
+        """Returns the figure with two pixels for each CSS pixel; fewer where that were more than `MOST_PIXELS`."""
+        height = float(ElementTree.fromstring(self.svg).get("height", "1"))
+        return vl_convert.svg_to_png(self.svg, scale=min(2.0, (MOST_PIXELS / (self.width * height)) ** 0.5))
 
     def inline(self) -> str:
         """Returns the SVG for a page: an image with a spoken label, with ids that are no other figure's."""
@@ -97,13 +106,16 @@ def stylesheet() -> str:
     return f":root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n{rules}"
 
 
+def printable(text: str) -> str:
+    """Returns text on one line, without characters that would hide or turn what stands around them."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+
+
 def labels(names: Sequence[str]) -> list[str]:
     """Returns short, different, printable labels for `names`, in their order."""
     result: list[str] = []
     for name in names:
-        text = (
-            "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(name.split())) or "(empty)"
-        )
+        text = printable(name) or "(empty)"
         if len(text) > LONGEST_LABEL:
             text = f"{text[: LONGEST_LABEL - 9]}…{text[-8:]}"
         label, copies = text, 1
@@ -447,6 +459,184 @@ def class_scores(scores: Sequence[Mapping[str, Any]]) -> Figure:
     )
 
 
+@dataclass(frozen=True)
+class Panel:
+    """One frame of the drawing of an object.
+
+    kind: `points` (with error bars), `line`, `marks` (what was observed, by passband) or `map` (cells). x, y: titles of
+    the axes. x_domain, y_domain: the ends of the frame; rows lie inside.
+    rows: x, y, text (shown on hover) and, where there are any, low, high (of the error bar), band; of a map: x, x2, y,
+    y2, share (of full colour), text. faults: x, y, text of observations that are drawn as crosses.
+    """
+
+    kind: Literal["points", "line", "marks", "map"]
+    x: str
+    y: str
+    x_domain: tuple[float, float]
+    y_domain: tuple[float, float]
+    rows: Sequence[dict[str, Any]]
+    faults: Sequence[dict[str, Any]] = ()
+    y_reversed: bool = False
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """An object as it is drawn: a title, lines of facts, remarks on what is faulty or left out, panels below each
+    other; metadata: names and values with their units."""
+
+    title: str
+    facts: Sequence[str]
+    metadata: Sequence[tuple[str, str]]
+    remarks: Sequence[str]
+    panels: Sequence[Panel] = field(repr=False)
+    description: str = ""
+
+
+def passbands(names: Sequence[str]) -> Figure:
+    """Draws which colour and shape stand for which passband."""
+    chart = _band_key(names)
+    return _drawn("passbands", "", f"Colours and shapes of the passbands {', '.join(labels(names))}.", chart)
+
+
+def _band_key(names: Sequence[str]) -> Any:
+    shown = labels(names)
+    widths = np.cumsum([0, *(26 + 7 * len(name) for name in shown)])
+    rows = [{"band": name, "at": int(at)} for name, at in zip(shown, widths[:-1], strict=True)]
+    x = alt.X("at:Q", scale=alt.Scale(domain=[-8, int(widths[-1])], nice=False, zero=False), axis=None)
+    base = alt.Chart(_rows(rows)).encode(x=x, y=alt.value(9))
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(**_band_channels(names))
+    words = base.mark_text(align="left", dx=9).encode(text="band:N")
+    return alt.layer(points, words).properties(width=int(widths[-1]) + 8, height=18)
+
+
+def _band_channels(names: Sequence[str]) -> dict[str, Any]:
+    shown = labels(names)
+    tokens = [BAND_TOKENS[index % len(BAND_TOKENS)] for index in range(len(names))]
+    shapes = [BAND_SHAPES[index % len(BAND_SHAPES)] for index in range(len(names))]
+    return {
+        "color": alt.Color("band:N", scale=_colours(shown, tokens), legend=None),
+        "shape": alt.Shape("band:N", scale=alt.Scale(domain=shown, range=shapes), legend=None),
+    }
+
+
+def panels(name: str, drawn: Drawing, bands: Sequence[str]) -> list[Figure]:
+    """Draws the panels of one object without its title and facts, for a page that tells them beside them."""
+    figures = []
+    for index, panel in enumerate(drawn.panels):
+        data: dict[str, Any] = {}
+        chart = _panel(panel, bands, 300, 170, "", data)
+        figures.append(_drawn(f"{name}-{index}", "", f"{panel.y}. {drawn.description}", chart, data=data))
+    return figures
+
+
+def drawings(title: str, sections: Mapping[str, Sequence[Drawing]], bands: Sequence[str], subtitle: str) -> Figure:
+    """Draws many objects as one image, below the name of their section: objects of one panel side by side, those of
+    several below each other."""
+    every = [drawn for group in sections.values() for drawn in group]
+    columns = 3 if len(every) <= 12 else 4 if len(every) <= 60 else 6
+    if any(len(drawn.panels) > 1 for drawn in every):
+        columns = 1
+    width, height = (560, 300) if len(every) == len(every[0].panels) == 1 else (260, 150)
+    data: dict[str, Any] = {}
+    blocks: list[Any] = [_band_key(bands)] if bands else []
+    for place, (section, group) in enumerate(sections.items()):
+        cells = []
+        for index, drawn in enumerate(group):
+            charts = [
+                _panel(panel, bands, width, height, f"-{place}-{index}-{number}", data)
+                for number, panel in enumerate(drawn.panels)
+            ]
+            head = _head(drawn, round((width + 40) * min(4, len(charts)) / 6))
+            cells.append(alt.concat(*charts, columns=4, spacing={"row": 12, "column": 20}, title=head))
+        block = alt.concat(*cells, columns=columns, spacing={"row": 26, "column": 22})
+        blocks.append(block.properties(title=alt.Title(section, fontSize=17, offset=12)) if section else block)
+    chart = alt.vconcat(*blocks, spacing=30)
+    return _drawn("objects", title, title, chart, *([subtitle] if subtitle else []), data=data)
+
+
+def _head(drawn: Drawing, letters: int) -> alt.Title:
+    """Returns an object's title and, in lines of at most so many letters, what is told of it."""
+    known = " · ".join(f"{name} {value}" for name, value in drawn.metadata)
+    lines = [line for text in (" · ".join(drawn.facts), *drawn.remarks, known) for line in textwrap.wrap(text, letters)]
+    if len(lines) > 7:
+        lines = [*lines[:6], f"… and {len(lines) - 6} more lines, which .html shows"]
+    cut = drawn.title if len(drawn.title) <= letters - 8 else f"{drawn.title[: letters - 9]}…"
+    return alt.Title(
+        cut,
+        subtitle=lines or alt.Undefined,
+        subtitleColor=LIGHT["muted"],
+        fontSize=13,
+        subtitleFontSize=11,
+        offset=8,
+        limit=6 * letters,
+    )
+
+
+def _panel(panel: Panel, bands: Sequence[str], width: int, height: int, name: str, data: dict[str, Any]) -> Any:
+    """Returns a panel's chart and puts its rows into `data`, by names that end with `name`."""
+    data[f"rows{name}"], data[f"faults{name}"] = list(panel.rows), list(panel.faults)
+    whole = panel.kind == "map"
+    if whole:  # square cells, where there is room
+        width = round(min(width, max(60, height * panel.x_domain[1] / panel.y_domain[1])))
+    least = 1 if whole else alt.Undefined  # between two ticks
+    x_axis = alt.Axis(
+        tickCount=4, tickMinStep=least, labelOverlap=True, grid=False, format=_ticks(panel.x_domain), labelFlush=False
+    )
+    x = alt.X("x:Q", title=panel.x, scale=_frame(panel.x_domain), axis=x_axis)
+    y_axis = alt.Axis(
+        tickCount=4,
+        tickMinStep=least,
+        labelOverlap=True,
+        grid=not whole,
+        titleLimit=height + 30,
+        format=_ticks(panel.y_domain),
+        minExtent=44,  # so that frames below each other begin at one place
+    )
+    y_scale = _frame(panel.y_domain, panel.y_reversed or whole)
+    # a long title takes two lines: the quantity, and its unit
+    y_title = re.split(r" (?=\()", panel.y, maxsplit=1) if 7 * len(panel.y) > height else panel.y
+    y = alt.Y("y:Q", title=y_title, scale=y_scale, axis=y_axis)
+    if panel.kind == "marks":
+        y = alt.Y("band:N", title=panel.y, scale=alt.Scale(domain=labels(bands)))
+    channels = _band_channels(bands) if bands and any("band" in row for row in panel.rows) else {}
+    base = alt.Chart(alt.NamedData(name=f"rows{name}")).encode(x=x, y=y)
+    layers: list[Any] = []
+    if whole:
+        opacity = alt.FillOpacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.02, 1]), legend=None)
+        cells = base.mark_rect(fill=LIGHT["heat"])
+        layers.append(cells.encode(x2="x2:Q", y2="y2:Q", fillOpacity=opacity, description="text:N"))
+    if panel.kind == "line":
+        layers.append(base.mark_line(strokeWidth=1.2, color=LIGHT["first"]).encode(order="x:Q"))
+    if any("low" in row for row in panel.rows):
+        bars = base.mark_rule(strokeWidth=1.1, opacity=0.55, color=LIGHT["first"])
+        colour = {"color": channels["color"]} if channels else {}
+        layers.append(bars.encode(y=alt.Y("low:Q", title=y_title, scale=y_scale, axis=y_axis), y2="high:Q", **colour))
+    if not whole:
+        size = 8 if panel.kind == "line" and len(panel.rows) > 60 else 26
+        dots = base.mark_point(filled=True, size=size, opacity=1, color=LIGHT["first"])
+        layers.append(dots.encode(**channels, description="text:N"))
+    if panel.faults:
+        crosses = alt.Chart(alt.NamedData(name=f"faults{name}")).mark_point(
+            filled=False, shape=CROSS, size=70, strokeWidth=2, opacity=1, color=LIGHT["ink"]
+        )
+        layers.append(crosses.encode(x=x, y=y, description="text:N"))
+    if not panel.rows and not panel.faults:
+        nothing = alt.Chart(_rows([{}])).mark_text(text="no observations", color=LIGHT["muted"], fontStyle="italic")
+        layers = [nothing.encode(x=alt.value(width / 2), y=alt.value(height / 2))]
+    return alt.layer(*layers).properties(width=width, height=height)
+
+
+def _frame(domain: tuple[float, float], turned: bool = False) -> alt.Scale:
+    return alt.Scale(domain=list(domain), zero=False, nice=False, reverse=turned)
+
+
+def _ticks(domain: tuple[float, float]) -> Any:
+    largest, apart = max(abs(domain[0]), abs(domain[1])), domain[1] - domain[0]
+    if 1e4 <= largest < 1e8 and apart > 1e-3:
+        return "~f"  # a date, without commas
+    return "~e" if largest >= 1e8 or largest < 1e-4 else alt.Undefined
+
+
 def _rows(rows: Sequence[dict[str, Any]]) -> alt.InlineData:
     # plain values: no limit on their number, no guess of their types
     return alt.InlineData(values=list(rows))
@@ -478,13 +668,14 @@ def _drawn(
     name: str, title: str, description: str, chart: Any, *subtitle: str, data: dict[str, Any] | None = None
 ) -> Figure:
     text = LIGHT["ink"]
+    head = alt.Title(
+        title,
+        subtitle=list(subtitle) if subtitle else alt.Undefined,
+        subtitleColor=LIGHT["muted"],
+        subtitlePadding=4,
+    )
     spec = chart.properties(
-        title=alt.Title(
-            title,
-            subtitle=list(subtitle) if subtitle else alt.Undefined,
-            subtitleColor=LIGHT["muted"],
-            subtitlePadding=4,
-        ),
+        **({"title": head} if title else {}),
         background=LIGHT["surface"],
         padding={"left": 14, "right": 14, "top": 10, "bottom": 10},
     ).to_dict(context={"pre_transform": False})
