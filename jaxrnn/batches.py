@@ -1,36 +1,44 @@
-"""Sequences as arrays that a device can train on: normalised, right-padded, in length buckets.
+"""Sequences as arrays that a device can train on: normalised, right-padded, in length buckets, by windows.
 
-Every trial of a pack walks through the buckets in the same order (`Schedule`), which the compiled program needs;
+What fits on the device is one window, which stays there. What doesn't is walked through in windows of fixed shapes,
+each of shards that the epoch's draw brings together, and read ahead while the device trains on the one before. Every
+trial of a pack walks through the windows and buckets in the same order (`Schedule`), which the compiled program needs;
 which sequences a batch holds is each trial's own draw.
 """
 
+import time
+import zlib
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pandas as pd
 
-from jaxrnn import shards
+from jaxrnn import shards, splits
 from jaxrnn.errors import JaxrnnError
-from jaxrnn.readers import SPLITS
 from jaxrnn.shards import Shard
-from jaxrnn.splits import Statistics, shard_paths
+from jaxrnn.splits import Statistics
 
 
 class Bucket(NamedTuple):
     """Sequences of similar length: features [row, step, feature] float32 (0 beyond the length), lengths [row] int32,
-    metadata [row, column] float32, labels [row] int32. Rows of length 0 are filling and count nowhere."""
+    metadata [row, column] float32, labels [row] int32, keys [row] uint32 (the objects' `object_keys`). Rows of length 0
+    are filling, stand last and count nowhere."""
 
     features: np.ndarray
     lengths: np.ndarray
     metadata: np.ndarray
     labels: np.ndarray
+    keys: np.ndarray
 
 
 @dataclass(frozen=True)
 class Examples:
-    """One split's sequences as a ragged table, normalised: offsets [sequence + 1], features [step, feature], ..."""
+    """Sequences as a ragged table, normalised: offsets [sequence + 1], features [step, feature], ..."""
 
     ids: np.ndarray
     labels: np.ndarray
@@ -46,57 +54,106 @@ class Examples:
         return len(self.ids)
 
 
-class Schedule(NamedTuple):
-    """The batches of an epoch: for each step [step] int32 the bucket and the batch's number within it."""
+@dataclass(frozen=True)
+class Part:
+    """The sequences of some splits: what is known of each in advance, and how the rest is read, shard by shard.
 
-    bucket: np.ndarray
-    number: np.ndarray
+    ids, labels, splits, lengths: [sequence], one shard's after another's. starts: [shard + 1], the first sequence of
+    each. features, metadata: numbers of columns. read: from a shard's place in `starts` to its sequences.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    splits: np.ndarray
+    lengths: np.ndarray
+    starts: np.ndarray
+    features: int
+    metadata: int
+    read: Callable[[int], Examples]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def of(cls, pieces: list[Examples], split: str = "train") -> "Part":
+        """Returns examples that are in memory as a part, each piece as if it were a shard."""
+        lengths = np.concatenate([piece.lengths for piece in pieces])
+        return cls(
+            ids=np.concatenate([piece.ids for piece in pieces]),
+            labels=np.concatenate([piece.labels for piece in pieces]),
+            splits=np.full(len(lengths), split),
+            lengths=lengths,
+            starts=np.cumsum([0, *map(len, pieces)]),
+            features=pieces[0].features.shape[1],
+            metadata=pieces[0].metadata.shape[1],
+            read=pieces.__getitem__,
+        )
 
 
-def load(dataset: Path, splits: pd.DataFrame, statistics: Statistics) -> dict[str, Examples]:
-    """Returns the examples of each split. `splits` is `splits.csv`, whose rows stand in the shards' order."""
-    pieces: dict[str, list[Examples]] = {name: [] for name in SPLITS}
-    class_index = {name: index for index, name in enumerate(statistics.classes)}
-    start = 0
-    for path in shard_paths(dataset):
-        shard = shards.read(path)
-        rows = splits.iloc[start : start + len(shard.ids)]
-        start += len(shard.ids)
-        if rows["id"].tolist() != shard.ids.tolist():
-            raise JaxrnnError(f"{path}: holds other objects than splits.csv lists; run `jaxrnn split` again")
-        examples = _normalised(shard, rows["class"].map(class_index).fillna(-1).to_numpy(dtype=np.int32), statistics)
-        for name in SPLITS:
-            pieces[name].append(_rows(examples, np.flatnonzero(rows["split"].to_numpy() == name)))
-    return {name: joined(parts) for name, parts in pieces.items()}
+class Corpus:
+    """A dataset's shards with the splits of its objects; `part` gives the sequences of some splits."""
+
+    def __init__(self, dataset: Path, table: pd.DataFrame, statistics: Statistics, fold: int | None = None) -> None:
+        """table: `splits.csv`, whose rows stand in the shards' order. Reads of the shards what is known of each
+        sequence alone; raises JaxrnnError where they hold other objects than `table`."""
+        self._statistics = statistics
+        self._paths = splits.shard_paths(dataset)
+        class_index = {name: index for index, name in enumerate(statistics.classes)}
+        self._labels = np.array([class_index.get(name, -1) for name in table["class"]], dtype=np.int32)
+        self._assigned = np.asarray(splits.assigned(table, fold), dtype=str)
+        self._ids = table["id"].to_numpy(dtype=str)
+        self._read_before: set[int] = set()
+        lengths, starts = [], [0]
+        for path in self._paths:
+            shard = shards.read(path, steps=False)
+            if not np.array_equal(shard.ids, self._ids[starts[-1] : starts[-1] + len(shard.ids)]):
+                raise JaxrnnError(f"{path}: holds other objects than splits.csv lists; run `jaxrnn split` again")
+            lengths.append(shard.lengths)
+            starts.append(starts[-1] + len(shard.ids))
+            self._columns = len(shard.feature_columns), shard.metadata.shape[1]
+        if starts[-1] < len(table):
+            raise JaxrnnError(f"{dataset}: holds fewer objects than splits.csv lists; run `jaxrnn split` again")
+        self._lengths, self._starts = np.concatenate(lengths), np.array(starts)
+
+    def part(self, *names: str) -> Part:
+        """Returns the sequences of the splits that are named."""
+        rows = np.flatnonzero(np.isin(self._assigned, names))
+        found = np.unique(np.searchsorted(self._starts, rows, side="right") - 1)
+        starts = np.searchsorted(rows, [*self._starts[found], self._starts[-1]])
+
+        def read(place: int) -> Examples:
+            return self._read(int(found[place]), rows[starts[place] : starts[place + 1]])
+
+        return Part(
+            self._ids[rows], self._labels[rows], self._assigned[rows], self._lengths[rows], starts, *self._columns, read
+        )
+
+    def _read(self, index: int, rows: np.ndarray) -> Examples:
+        """Returns the sequences `rows` (of the whole dataset) of one shard."""
+        path, start = self._paths[index], self._starts[index]
+        # a broken disk shows at the first reading; checksums cost half of the time
+        shard = shards.read(path, check=index not in self._read_before)
+        self._read_before.add(index)
+        if not np.array_equal(shard.lengths, self._lengths[start : self._starts[index + 1]]):
+            raise JaxrnnError(f"{path}: changed since this job began; train again once ingest has finished")
+        offsets, features, metadata = _rows(shard, rows - start)
+        features, metadata = self._statistics.normalised(features, metadata, offsets)
+        return Examples(self._ids[rows], self._labels[rows], offsets, features, metadata)
 
 
-def _normalised(shard: Shard, labels: np.ndarray, statistics: Statistics) -> Examples:
-    features = (shard.features - statistics.feature_mean) / statistics.feature_deviation
-    metadata = (shard.metadata - statistics.metadata_mean) / statistics.metadata_deviation
-    # a passband that was not observed becomes the training mean; its presence column says so
-    features = np.nan_to_num(features.astype(np.float32), nan=0.0)
-    return Examples(shard.ids, labels, shard.offsets, features, metadata.astype(np.float32))
-
-
-def _rows(examples: Examples, chosen: np.ndarray) -> Examples:
-    lengths = examples.lengths[chosen]
+def _rows(shard: Shard, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns offsets, features and metadata of the chosen sequences."""
+    if len(chosen) == len(shard.ids):
+        return shard.offsets, shard.features, shard.metadata
+    lengths = shard.lengths[chosen]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    steps = np.repeat(examples.offsets[chosen] - offsets[:-1], lengths) + np.arange(offsets[-1])
-    return Examples(
-        examples.ids[chosen], examples.labels[chosen], offsets, examples.features[steps], examples.metadata[chosen]
-    )
+    steps = np.repeat(shard.offsets[chosen] - offsets[:-1], lengths) + np.arange(offsets[-1])
+    return offsets, shard.features[steps], shard.metadata[chosen]
 
 
-def joined(parts: list[Examples]) -> Examples:
-    """Returns the examples of all parts, one part after another."""
-    lengths = np.concatenate([part.lengths for part in parts])
-    return Examples(
-        ids=np.concatenate([part.ids for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        features=np.concatenate([part.features for part in parts]),
-        metadata=np.concatenate([part.metadata for part in parts]),
-    )
+def object_keys(ids: np.ndarray) -> np.ndarray:
+    """Returns what an object's draws are folded with, [object] uint32: the CRC-32 of its id."""
+    return np.array([zlib.crc32(name.encode()) for name in ids.tolist()], dtype=np.uint32)
 
 
 def edges(lengths: np.ndarray, buckets: int) -> list[int]:
@@ -105,51 +162,182 @@ def edges(lengths: np.ndarray, buckets: int) -> list[int]:
     return sorted({int(edge) for edge in quantiles})
 
 
-def bucketed(examples: Examples, longest: list[int], multiple: int = 1) -> tuple[tuple[Bucket, ...], np.ndarray]:
-    """Returns the examples in buckets, and where each bucket row came from ([row] index into `examples`, -1 for
-    filling).
+class Schedule(NamedTuple):
+    """The batches of a window: for each step [step] int32 the bucket and the batch's number within it."""
 
-    longest: each bucket's longest length; sequences beyond the last go into a bucket of their own.
-    multiple: each bucket is filled with rows of length 0 up to a multiple of this.
+    bucket: np.ndarray
+    number: np.ndarray
+
+
+def schedule(counts: np.ndarray, batch_size: int, most_steps: int) -> Schedule:
+    """Returns the order of a window's batches, the same for every trial, with 0 for the steps beyond them.
+
+    counts: [bucket], sequences. The buckets are mixed by a fixed draw, so that lengths come in no order.
     """
-    lengths = examples.lengths
-    if len(lengths) and lengths.max() > longest[-1]:
-        longest = [*longest, int(lengths.max())]
-    place = np.searchsorted(longest, lengths)
-    buckets, sources = [], []
-    for index, steps in enumerate(longest):
-        rows = np.flatnonzero(place == index)
-        if not len(rows):
-            continue
-        filling = -len(rows) % multiple
-        buckets.append(_padded(_rows(examples, rows), steps, filling))
-        sources.append(np.concatenate([rows, np.full(filling, -1)]))
-    return tuple(buckets), np.concatenate(sources) if sources else np.zeros(0, dtype=np.int64)
-
-
-def _padded(examples: Examples, steps: int, filling: int) -> Bucket:
-    count = len(examples) + filling
-    lengths = np.concatenate([examples.lengths, np.zeros(filling, dtype=np.int64)]).astype(np.int32)
-    features = np.zeros((count, steps, examples.features.shape[1]), dtype=np.float32)
-    owner = np.repeat(np.arange(len(examples)), examples.lengths)
-    features[owner, np.arange(len(owner)) - examples.offsets[owner]] = examples.features
-    metadata = np.zeros((count, examples.metadata.shape[1]), dtype=np.float32)
-    metadata[: len(examples)] = examples.metadata
-    labels = np.zeros(count, dtype=np.int32)
-    labels[: len(examples)] = examples.labels
-    return Bucket(features, lengths, metadata, labels)
-
-
-def schedule(buckets: tuple[Bucket, ...], batch_size: int) -> Schedule:
-    """Returns the order of an epoch's batches, the same in every epoch and for every trial.
-
-    The buckets are mixed by a fixed draw, so that lengths come in no order.
-    """
-    bucket = np.concatenate(
-        [np.full(-(-len(b.lengths) // batch_size), index, dtype=np.int32) for index, b in enumerate(buckets)]
-    )
+    batch_counts = -(-counts // batch_size)
+    bucket = np.repeat(np.arange(len(counts), dtype=np.int32), batch_counts)
     bucket = np.random.default_rng(0).permutation(bucket)
     number = np.zeros_like(bucket)
-    for index in range(len(buckets)):
-        number[bucket == index] = np.arange((bucket == index).sum())
-    return Schedule(bucket, number)
+    for index in range(len(counts)):
+        number[bucket == index] = np.arange(batch_counts[index])
+    filling = 0, most_steps - len(bucket)
+    return Schedule(np.pad(bucket, filling), np.pad(number, filling))
+
+
+class Window(NamedTuple):
+    """What is on the device at once. sources: [row], where each bucket's rows, one bucket after another, stand in the
+    part, -1 for filling. counts: [bucket], rows that are not filling."""
+
+    buckets: tuple[Bucket, ...]
+    sources: np.ndarray
+    counts: np.ndarray
+
+
+class Windows:
+    """A part's sequences in windows, whose buckets have the same shapes in every window of every epoch.
+
+    longest: each bucket's longest length; sequences beyond the last go into a bucket of their own. most_bytes: padded
+    data up to this is one window. Of more, each bucket gets its share of `most_bytes` (at least what one shard needs),
+    and a window takes the next shards as long as there is room. multiple: buckets hold a multiple of so many rows.
+    seed: draws the shards' order anew in each of `epochs`; None keeps their order, and all epochs are one.
+
+    `waited`: seconds that `get` has blocked. At most two windows are in memory, and a third that is being built.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        longest: list[int],
+        most_bytes: float,
+        *,
+        multiple: int = 1,
+        seed: int | None = None,
+        epochs: int = 1,
+    ) -> None:
+        if len(part) and part.lengths.max() > longest[-1]:
+            longest = [*longest, int(part.lengths.max())]
+        widths = np.array(longest)
+        place = np.searchsorted(widths, part.lengths)
+        used, self._place = np.unique(place, return_inverse=True)
+        self._part, self._seed, self._epochs = part, seed, epochs
+        self.steps = [int(width) for width in widths[used]]  # of each bucket
+        pieces = np.repeat(np.arange(len(part.starts) - 1), np.diff(part.starts))
+        cells = np.bincount(pieces * len(used) + self._place, minlength=(len(part.starts) - 1) * len(used))
+        self._counts = cells.reshape(-1, len(used))  # [shard, bucket]
+        row_bytes = 4 * (widths[used] * part.features + part.metadata + 3)
+        total = self._counts.sum(axis=0)
+        all_bytes = float((total * row_bytes).sum())
+        self.whole = all_bytes <= most_bytes
+        if not self.whole:
+            share = (total * (most_bytes / all_bytes)).astype(np.int64)
+            total = np.maximum(share, self._counts.max(axis=0))
+        self.rows = total + -total % multiple  # of each bucket
+        self.waited = 0.0
+        self._held: tuple[tuple[int, int], Window] | None = None
+        self._ahead: tuple[tuple[int, int], Future[Window]] | None = None
+        self._reader = ThreadPoolExecutor(1, "jaxrnn-input")
+        self._closed = False
+
+    def __enter__(self) -> "Windows":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Lets go of all windows, and of the one that is being read."""
+        self._closed = True
+        self._held = self._ahead = None
+        self._reader.shutdown(cancel_futures=True)
+
+    def count(self, epoch: int = 0) -> int:
+        return len(self._cuts(epoch)[1]) - 1
+
+    def counts(self, epoch: int, index: int) -> np.ndarray:
+        """Returns how many sequences each bucket of a window holds, [bucket]."""
+        return self._counts[self._shards(epoch, index)].sum(axis=0)
+
+    def get(self, epoch: int = 0, index: int = 0) -> Window:
+        """Returns a window on the device, and begins to read the one after it. Raises what reading it raises."""
+        wanted = (epoch if self._drawn else 0), index
+        if self._held is None or self._held[0] != wanted:
+            began = time.monotonic()
+            ahead = self._ahead if self._ahead is not None and self._ahead[0] == wanted else None
+            future = self._reader.submit(self._read, *wanted) if ahead is None else ahead[1]
+            self._ahead = None
+            self._held = wanted, future.result()
+            self.waited += time.monotonic() - began
+            after = self._after(*wanted)
+            if after not in (None, wanted):
+                self._ahead = after, self._reader.submit(self._read, *after)
+        return self._held[1]
+
+    @property
+    def _drawn(self) -> bool:
+        return self._seed is not None and not self.whole
+
+    def _after(self, epoch: int, index: int) -> tuple[int, int] | None:
+        if index + 1 < self.count(epoch):
+            return epoch, index + 1
+        if not self._drawn:
+            return 0, 0
+        return (epoch + 1, 0) if epoch + 1 < self._epochs else None
+
+    def _cuts(self, epoch: int) -> tuple[np.ndarray, list[int]]:
+        """Returns the order of an epoch's shards, and where in it windows begin and end."""
+        order = np.arange(len(self._counts))
+        if self._drawn:
+            assert self._seed is not None
+            order = np.random.default_rng([self._seed % 2**64, epoch]).permutation(order)
+        sums = np.concatenate([np.zeros_like(self._counts[:1]), np.cumsum(self._counts[order], axis=0)])
+        cuts = [0]
+        while cuts[-1] < len(order):
+            full = sums[cuts[-1]] + self.rows
+            cuts.append(min(int(np.searchsorted(sums[:, b], full[b], side="right")) - 1 for b in range(len(full))))
+        return order, cuts
+
+    def _shards(self, epoch: int, index: int) -> np.ndarray:
+        order, cuts = self._cuts(epoch)
+        return order[cuts[index] : cuts[index + 1]]
+
+    def _read(self, epoch: int, index: int) -> Window:
+        part = self._part
+        buckets = [_empty(rows, steps, part) for rows, steps in zip(self.rows.tolist(), self.steps, strict=True)]
+        sources = [np.full(rows, -1) for rows in self.rows]
+        filled = np.zeros(len(buckets), dtype=np.int64)
+        for shard in self._shards(epoch, index):
+            if self._closed:
+                raise RuntimeError("the windows are closed")
+            rows = slice(part.starts[shard], part.starts[shard + 1])
+            examples, keys = part.read(int(shard)), object_keys(part.ids[rows])
+            for number, bucket in enumerate(buckets):
+                chosen = np.flatnonzero(self._place[rows] == number)
+                _fill(bucket, filled[number], examples, keys, chosen)
+                sources[number][filled[number] : filled[number] + len(chosen)] = chosen + part.starts[shard]
+                filled[number] += len(chosen)
+        # waited for here, so that the transfer is over when the window is asked for
+        on_device = jax.block_until_ready(jax.device_put(tuple(buckets)))
+        return Window(on_device, np.concatenate(sources) if sources else np.zeros(0, dtype=np.int64), filled)
+
+
+def _empty(rows: int, steps: int, part: Part) -> Bucket:
+    return Bucket(
+        np.zeros((rows, steps, part.features), dtype=np.float32),
+        np.zeros(rows, dtype=np.int32),
+        np.zeros((rows, part.metadata), dtype=np.float32),
+        np.zeros(rows, dtype=np.int32),
+        np.zeros(rows, dtype=np.uint32),
+    )
+
+
+def _fill(bucket: Bucket, start: int, examples: Examples, keys: np.ndarray, chosen: np.ndarray) -> None:
+    """Writes the chosen sequences into the bucket's rows from `start` on."""
+    rows = slice(start, start + len(chosen))
+    lengths = examples.lengths[chosen]
+    first = np.cumsum(lengths) - lengths
+    within = np.arange(lengths.sum()) - np.repeat(first, lengths)
+    steps = bucket.features.shape[1]
+    places = np.repeat((start + np.arange(len(chosen))) * steps, lengths) + within
+    found = np.repeat(examples.offsets[chosen], lengths) + within
+    bucket.features.reshape(-1, bucket.features.shape[2])[places] = examples.features[found]
+    bucket.lengths[rows] = lengths
+    bucket.metadata[rows] = examples.metadata[chosen]
+    bucket.labels[rows] = examples.labels[chosen]
+    bucket.keys[rows] = keys[chosen]

@@ -21,8 +21,21 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from jaxrnn import __version__, batches, bundles, losses, plan, predict, predictions, results, splits, training, trials
-from jaxrnn.batches import Examples
+from jaxrnn import (
+    __version__,
+    augmentation,
+    batches,
+    bundles,
+    losses,
+    plan,
+    predict,
+    predictions,
+    results,
+    splits,
+    training,
+    trials,
+)
+from jaxrnn.batches import Corpus, Part, Schedule, Window, Windows
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.config import RUN_KEYS, TRACED_KEYS, digest
 from jaxrnn.errors import Interrupted, JaxrnnError, listed
@@ -47,17 +60,21 @@ def train(job_file: JobFile, at: Results, output: Path, say: Say, *, retrain: bo
     """
     device = _choose_device(job_file.training.device)
     experiment_folder = at.experiment(job_file.experiment)
-    statistics = splits.read_statistics(experiment_folder)
-    seed = plan.split_seed(job_file.model_dump())
-    if statistics.settings_digest != splits.settings_digest(job_file.split, job_file.task, seed):
+    fold = job_file.job.fold
+    statistics = splits.read_statistics(experiment_folder, fold)
+    if statistics.settings_digest != splits.settings_digest(job_file):
         raise JaxrnnError(
-            f"{experiment_folder / 'splits.csv'}: made with other `split` or `task` settings than this job has; run "
-            "`jaxrnn split` and `jaxrnn plan` with the same experiment file, then train again"
+            f"{experiment_folder / 'splits.csv'}: made with other settings of `split`, `task` or `normalisation` "
+            "than this job has; run `jaxrnn split` and `jaxrnn plan` with the same experiment file, then train again"
         )
-    examples = batches.load(at.dataset(job_file.job.dataset), splits.read_splits(experiment_folder), statistics)
+    dataset = at.dataset(job_file.job.dataset)
+    corpus = Corpus(dataset, splits.read_splits(experiment_folder), statistics, fold)
+    data = _Data(corpus.part("train"), corpus.part("validation"), corpus.part(*SCORED_SPLITS))
+    augment = augmentation.read(job_file.augmentation, job_file.data, dataset, statistics)
+    counts = {name: int((data.scored.splits == name).sum()) for name in SCORED_SPLITS}
     say(
         f"job {job_file.job.name}: {len(job_file.job.trials)} trials on {device}; "
-        + ", ".join(f"{len(entry)} {name}" for name, entry in examples.items())
+        + ", ".join(f"{count} {name}" for name, count in ({"train": len(data.train)} | counts).items())
         + f" sequences of {len(statistics.classes)} classes"
     )
     base = Results(output) if retrain else at
@@ -68,10 +85,12 @@ def train(job_file: JobFile, at: Results, output: Path, say: Say, *, retrain: bo
         say(f"{finished} trials are finished already and are kept (--retrain --output FOLDER trains them again there)")
     if waiting:
         checkpoints = Checkpoints(base.checkpoints(job_file.experiment, job_file.job.name))
-        pack = _Pack(job_file, statistics, examples, waiting, folders, checkpoints, say)
-        pack.run()
+        with _Pack(job_file, statistics, data, augment, waiting, folders, checkpoints, say) as pack:
+            began = time.monotonic()
+            pack.run()
+            say(f"waited for input {100 * pack.waited / (time.monotonic() - began):.1f} % of the time")
         checkpoints.close(remove=True)
-    _write_outputs(job_file, statistics, examples, folders, output)
+    _write_outputs(job_file, statistics, data.scored, folders, output)
     say(f"job {job_file.job.name}: done, results in {output}")
 
 
@@ -132,13 +151,27 @@ class _Signals:
         self.received = number
 
 
+@dataclass(frozen=True)
+class _Data:
+    """What is trained on, what is watched, and what is predicted once a trial is finished (validation and test)."""
+
+    train: Part
+    validation: Part
+    scored: Part
+
+
 @dataclass
 class _Place:
-    """What the host knows of one trial in the pack."""
+    """What the host knows of one trial in the pack; input_seconds: those of `seconds` in which input was waited for."""
 
     trial: Trial
     history: list[list[float]] = field(default_factory=list)
     seconds: float = 0.0
+    input_seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in ("history", "seconds", "input_seconds")}
+        return {"fingerprint": self.trial.fingerprint, **values}
 
 
 class _Pack:
@@ -148,31 +181,30 @@ class _Pack:
         self,
         job_file: JobFile,
         statistics: Statistics,
-        examples: dict[str, Examples],
+        data: _Data,
+        augment: training.Augment | None,
         waiting: list[Trial],
         folders: dict[str, Path],
         checkpoints: Checkpoints,
         say: Say,
     ) -> None:
-        self.job_file, self.statistics, self.examples, self.say = job_file, statistics, examples, say
-        # together, so that predicting them compiles once
-        self.scored = batches.joined([examples[name] for name in SCORED_SPLITS])
+        self.job_file, self.statistics, self.data, self.say = job_file, statistics, data, say
         self.folders, self.checkpoints, self.waiting = folders, checkpoints, list(waiting)
         settings = job_file.training
-        train = examples["train"]
+        train, most_bytes = data.train, settings.window_mb * 1e6
         longest = batches.edges(train.lengths, settings.length_buckets)
-        buckets, _ = batches.bucketed(train, longest)
-        multiple = training.evaluation_multiple(len(examples["validation"]))
-        validation, _ = batches.bucketed(examples["validation"], longest, multiple)
-        self.buckets, self.validation = jax.device_put(buckets), jax.device_put(validation)
-        schedule = batches.schedule(buckets, settings.batch_size)
-        self.schedule, self.steps_per_epoch = jax.device_put(schedule), len(schedule.bucket)
+        # the split's seed draws the windows: trials of all seeds walk through the same ones
+        seed = plan.split_seed(job_file.model_dump())
+        self.windows = Windows(train, longest, most_bytes, seed=seed, epochs=settings.epochs)
+        self.validation = predict.evaluation_windows(data.validation, longest, most_bytes)
         self.program = training.make(
-            job_file.model, settings, train.features.shape[1], train.metadata.shape[1], len(statistics.classes)
+            job_file.model, settings, train.features, train.metadata, len(statistics.classes), augment
         )
         self._replace = jax.jit(self._replaced)
-        self.step = 0  # of the epoch under way
+        # the window of the epoch under way, and the step within it
+        self.window, self.step = 0, 0
         self.segment_steps = FIRST_SEGMENT_STEPS
+        self._scheduled: tuple[Window, Schedule] | None = None
         self.compiled = False
         self.places: list[_Place | None] = []
         self.hypers: Hyperparameters
@@ -183,26 +215,39 @@ class _Pack:
             self.hypers = self._hyperparameters()
             self.states = self.program.begin(self.hypers)
 
+    def __enter__(self) -> "_Pack":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for windows in (self.windows, self.validation):
+            windows.__exit__(*error)
+
+    @property
+    def epoch(self) -> int:
+        """Returns how many epochs the trials have finished. Those of a pack that train in more than one window began
+        together; of others it decides nothing."""
+        return min([len(place.history) for place in self.places if place is not None], default=0)
+
+    @property
+    def waited(self) -> float:
+        """Returns the seconds in which the device has waited for input."""
+        return self.windows.waited + self.validation.waited
+
     def run(self) -> None:
         """Trains until no trial runs or waits; each finished one is in the store before the next epoch begins."""
         progress = _Progress(self)
         saved = time.monotonic()
         with _Signals() as signals:
             while any(self.places):
-                began = time.monotonic()
-                stop = min(self.step + self.segment_steps, self.steps_per_epoch)
-                self.states = self.program.advance(
-                    self.states, self.hypers, self.buckets, self.schedule, jnp.int32(self.step), jnp.int32(stop)
-                )
-                jax.block_until_ready(self.states.loss_sum)
-                self._adapt_segment(time.monotonic() - began, stop - self.step)
-                self.step = stop
-                if self.step == self.steps_per_epoch:
-                    self._finish_epoch(began)
+                began, waited = time.monotonic(), self.waited
+                self._advance()
+                ended = self.window == self.windows.count(self.epoch)
+                report = self._finish_epoch() if ended else None
+                self._share(time.monotonic() - began, self.waited - waited)
+                if report is not None:
+                    self._keep(report)
                     if not any(self.places):
                         break
-                else:
-                    self._share(time.monotonic() - began)
                 progress.tell()
                 due = time.monotonic() - saved > 60 * self.job_file.training.checkpoint_minutes
                 if due or signals.received is not None:
@@ -214,6 +259,32 @@ class _Pack:
                         "checkpoint is written, and the same command goes on from it"
                     )
 
+    def _advance(self) -> None:
+        """Trains for a segment, at most to the end of the window."""
+        window = self.windows.get(self.epoch, self.window)
+        batch_size = self.job_file.training.batch_size
+        if self._scheduled is None or self._scheduled[0] is not window:
+            most_steps = self._steps(self.windows.rows)
+            self._scheduled = window, jax.device_put(batches.schedule(window.counts, batch_size, most_steps))
+        steps = self._steps(window.counts)
+        began = time.monotonic()
+        stop = min(self.step + self.segment_steps, steps)
+        numbers = [jnp.int32(number) for number in (self.window, self.step, stop)]
+        self.states = self.program.advance(self.states, self.hypers, window.buckets, self._scheduled[1], *numbers)
+        jax.block_until_ready(self.states.loss_sum)
+        self._adapt_segment(time.monotonic() - began, stop - self.step)
+        self.window, self.step = (self.window, stop) if stop < steps else (self.window + 1, 0)
+
+    def _steps(self, counts: np.ndarray) -> int:
+        """Returns how many batches buckets with so many sequences make."""
+        return int(-(-counts // self.job_file.training.batch_size).sum())
+
+    def epoch_steps(self) -> tuple[int, int]:
+        """Returns how many steps of the epoch under way are done, and how many it has."""
+        epoch = self.epoch
+        steps = [self._steps(self.windows.counts(epoch, index)) for index in range(self.windows.count(epoch))]
+        return sum(steps[: self.window]) + self.step, sum(steps)
+
     def _adapt_segment(self, seconds: float, steps: int) -> None:
         wanted = self.job_file.training.segment_seconds
         if not self.compiled:
@@ -223,11 +294,27 @@ class _Pack:
         elif seconds < wanted / 2 and steps == self.segment_steps:
             self.segment_steps *= 2
 
-    def _finish_epoch(self, began: float) -> None:
-        self.step = 0
-        self.states, report = self.program.finish_epoch(self.states, self.hypers, self.validation)
-        epochs, running, report = jax.device_get((self.states.epoch, self.states.running, report))
-        self._share(time.monotonic() - began)
+    def _finish_epoch(self) -> tuple[Any, Any, training.EpochReport]:
+        """Returns the trials' epochs, which of them go on, and their reports."""
+        logits, sources = [], []
+        for index in range(self.validation.count()):
+            window = self.validation.get(0, index)
+            logits.append(self.program.evaluate(self.states, window.buckets))
+            sources.append(window.sources)
+        rows = np.concatenate(sources)
+        self.states, report = self.program.finish_epoch(
+            self.states,
+            self.hypers,
+            logits[0] if len(logits) == 1 else jnp.concatenate(logits, axis=1),
+            jax.device_put(self.data.validation.labels[rows]),
+            jax.device_put(rows >= 0),
+        )
+        return jax.device_get((self.states.epoch, self.states.running, report))
+
+    def _keep(self, reported: tuple[Any, Any, training.EpochReport]) -> None:
+        """Takes an epoch into the histories, stores the trials that ended with it, and fills their places."""
+        epochs, running, report = reported
+        self.window, self.step = 0, 0
         for index, place in enumerate(self.places):
             if place is not None:
                 scores = [entry[index] for entry in (report.train_loss, report.train_accuracy, *report.validation)]
@@ -240,22 +327,40 @@ class _Pack:
             self._store_all(ended)
         self._refill()
 
-    def _share(self, seconds: float) -> None:
+    def _share(self, seconds: float, waited: float) -> None:
         occupied = [place for place in self.places if place is not None]
         for place in occupied:
             place.seconds += seconds / len(occupied)
+            place.input_seconds += waited / len(occupied)
 
     def _store_all(self, ended: list[int]) -> None:
         """Stores the finished trials and empties their places."""
         # what makes a finished trial leaves the device at once, not leaf by leaf for each of them
         kept = ("best_parameters", "best_statistics", "best_epoch", "epoch", "diverged")
         found = jax.device_get({name: getattr(self.states, name) for name in kept})
-        for index in ended:
-            self._store(index, jax.tree.map(lambda leaf, at=index: leaf[at], found))
+        states = [jax.tree.map(lambda leaf, at=index: leaf[at], found) for index in ended]
+        networks = [predict.flattened(state["best_parameters"], state["best_statistics"]) for state in states]
+        scored, classes = self.data.scored, len(self.statistics.classes)
+        most_bytes = self.job_file.training.window_mb * 1e6
+        # all in one walk through the data; a trial without a best epoch has no network to predict with
+        trained = [place for place, state in enumerate(states) if state["best_epoch"]]
+        found = predict.probabilities(
+            self.job_file.model, [networks[place] for place in trained], scored, classes, most_bytes
+        )
+        predicted = dict(zip(trained, found, strict=True))
+        for place, index in enumerate(ended):
+            nothing = np.full((len(scored), classes), np.nan, dtype=np.float32)
+            self._store(index, states[place], networks[place], predicted.get(place, nothing))
             self.places[index] = None
 
     def _refill(self) -> None:
-        """Gives each empty place to the next waiting trial; between epochs, which all places walk through together."""
+        """Gives each empty place to the next waiting trial; between epochs, which all places walk through together.
+
+        Where an epoch has several windows, its number decides what they hold: trials then begin only together, so that
+        none of them depends on when a place became free.
+        """
+        if any(self.places) and not self.windows.whole:
+            return
         fresh = np.zeros(len(self.places), dtype=bool)
         for index, place in enumerate(self.places):
             if place is None and self.waiting:
@@ -291,20 +396,13 @@ class _Pack:
             )
         return jax.device_put(training.stacked(rows))
 
-    def _store(self, index: int, state: dict[str, Any]) -> None:
+    def _store(self, index: int, state: dict[str, Any], arrays: dict[str, np.ndarray], predicted: np.ndarray) -> None:
         place = self.places[index]
         assert place is not None
-        arrays = predict.flattened(state["best_parameters"], state["best_statistics"])
         best, epochs = int(state["best_epoch"]), int(state["epoch"])
         outcome = results.COMPLETED if epochs == self.job_file.training.epochs else results.EARLY_STOPPED
         outcome = results.DIVERGED if state["diverged"] else outcome
-        classes = len(self.statistics.classes)
-        if best:
-            predicted = predict.probabilities(self.job_file.model, arrays, self.scored, classes)
-        else:
-            predicted = np.full((len(self.scored), classes), np.nan, dtype=np.float32)
-        ends = np.cumsum([len(self.examples[name]) for name in SCORED_SPLITS])
-        probabilities: dict[str, np.ndarray] = dict(zip(SCORED_SPLITS, np.split(predicted, ends[:-1]), strict=True))
+        probabilities = {name: predicted[self.data.scored.splits == name] for name in SCORED_SPLITS}
         loss = place.history[best - 1][results.HISTORY_COLUMNS.index("validation_loss")] if best else None
         record = {
             "trial": place.trial.id,
@@ -316,6 +414,7 @@ class _Pack:
             "best_epoch": best,
             "loss": loss,
             "seconds": round(place.seconds, 3),
+            "input_seconds": round(place.input_seconds, 3),
             "pack_width": len(self.places),
             **_software(),
         }
@@ -324,21 +423,19 @@ class _Pack:
     def _save(self) -> None:
         values = {
             "program": self._program_digest(),
+            "window": self.window,
             "step": self.step,
             "segment_steps": self.segment_steps,
-            "places": [
-                None
-                if place is None
-                else {"fingerprint": place.trial.fingerprint, "history": place.history, "seconds": place.seconds}
-                for place in self.places
-            ],
+            "places": [None if place is None else place.to_json() for place in self.places],
             **_software(),
         }
         self.checkpoints.save(self.states, values)
 
     def _program_digest(self) -> str:
         """Returns what a checkpoint's arrays depend on: the static settings and the data."""
-        values = self.job_file.model_dump(mode="json", include={"data", "task", "model", "loss", "training"})
+        values = self.job_file.model_dump(
+            mode="json", include={"data", "task", "model", "loss", "augmentation", "training"}
+        )
         runs = [f"training.{key}" for key in RUN_KEYS if key != "device"]
         for key in (*TRACED_KEYS, *runs):
             section, _, name = key.partition(".")
@@ -352,12 +449,14 @@ class _Pack:
             return False
         arrays, values = restored
         self.states = jax.device_put(arrays)
-        self.step, self.segment_steps = values["step"], values["segment_steps"]
+        self.window, self.step, self.segment_steps = (values[name] for name in ("window", "step", "segment_steps"))
         kept = {place.trial.fingerprint for place in self.places if place is not None}
         self.waiting = [trial for trial in self.waiting if trial.fingerprint not in kept]
-        epoch = min([len(place.history) for place in self.places if place is not None], default=0) + 1
-        self.say(f"goes on from the checkpoint: epoch {epoch}, step {self.step} of {self.steps_per_epoch}")
-        if self.step == 0:
+        if not any(self.places):
+            self.window, self.step = 0, 0  # of an epoch of trials that are no longer asked for
+        done, steps = self.epoch_steps()
+        self.say(f"goes on from the checkpoint: epoch {self.epoch + 1}, step {done} of {steps}")
+        if (self.window, self.step) == (0, 0):
             # what ended with the epoch before was to be stored when the job was killed
             running = np.asarray(self.states.running)
             ended = [index for index, place in enumerate(self.places) if place is not None and not running[index]]
@@ -383,7 +482,8 @@ class _Pack:
         for entry in values["places"]:
             place = None
             if entry is not None and entry["fingerprint"] in by_fingerprint:
-                place = _Place(by_fingerprint[entry["fingerprint"]], entry["history"], entry["seconds"])
+                entry["trial"] = by_fingerprint[entry.pop("fingerprint")]
+                place = _Place(**entry)
             self.places.append(place)
         if not any(self.places) and not self.waiting:
             return None
@@ -409,13 +509,12 @@ class _Progress:
         waiting = f", {len(self.pack.waiting)} waiting" if self.pack.waiting else ""
         left = ""
         spent = sum(place.seconds for place in places)
-        finished = (
-            sum(len(place.history) for place in places) + len(places) * self.pack.step / self.pack.steps_per_epoch
-        )
+        step, steps = self.pack.epoch_steps()
+        finished = sum(len(place.history) for place in places) + len(places) * step / steps
         if finished:
             to_do = sum(epochs - len(place.history) for place in places) + epochs * len(self.pack.waiting)
             left = f", at most {_duration(spent / finished * to_do)} left"
-        where = f"epoch {done} of {epochs}, step {self.pack.step} of {self.pack.steps_per_epoch}"
+        where = f"epoch {done} of {epochs}, step {step} of {steps}"
         self.pack.say(f"{where}: {len(places)} trials training{waiting}{best}{left}")
 
 
@@ -434,7 +533,7 @@ def _software() -> dict[str, str]:
 
 
 def _write_outputs(
-    job_file: JobFile, statistics: Statistics, examples: dict[str, Examples], folders: dict[str, Path], output: Path
+    job_file: JobFile, statistics: Statistics, scored: Part, folders: dict[str, Path], output: Path
 ) -> None:
     rows, histories = [], []
     finished = {trial.id: trials.load(folders[trial.fingerprint]) for trial in job_file.job.trials}
@@ -442,15 +541,15 @@ def _write_outputs(
         record = finished[trial.id].record
         row = {"trial": trial.id, "fingerprint": trial.fingerprint, "data_digest": statistics.data_digest}
         row |= {"seed": trial.seed, **trial.hyperparameters}
-        names = ("outcome", "epochs", "best_epoch", "loss", "seconds", "pack_width", "device")
+        names = ("outcome", "epochs", "best_epoch", "loss", "seconds", "input_seconds", "pack_width", "device")
         rows.append(row | {name: record[name] for name in names})
         history = pd.DataFrame(finished[trial.id].history, columns=list(results.HISTORY_COLUMNS)).astype({"epoch": int})
         history.insert(0, "trial", trial.id)
         histories.append(history)
     predicted = {
         name: Predictions(
-            examples[name].ids,
-            examples[name].labels,
+            scored.ids[scored.splits == name],
+            scored.labels[scored.splits == name],
             {trial: entry.probabilities[name] for trial, entry in finished.items()},
         )
         for name in SCORED_SPLITS

@@ -8,30 +8,46 @@ import numpy as np
 from flax import nnx
 
 from jaxrnn import batches, training
-from jaxrnn.batches import Examples
+from jaxrnn.batches import Part, Windows
 from jaxrnn.bundles import Bundle
 from jaxrnn.config import Model
 from jaxrnn.errors import JaxrnnError
 
-
-def predict(bundle: Bundle, examples: Examples) -> np.ndarray:
-    """Returns the probabilities [object, class] float32 of examples that `batches.load` normalised."""
-    return probabilities(bundle.model, bundle.arrays, examples, len(bundle.statistics.classes))
+# Of a part that is kept whole, where nothing else stands on the device.
+MOST_BYTES = 2.048e9
 
 
-def probabilities(model: Model, arrays: dict[str, np.ndarray], examples: Examples, classes: int) -> np.ndarray:
-    """Returns the class probabilities [object, class] float32 of a network with these parameters."""
-    features, metadata = examples.features.shape[1], examples.metadata.shape[1]
-    buckets, sources = batches.bucketed(
-        examples, batches.edges(examples.lengths, 1), training.evaluation_multiple(len(examples))
-    )
-    parameters, statistics = _states(model, features, metadata, classes, arrays)
-    logits = _evaluator(model, features, metadata, classes)(  # pyright: ignore[reportArgumentType]
-        parameters, statistics, buckets
-    )
-    found = np.zeros((len(examples), classes), dtype=np.float32)
-    found[sources[sources >= 0]] = np.asarray(jax.nn.softmax(logits))[sources >= 0]
+def predict(bundle: Bundle, part: Part, most_bytes: float = MOST_BYTES) -> np.ndarray:
+    """Returns the probabilities [object, class] float32 of a part's objects, in its order."""
+    return probabilities(bundle.model, [bundle.arrays], part, len(bundle.statistics.classes), most_bytes)[0]
+
+
+def probabilities(
+    model: Model, networks: list[dict[str, np.ndarray]], part: Part, classes: int, most_bytes: float = MOST_BYTES
+) -> list[np.ndarray]:
+    """Returns the class probabilities [object, class] float32 of each of the networks with these parameters.
+
+    Objects of more than `most_bytes`, padded, are read and predicted in windows of a quarter of that.
+    """
+    states = [_states(model, part.features, part.metadata, classes, arrays) for arrays in networks]
+    evaluator = _evaluator(model, part.features, part.metadata, classes)  # pyright: ignore[reportArgumentType]
+    found = [np.zeros((len(part), classes), dtype=np.float32) for _ in networks]
+    with evaluation_windows(part, batches.edges(part.lengths, 1), most_bytes) as windows:
+        for index in range(windows.count()):
+            window = windows.get(0, index)
+            present = window.sources >= 0
+            for result, (parameters, statistics) in zip(found, states, strict=True):
+                logits = evaluator(parameters, statistics, window.buckets)
+                result[window.sources[present]] = np.asarray(jax.nn.softmax(logits))[present]
     return found
+
+
+def evaluation_windows(part: Part, longest: list[int], most_bytes: float) -> Windows:
+    """Returns a part's windows for `training.evaluate`: the whole part, or windows of a quarter of `most_bytes`, since
+    they stand in memory beside those that are trained on."""
+    multiple = training.evaluation_multiple(len(part))
+    whole = Windows(part, longest, most_bytes, multiple=multiple)
+    return whole if whole.whole else Windows(part, longest, most_bytes / 4, multiple=multiple)
 
 
 @lru_cache

@@ -1,8 +1,8 @@
 """Training: a pack of trials at once, in one compiled program, epoch by epoch.
 
 Everything about one trial is a function of its own hyperparameters and seed; `jax.vmap` makes a pack of it. Randomness
-is drawn by folding the trial's seed with the epoch and the step, never from a stream, so that where the work is
-cut, or what trains beside it, changes nothing.
+is drawn by folding the trial's seed with the epoch, the window and the step (or the object), never from a stream, so
+that where the work is cut, or what trains beside it, changes nothing.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,11 @@ from jaxrnn.config import Model, Training
 from jaxrnn.monitoring import Scores
 
 # What a trial's seed is folded with, so that its draws for different purposes have nothing in common.
-INITIALISATION, ORDER, DROPOUT = range(3)
+INITIALISATION, ORDER, DROPOUT, AUGMENTATION = range(4)
 EVALUATION_BATCH = 512
+
+# From a batch, and the key of a trial's epoch, to the batch that is trained on.
+Augment = Callable[[Bucket, Array], Bucket]
 
 
 class Hyperparameters(NamedTuple):
@@ -71,15 +74,20 @@ class Program(NamedTuple):
 
     begin: Callable[[Hyperparameters], State]
     advance: Callable[..., State]
+    evaluate: Callable[[State, tuple[Bucket, ...]], Array]
     finish_epoch: Callable[..., tuple[State, EpochReport]]
 
 
-def make(model: Model, training: Training, features: int, metadata: int, classes: int) -> Program:
+def make(
+    model: Model, training: Training, features: int, metadata: int, classes: int, augment: Augment | None = None
+) -> Program:
     """Returns the program that trains packs of trials of one network.
 
-    begin(hyperparameters) -> state. advance(state, hyperparameters, buckets, schedule, start, stop) -> state after the
-    steps [start, stop) of the epoch's schedule, traced, so that any cut runs the same program.
-    finish_epoch(state, hyperparameters, validation buckets) -> state, report.
+    begin(hyperparameters) -> state. advance(state, hyperparameters, buckets, schedule, window, start, stop) -> state
+    after the steps [start, stop) of a window's schedule; all but the states' shapes is traced, so that any cut of any
+    window runs the same program. evaluate(state, buckets) -> logits [trial, row, class].
+    finish_epoch(state, hyperparameters, validation logits, labels [row], valid [row]) -> state, report.
+    augment: changes each batch before it is trained on; None compiles nothing in.
     """
     template = network(model, features, metadata, classes)
     structure = nnx.graphdef(template)
@@ -110,14 +118,17 @@ def make(model: Model, training: Training, features: int, metadata: int, classes
             running=jnp.bool(True),
         )
 
-    def order(hyper: Hyperparameters, epoch: Array, buckets: tuple[Bucket, ...]) -> tuple[Array, ...]:
-        """Returns for each bucket [batch, row] which row goes into which batch, -1 for filling."""
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(hyper.seed), ORDER), epoch)
+    def order(hyper: Hyperparameters, epoch: Array, window: Array, buckets: tuple[Bucket, ...]) -> tuple[Array, ...]:
+        """Returns for each bucket [batch, row] which row goes into which batch, -1 for filling, which comes last."""
+        key = jax.random.fold_in(_epoch_key(hyper, ORDER, epoch), window)
         orders = []
         for index, bucket in enumerate(buckets):
             rows = len(bucket.lengths)
             drawn = jax.random.permutation(jax.random.fold_in(key, index), rows)
-            drawn = jnp.pad(drawn, (0, -rows % training.batch_size), constant_values=-1)
+            present = jnp.asarray(bucket.lengths)[drawn] > 0
+            slots = rows + -rows % training.batch_size
+            place = jnp.where(present, jnp.cumsum(present) - 1, slots)  # beyond the end: dropped
+            drawn = jnp.full(slots, -1).at[place].set(drawn, mode="drop")
             orders.append(drawn.reshape(-1, training.batch_size))
         return tuple(orders)
 
@@ -152,12 +163,12 @@ def make(model: Model, training: Training, features: int, metadata: int, classes
         hyper: Hyperparameters,
         orders: tuple[Array, ...],
         buckets: tuple[Bucket, ...],
+        window: Array,
         place: Array,
         bucket: Array,
         number: Array,
     ) -> State:
-        key = jax.random.fold_in(jax.random.key(hyper.seed), DROPOUT)
-        key = jax.random.fold_in(jax.random.fold_in(key, state.epoch), place)
+        key = jax.random.fold_in(jax.random.fold_in(_epoch_key(hyper, DROPOUT, state.epoch), window), place)
         longest = max(bucket.features.shape[1] for bucket in buckets)
         bits = jax.random.bits(key, (template.dropout_draws(training.batch_size, longest),), jnp.uint16)
 
@@ -166,6 +177,8 @@ def make(model: Model, training: Training, features: int, metadata: int, classes
                 rows = orders[index][number]
                 batch = jax.tree.map(lambda values: values[jnp.maximum(rows, 0)], buckets[index])
                 batch = batch._replace(lengths=jnp.where(rows >= 0, batch.lengths, 0))
+                if augment is not None:
+                    batch = augment(batch, _epoch_key(hyper, AUGMENTATION, state.epoch))
                 return update(state, hyper, batch, bits)
 
             return branch
@@ -179,22 +192,23 @@ def make(model: Model, training: Training, features: int, metadata: int, classes
         hypers: Hyperparameters,
         buckets: tuple[Bucket, ...],
         schedule: Schedule,
+        window: Array,
         start: Array,
         stop: Array,
     ) -> State:
-        orders = jax.vmap(order, in_axes=(0, 0, None))(hypers, states.epoch, buckets)
+        orders = jax.vmap(order, in_axes=(0, 0, None, None))(hypers, states.epoch, window, buckets)
         # the schedule stays outside of vmap: a bucket that all trials share is a branch, else all branches would run
-        pack_step = jax.vmap(step, in_axes=(0, 0, 0, None, None, None, None))
+        pack_step = jax.vmap(step, in_axes=(0, 0, 0, None, None, None, None, None))
 
         def body(place: Array, states: State) -> State:
-            return pack_step(states, hypers, orders, buckets, place, schedule.bucket[place], schedule.number[place])
+            bucket, number = schedule.bucket[place], schedule.number[place]
+            return pack_step(states, hypers, orders, buckets, window, place, bucket, number)
 
         return jax.lax.fori_loop(start, stop, body, states)
 
-    def finish_epoch(state: State, hyper: Hyperparameters, validation: tuple[Bucket, ...]) -> tuple[State, EpochReport]:
-        logits = evaluate(structure, state.parameters, state.statistics, validation)
-        labels = jnp.concatenate([bucket.labels for bucket in validation])
-        valid = jnp.concatenate([bucket.lengths for bucket in validation]) > 0
+    def finish_epoch(
+        state: State, hyper: Hyperparameters, logits: Array, labels: Array, valid: Array
+    ) -> tuple[State, EpochReport]:
         each = losses.focal(logits, labels, class_weights=hyper.class_weights, gamma=hyper.gamma)
         scored = monitoring.scores(logits, each, labels, valid)
         train_loss, train_accuracy = state.loss_sum / state.seen, state.hits / state.seen
@@ -221,8 +235,18 @@ def make(model: Model, training: Training, features: int, metadata: int, classes
     return Program(
         begin=jax.jit(jax.vmap(begin)),
         advance=advance,
-        finish_epoch=jax.jit(jax.vmap(finish_epoch, in_axes=(0, 0, None))),
+        evaluate=jax.jit(
+            jax.vmap(
+                lambda state, buckets: evaluate(structure, state.parameters, state.statistics, buckets),
+                in_axes=(0, None),
+            )
+        ),
+        finish_epoch=jax.jit(jax.vmap(finish_epoch, in_axes=(0, 0, 0, None, None))),
     )
+
+
+def _epoch_key(hyper: Hyperparameters, purpose: int, epoch: Array) -> Array:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(hyper.seed), purpose), epoch)
 
 
 def network(model: Model, features: int, metadata: int, classes: int, key: Any = None) -> models.Network:

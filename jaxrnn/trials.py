@@ -21,7 +21,8 @@ SOFTWARE = ("jaxrnn", *LIBRARIES, "device", "cores")
 @dataclass(frozen=True)
 class FinishedTrial:
     """A trial's outcome: history rows as in `HISTORY_COLUMNS`; arrays of the best epoch's network; probabilities
-    [object, class] by split; record: outcome, epochs, best_epoch, loss, seconds, pack width, device, versions."""
+    [object, class] by split; record: outcome, epochs, best_epoch, loss, seconds, input_seconds (of them,
+    those in which input was waited for), pack width, device, versions."""
 
     history: list[list[float]]
     arrays: dict[str, np.ndarray]

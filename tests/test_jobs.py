@@ -1,6 +1,8 @@
 """Jobs: finished trials are kept, interrupted ones go on, and the end is the same to the bit."""
 
+import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,11 +33,11 @@ def train_all(at: Results, made: plan.Plan, say: jobs.Say = quiet) -> None:
 
 
 def outputs(at: Results, made: plan.Plan) -> dict[str, pd.DataFrame]:
-    """Returns a job's tables without the wall-clock seconds, and its probabilities."""
+    """Returns a job's tables without what was measured by the clock, and its probabilities."""
     folder = at.job(made.experiment.experiment, made.jobs[0].name)
     content, _ = predictions.read(folder / "predictions.h5")
     tables = {name: pd.read_csv(folder / name) for name in ("trials.csv", "history.csv")}
-    tables["trials.csv"] = tables["trials.csv"].drop(columns="seconds")
+    tables["trials.csv"] = tables["trials.csv"].drop(columns=["seconds", "input_seconds"])
     for split, entry in content.items():
         stacked = {trial: p.ravel() for trial, p in entry.probabilities.items()}
         tables[split] = pd.DataFrame(stacked)
@@ -191,13 +193,16 @@ def test_the_bundle_predicts_what_the_table_holds(undisturbed: tuple[Path, Resul
     best = aggregate.aggregate(made.experiment, at)
     folder = at.experiment("tiny")
     statistics = splits.read_statistics(folder)
-    examples = batches.load(at.dataset(made.dataset_key), splits.read_splits(folder), statistics)
+    corpus = batches.Corpus(at.dataset(made.dataset_key), splits.read_splits(folder), statistics)
+    part = corpus.part("test")
     bundle = bundles.load(folder / "best")
     stored, _ = predictions.read(at.job("tiny", best["job"]) / "predictions.h5")
     # the job predicted both splits together, in one shape: another shape, another order of rounding
-    np.testing.assert_allclose(
-        predict.predict(bundle, examples["test"]), stored["test"].probabilities[best["trial"]], atol=1e-6
-    )
+    whole = predict.predict(bundle, part)
+    np.testing.assert_allclose(whole, stored["test"].probabilities[best["trial"]], atol=1e-6)
+    # however little memory there is
+    np.testing.assert_allclose(predict.predict(bundle, part, most_bytes=1.0), whole, atol=1e-6)
+    assert part.ids.tolist() == stored["test"].ids.tolist()
 
 
 def test_gpu_asked_for_and_not_there_stops_at_once(tmp_path: Path) -> None:
@@ -219,9 +224,6 @@ def test_a_pack_that_ended_as_one_keeps_its_width_for_those_that_wait(
     folder = at.job("tiny", made.jobs[0].name)
     text = (folder / "config.yaml").read_text().replace("trials_per_job: 16", "trials_per_job: 2")
     (folder / "config.yaml").write_text(text)
-
-    class Killed(BaseException):
-        pass
 
     def killed(_: object) -> None:
         raise Killed
@@ -261,9 +263,10 @@ def test_results_of_different_settings_are_never_merged(tmp_path: Path) -> None:
 def test_a_job_refuses_splits_of_other_settings(tmp_path: Path) -> None:
     _, at, made = prepared(tmp_path)
     statistics = splits.read_statistics(at.experiment("tiny"))
-    splits.split(made.experiment.split, made.experiment.task, 99, at.dataset(made.dataset_key), at.experiment("tiny"))
+    other = made.experiment.model_copy(update={"seed": 99})
+    splits.split(other, at.dataset(made.dataset_key), at.experiment("tiny"))
     assert splits.read_statistics(at.experiment("tiny")).settings_digest != statistics.settings_digest
-    with pytest.raises(JaxrnnError, match="made with other `split` or `task` settings than this job has"):
+    with pytest.raises(JaxrnnError, match="made with other settings of `split`, `task` or `normalisation`"):
         train_all(at, made)
 
 
@@ -272,3 +275,96 @@ def test_a_survey_without_metadata_is_trained(tmp_path: Path) -> None:
     train_all(at, made)
     best = aggregate.aggregate(made.experiment, at)
     assert np.isfinite(best["test"]["accuracy"]["value"])
+
+
+def test_a_job_says_how_long_it_waited_for_input(undisturbed: tuple[Path, Results, plan.Plan], tmp_path: Path) -> None:
+    _, at, made = undisturbed
+    folder = at.job("tiny", made.jobs[0].name)
+    table = pd.read_csv(folder / "trials.csv")
+    assert np.all(table["input_seconds"] > 0)
+    assert np.all(table["input_seconds"] < table["seconds"])
+    said: list[str] = []
+    jobs.train(plan.load_job(folder / "config.yaml"), at, tmp_path / "again", said.append, retrain=True)
+    assert [line for line in said if re.fullmatch(r"waited for input \d+\.\d % of the time", line)]
+
+
+# Data that does not fit: 120 sequences in windows of about 35, read from shards of about 10.
+IN_WINDOWS = {
+    "training__window_mb": 0.005,
+    "data__shard_mb": 0.004,
+    "training__epochs": 3,
+    "training__length_buckets": 1,
+}
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_job_in_windows_is_the_same_however_it_is_interrupted_and_its_trials_ordered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three trials at two places: the last one waits for both of the others."""
+    _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1, 2]}, **IN_WINDOWS)
+    config = at.job("tiny", made.jobs[0].name) / "config.yaml"
+    config.write_text(config.read_text().replace("trials_per_job: 16", "trials_per_job: 2"))
+    job_file = plan.load_job(config)
+    monkeypatch.setattr(jobs, "FIRST_SEGMENT_STEPS", 1)
+    monkeypatch.setattr(jobs._Pack, "_adapt_segment", lambda *_: None)
+    walk: list[tuple[int, int, int]] = []
+    kill_at: list[int] = []
+    advance = jobs._Pack._advance
+
+    def watched(pack: jobs._Pack) -> None:
+        advance(pack)
+        assert not pack.windows.whole and not pack.validation.whole
+        walk.append((pack.epoch, pack.window, pack.step))
+        if len(walk) in kill_at:
+            pack._save()
+            raise Killed
+
+    monkeypatch.setattr(jobs._Pack, "_advance", watched)
+
+    def trained(name: str, file: plan.JobFile) -> pd.DataFrame:
+        jobs.train(file, at, tmp_path / name, quiet, retrain=True)
+        history = pd.read_csv(tmp_path / name / "history.csv")
+        content, _ = predictions.read(tmp_path / name / "predictions.h5")
+        for split, entry in content.items():
+            for trial, probabilities in entry.probabilities.items():
+                assert np.isfinite(probabilities).all()
+                history.loc[history["trial"] == trial, split] = hashlib.sha256(probabilities.tobytes()).hexdigest()
+        return history.sort_values(["trial", "epoch"]).reset_index(drop=True)
+
+    whole = trained("whole", job_file)
+    assert whole.groupby("trial")["epoch"].apply(list).tolist() == [[1, 2, 3]] * 3
+    windows = 1 + max(window for _, window, step in walk if step)
+    assert windows >= 3
+    # within the second window, and at the end of one in the second epoch, both in the first pack
+    within = 1 + next(place for place, (_, window, step) in enumerate(walk) if window == 1 and step)
+    border = 1 + next(p for p, (epoch, window, step) in enumerate(walk) if epoch == 1 and window == 2 and not step)
+    kill_at[:] = [within, border]
+    walk.clear()
+    for _ in kill_at:
+        with pytest.raises(Killed):
+            trained("killed", job_file)
+    kill_at.clear()
+    pd.testing.assert_frame_equal(trained("killed", job_file), whole, check_exact=True)
+    backwards = job_file.model_copy(
+        update={"job": job_file.job.model_copy(update={"trials": job_file.job.trials[::-1]})}
+    )
+    pd.testing.assert_frame_equal(trained("backwards", backwards), whole, check_exact=True)
+
+
+def test_augmentation_changes_training_and_what_it_cannot_do_stops_the_job(
+    undisturbed: tuple[Path, Results, plan.Plan], tmp_path: Path
+) -> None:
+    _, at, made = undisturbed
+    before = pd.read_csv(at.job("tiny", made.jobs[0].name) / "history.csv")["train_loss"].tolist()[0]
+    _, at, made = prepared(tmp_path, training__epochs=1, augmentation={"truncation": 1.0})
+    train_all(at, made)
+    after = pd.read_csv(at.job("tiny", made.jobs[0].name) / "history.csv")["train_loss"].tolist()[0]
+    # alone or in a pack, the same trial without augmentation has the same loss to 1e-5
+    assert abs(before - after) > 1e-3
+    _, at, made = prepared(tmp_path, training__epochs=1, augmentation={"drop_passbands": 0.5})
+    with pytest.raises(JaxrnnError, match=r"augmentation\.drop_passbands: 0\.5 needs the feature `passband`"):
+        train_all(at, made)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxrnn import batches, losses, training
-from jaxrnn.batches import Examples
+from jaxrnn.batches import Bucket, Examples, Part, Window, Windows
 from jaxrnn.config import Model, Training
 from jaxrnn.training import Hyperparameters, State
 
@@ -35,16 +35,19 @@ class Setting:
     def __init__(self, cell: str = "gru", **settings: Any) -> None:
         network = {"cell": cell, "units": 5, "dense_units": 4, "dropout": 0.3}
         # one program takes seconds to compile: what does not ask for a deep network gets a shallow one
+        augment = settings.pop("augment", None)
         network |= {} if settings.pop("deep", False) else {"depth": 1, "dense_depth": 1}
         self.model = Model.model_validate(network)
         self.training = Training.model_validate({"batch_size": 16, "epochs": 3, "length_buckets": 2} | settings)
         train, validation = examples(), examples(40, seed=1)
         longest = batches.edges(train.lengths, self.training.length_buckets)
-        self.buckets, _ = batches.bucketed(train, longest)
-        self.validation, _ = batches.bucketed(validation, longest)
-        self.schedule = batches.schedule(self.buckets, self.training.batch_size)
-        self.steps = len(self.schedule.bucket)
-        self.program = training.make(self.model, self.training, FEATURES, METADATA, CLASSES)
+        window = Windows(Part.of([train]), longest, np.inf).get()
+        self.buckets = window.buckets
+        self.steps = int(-(-window.counts // self.training.batch_size).sum())
+        self.schedule = batches.schedule(window.counts, self.training.batch_size, self.steps)
+        self.validation = Windows(Part.of([validation]), longest, np.inf).get()
+        self.labels = validation.labels[self.validation.sources]
+        self.program = training.make(self.model, self.training, FEATURES, METADATA, CLASSES, augment)
 
     def hyper(self, seed: int, rate: float = 0.01, gamma: float = 0.0, dropout: float = 0.3) -> Hyperparameters:
         weights = losses.class_weights("balanced", np.array([20, 40, 30]))
@@ -55,14 +58,19 @@ class Setting:
         return hypers, self.program.begin(hypers)
 
     def advance(self, states: State, hypers: Hyperparameters, start: int, stop: int) -> State:
-        return self.program.advance(states, hypers, self.buckets, self.schedule, jnp.int32(start), jnp.int32(stop))
+        numbers = [jnp.int32(number) for number in (0, start, stop)]
+        return self.program.advance(states, hypers, self.buckets, self.schedule, *numbers)
+
+    def finish_epoch(self, states: State, hypers: Hyperparameters) -> tuple[State, Any]:
+        logits = self.program.evaluate(states, self.validation.buckets)
+        return self.program.finish_epoch(states, hypers, logits, self.labels, self.validation.sources >= 0)
 
     def trained(self, pack: list[Hyperparameters], epochs: int = 3) -> tuple[State, list[Any]]:
         hypers, states = self.begin(pack)
         reports = []
         for _ in range(epochs):
             states = self.advance(states, hypers, 0, self.steps)
-            states, report = self.program.finish_epoch(states, hypers, self.validation)
+            states, report = self.finish_epoch(states, hypers)
             reports.append(jax.device_get(report))
         return jax.device_get(states), reports
 
@@ -177,3 +185,91 @@ def test_l2_shrinks_the_last_dense_layer(shallow: Setting) -> None:
     states, _ = shallow.trained([strong, shallow.hyper(1)], epochs=3)
     norms = [float(np.square(np.asarray(penalised_kernel(states.parameters))[index]).sum()) for index in range(2)]
     assert norms[0] < norms[1]
+
+
+def in_windows(setting: Setting, windows: Windows, states: State, hypers: Hyperparameters, longest: int) -> State:
+    """Returns the states after an epoch in windows, in segments of at most `longest` steps."""
+    size = setting.training.batch_size
+    most_steps = int(-(-windows.rows // size).sum())
+    for index in range(windows.count(0)):
+        window = windows.get(0, index)
+        steps = int(-(-window.counts // size).sum())
+        schedule = batches.schedule(window.counts, size, most_steps)
+        for start in range(0, steps, longest):
+            numbers = [jnp.int32(number) for number in (index, start, min(start + longest, steps))]
+            states = setting.program.advance(states, hypers, window.buckets, schedule, *numbers)
+    return states
+
+
+def test_windows_are_trained_on_as_what_fits_is(shallow: Setting) -> None:
+    """Every sequence once an epoch, no batch of filling alone, one program, and the same bits however it is cut."""
+    hypers, states = shallow.begin([shallow.hyper(1), shallow.hyper(2)])
+    pieces = [examples(count, seed=count) for count in (7, 20, 11, 16, 9, 17, 10)]
+    part, size = Part.of(pieces), 15 * 4 * FEATURES
+    with Windows(part, [8, 15], 30 * size, seed=3) as windows:
+        assert windows.count(0) > 2
+        before = shallow.program.advance._cache_size()  # pyright: ignore[reportFunctionMemberAccess]
+        whole = in_windows(shallow, windows, states, hypers, 100)
+        cut = in_windows(shallow, windows, states, hypers, 1)
+        assert shallow.program.advance._cache_size() == before + 1  # pyright: ignore[reportFunctionMemberAccess]
+    assert np.asarray(whole.seen).tolist() == [90, 90]
+    assert np.isfinite(whole.loss_sum).all()
+    assert all(same(member(whole, index), member(cut, index)) for index in range(2))
+    assert not same(member(whole, 0), member(states, 0))
+
+
+def test_what_is_in_filling_rows_changes_no_bit(shallow: Setting) -> None:
+    hypers, states = shallow.begin([shallow.hyper(1), shallow.hyper(2)])
+    part = Part.of([examples(count, seed=count) for count in (7, 20, 11, 16, 9, 17, 10)])
+
+    class Scribbled(Windows):
+        def get(self, epoch: int = 0, index: int = 0) -> Window:
+            window = super().get(epoch, index)
+            buckets = []
+            for bucket in window.buckets:
+                filling = np.asarray(bucket.lengths) == 0
+                values = [np.where(filling.reshape(-1, *[1] * (a.ndim - 1)), 7, a).astype(a.dtype) for a in bucket]
+                buckets.append(Bucket(*values)._replace(lengths=np.asarray(bucket.lengths)))
+            return window._replace(buckets=tuple(buckets))
+
+    found = []
+    for kind in (Windows, Scribbled):
+        with kind(part, [8, 15], 30 * 15 * 4 * FEATURES, seed=3) as windows:
+            found.append(in_windows(shallow, windows, states, hypers, 100))
+    assert all(same(member(found[0], index), member(found[1], index)) for index in range(2))
+
+
+class Flipped:
+    """Changes each sequence by a draw of its own: its sign."""
+
+    def __call__(self, batch: Bucket, key: jax.Array) -> Bucket:
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.keys)
+        signs = jax.vmap(jax.random.rademacher, in_axes=(0, None))(keys, ())
+        return batch._replace(features=batch.features * signs[:, None, None])
+
+
+def test_augmented_sequences_are_those_of_the_trials_seed_and_epoch() -> None:
+    setting = Setting(length_buckets=1, augment=Flipped())
+    pair = [setting.hyper(seed, dropout=0.0) for seed in (1, 2)]
+    first, _ = setting.trained(pair, epochs=2)
+    second, _ = setting.trained([setting.hyper(5), pair[0]], epochs=2)
+    assert same(member(first, 0), member(second, 1))
+    # flipped by hand beforehand: the same epoch without augmentation
+    plain = Setting(length_buckets=1)
+    hypers, states = plain.begin(pair)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(1), training.AUGMENTATION), 0)
+    (bucket,) = plain.buckets
+    by_hand = plain.program.advance(
+        states, hypers, (Flipped()(bucket, key),), plain.schedule, *(jnp.int32(n) for n in (0, 0, plain.steps))
+    )
+    augmented = setting.advance(states, hypers, 0, setting.steps)
+    for one, other in zip(member(by_hand.parameters, 0), member(augmented.parameters, 0), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    plainly = plain.advance(states, hypers, 0, plain.steps)
+    assert (
+        max(
+            np.abs(one - other).max()
+            for one, other in zip(member(plainly.parameters, 0), member(augmented.parameters, 0), strict=True)
+        )
+        > 1e-3
+    )
