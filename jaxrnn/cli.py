@@ -38,13 +38,14 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-def _progress(noun: str) -> Callable[[int, int], None]:
-    """Returns a function that tells how far a count is, at most every ten seconds and at the end of a long one."""
+def _progress(noun: str, rank: int = 0) -> Callable[[int, int], None]:
+    """Returns a function that tells how far a count is, at most every ten seconds; of many ranks the first one tells,
+    of its own share."""
     last = time.monotonic()
 
     def tell(done: int, total: int) -> None:
         nonlocal last
-        if time.monotonic() - last > 10:
+        if rank == 0 and time.monotonic() - last > 10:
             last = time.monotonic()
             say(f"{done} of {total} {noun}")
 
@@ -91,7 +92,9 @@ def simulate(
     place = mpi.join(ranks)
     simulation = place.each(lambda: load_simulation(config))[place.rank]
     folder = output or Results(results).survey(survey_key(simulation))
-    place.each(lambda: simulation_module.simulate(simulation, folder, place.rank, place.size, _progress("files")))
+    place.each(
+        lambda: simulation_module.simulate(simulation, folder, place.rank, place.size, _progress("files", place.rank))
+    )
     place.first(lambda: simulation_module.finish(simulation, folder))
     if place.rank == 0:
         say(f"survey in {folder}")
@@ -120,13 +123,92 @@ def ingest(
     experiment = place.each(lambda: load(config))[place.rank]
     folder = at.dataset(plan_module.dataset_key(experiment))
     survey = plan_module.survey_folder(experiment, at)
-    manifest = ingest_module.ingest(experiment.data, survey, folder, place, _progress("shards"))
+    manifest = ingest_module.ingest(experiment.data, survey, folder, place, _progress("parts or shards", place.rank))
     if place.rank == 0:
         counts: dict[str, int] = manifest["counts"]  # type: ignore[assignment]
+        rejected = counts["objects_rejected"] + counts["observations_rejected"] + counts["parts_rejected"]
         say(
             f"{counts['objects_out']} of {counts['objects_in']} objects and {counts['observations_out']} of "
-            f"{counts['observations_in']} observations are in {folder}; the others are in rejected.csv, with reasons"
+            f"{counts['observations_in']} observations are in {folder}"
+            + (f"; {counts['observations_cut']} observations are cut by choice" if counts["observations_cut"] else "")
+            + ("; what is rejected stands in rejected.csv, with reasons" if rejected else "")
         )
+
+
+@app.command(epilog=_examples("jaxrnn verify --config config/goto.yaml"))
+def verify(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
+    """Checks every shard against the manifest's checksums."""
+    from jaxrnn import ingest as ingest_module
+    from jaxrnn import plan as plan_module
+    from jaxrnn.config import load
+    from jaxrnn.results import Results
+
+    folder = Results(results).dataset(plan_module.dataset_key(load(config)))
+    wrong = ingest_module.verify(folder, _progress("shards"))
+    if wrong:
+        raise JaxrnnError(
+            "\n  ".join(
+                [
+                    "the dataset is not as it was written:",
+                    *wrong,
+                    "remove what is named here and run `jaxrnn ingest` again, it makes missing shards alone",
+                ]
+            )
+        )
+    say(f"every shard in {folder} is as it was written")
+
+
+@app.command(epilog=_examples("jaxrnn readers", "jaxrnn readers table"))
+def readers(
+    name: Annotated[str | None, typer.Argument(help="A reader, to see its options.")] = None,
+) -> None:
+    """Lists the survey formats, with an example each."""
+    from jaxrnn import catalogue
+
+    print(catalogue.listing() if name is None else catalogue.described(name))
+
+
+@app.command(
+    epilog=_examples(
+        "jaxrnn view --config config/spcc.yaml",
+        "jaxrnn view --config config/spcc.yaml --object 13 --object 2000 --output two.png",
+        "jaxrnn view --config config/spcc.yaml --from-shards --class Ia --per-class 9",
+    )
+)
+def view(
+    config: ConfigFile,
+    results: ResultsFolder = RESULTS,
+    objects: Annotated[list[str] | None, typer.Option("--object", help="An object's id; may be given often.")] = None,
+    classes: Annotated[list[str] | None, typer.Option("--class", help="A label; all of them where left out.")] = None,
+    per_class: Annotated[int, typer.Option("--per-class", min=1, help="Objects of each class, drawn by --seed.")] = 3,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed draws others.")] = 0,
+    column: Annotated[
+        str | None, typer.Option("--column", help="The column to draw; the first one where left out.")
+    ] = None,
+    from_shards: Annotated[
+        bool,
+        typer.Option("--from-shards", help="Draw what the network sees, from the dataset, not the survey's files."),
+    ] = False,
+    output: Annotated[
+        Path, typer.Option("--output", help="What to write; its ending says how: .html, .png or .svg.")
+    ] = Path("view.html"),
+) -> None:
+    """Draws objects of a survey: look at them before training."""
+    from jaxrnn import plan as plan_module
+    from jaxrnn import view as view_module
+    from jaxrnn.config import load
+    from jaxrnn.results import Results
+
+    experiment, at = load(config), Results(results)
+    wanted = view_module.Wanted(
+        objects=tuple(objects or ()), classes=tuple(classes or ()), per_class=per_class, seed=seed, column=column
+    )
+    if from_shards:
+        folder = at.dataset(plan_module.dataset_key(experiment))
+        say(view_module.draw_dataset(folder, wanted, output, _progress("shards")))
+    else:
+        survey = plan_module.survey_folder(experiment, at)
+        say(view_module.draw_survey(experiment.data, survey, wanted, output, _progress("parts")))
 
 
 @app.command(epilog=_examples("jaxrnn split --config config/goto.yaml"))
@@ -138,14 +220,11 @@ def split(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
     from jaxrnn.results import Results
 
     experiment, at = load(config), Results(results)
-    seed = plan_module.split_seed(experiment.model_dump())
     dataset = at.dataset(plan_module.dataset_key(experiment))
     folder = at.experiment(experiment.experiment)
-    statistics = splits.split(experiment.split, experiment.task, seed, dataset, folder)
-    shown = ", ".join(
-        f"{count} {name}" for name, count in zip(statistics.classes, statistics.class_counts, strict=True)
-    )
-    say(f"splits in {folder / 'splits.csv'}; training has {shown}")
+    for remark in splits.split(experiment, dataset, folder):
+        say(remark)
+    say(f"splits in {folder / 'splits.csv'}")
 
 
 @app.command(epilog=_examples("jaxrnn plan --config config/goto.yaml"))
@@ -223,9 +302,9 @@ def schema(
     """Prints the JSON Schema of the experiment file."""
     import json
 
-    from jaxrnn import config
+    from jaxrnn import catalogue, config
 
-    print(config.tables() if tables else json.dumps(config.schema(), indent=1))
+    print(f"{config.tables()}\n{catalogue.tables()}" if tables else json.dumps(config.schema(), indent=1))
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import surveys
 from commands import assert_whole, jaxrnn, refused
 
 import jaxrnn as package
-from jaxrnn import config
+from jaxrnn import catalogue, config
 from jaxrnn.errors import Interrupted, JaxrnnError
 
 COMMANDS = ("simulate", "ingest", "split", "plan", "train", "aggregate", "report", "schema")
@@ -103,7 +103,7 @@ def test_schema_and_tables() -> None:
     code, output, messages = jaxrnn("schema")
     assert (code, messages) == (0, "")
     assert json.loads(output) == config.schema()
-    assert jaxrnn("schema", "--tables") == (0, config.tables() + "\n", "")
+    assert jaxrnn("schema", "--tables") == (0, f"{config.tables()}\n{catalogue.tables()}\n", "")
 
 
 @pytest.mark.parametrize(

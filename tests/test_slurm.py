@@ -28,7 +28,7 @@ def generic(
 ) -> tuple[Workflow, subprocess.Popen[str]]:
     """The profile for any site, under way from ingest on: it mostly waits, because it asks SLURM seldom."""
     workflow = finished.copied_to(tmp_path_factory.mktemp("generic"))
-    workflow.configure({"data.sequences_per_shard": 16, "grid": {}})
+    workflow.configure({"data.shard_mb": 1, "grid": {}})
     return workflow, workflow.start("--slurm-status-command", "squeue", profile="slurm")
 
 

@@ -35,7 +35,7 @@ def test_the_whole_workflow_runs(finished: Workflow) -> None:
         ({"grid/model.cell": ["simple", "gru", "lstm"]}, [*AFTER_TRAINING, "train"]),
         ({"grid/loss.gamma": [0, 1, 2]}, [*AFTER_TRAINING, "train", "train"]),
         ({"split.train": 0.6}, [*AFTER_TRAINING, "split", "train", "train"]),
-        ({"data.sequences_per_shard": 16}, [rule for rule in ALL if rule != "simulate"]),
+        ({"data.shard_mb": 1}, [rule for rule in ALL if rule != "simulate"]),
         ({"data.simulation": {"objects": {"variable_star": 41, "supernova": 24, "agn": 24}}}, ALL),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",

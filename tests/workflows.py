@@ -39,7 +39,6 @@ EXPERIMENT: dict[str, Any] = {
         },
         "features": ["time_since_first", "flux", "flux_error", "passband"],
         "metadata": ["galactic_latitude"],
-        "sequences_per_shard": 32,
     },
     "task": {},
     "model": {"units": 4, "depth": 1, "dense_units": 4, "dense_depth": 1},

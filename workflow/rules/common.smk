@@ -43,7 +43,7 @@ def survey_files(plan: jaxrnn.plan.Plan) -> list[str]:
     data = plan.experiment.data
     if plan.survey_key is not None:
         return [f"results/surveys/{plan.survey_key}/survey.json"]
-    return [str(file) for file in open_reader(data.reader, Path(data.path)).files()]
+    return [str(file) for file in open_reader(data.reader, Path(data.path), data.options).files()]
 
 
 def without_run_keys(experiment: Experiment) -> dict:

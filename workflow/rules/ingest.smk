@@ -65,7 +65,7 @@ rule split:
         mem_mb=8000,
     params:
         experiment=experiment_path,
-        values=digest([values["split"], values["task"], jaxrnn.plan.split_seed(values)]),
+        values=digest([values["split"], values["task"], values["data"]["features"], jaxrnn.plan.split_seed(values)]),
     message:
         "Split the objects of {wildcards.experiment}"
     shell:
