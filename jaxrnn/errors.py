@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 EXIT_USER_ERROR = 2  # the input, the configuration or the machine is not as it must be
 EXIT_INTERRUPTED = 130  # stopped by a signal; what was done is kept, the same command goes on
+LONGEST_WORD = 100  # in lists of what files hold: a damaged file's column may have a name of any length
 
 
 class JaxrnnError(Exception):
@@ -11,6 +12,10 @@ class JaxrnnError(Exception):
 
     The command line prints the message alone, without a traceback, and exits with `EXIT_USER_ERROR`.
     """
+
+    def __init__(self, message: str) -> None:
+        # what a file holds may be quoted in it, and must not steer the terminal
+        super().__init__("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message))
 
 
 class Interrupted(Exception):
@@ -27,5 +32,6 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 def listed(words: Sequence[object], limit: int = 8) -> str:
     """Returns the words as one readable list, cut after `limit` of them with the count of the rest."""
-    shown = ", ".join(str(word) for word in words[:limit])
+    texts = [" ".join(str(word).split()) for word in words[:limit]]
+    shown = ", ".join(text if len(text) <= LONGEST_WORD else f"{text[:LONGEST_WORD]}..." for text in texts)
     return shown if len(words) <= limit else f"{shown} and {len(words) - limit} more"

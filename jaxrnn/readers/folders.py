@@ -5,8 +5,8 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 from jaxrnn.errors import JaxrnnError, listed, nearest
 
@@ -74,7 +74,7 @@ def bytes_of(file: Path) -> int:
         return 1
 
 
-def read_at_most(opened: BinaryIO, most: int) -> bytes:
+def read_at_most(opened: BufferedIOBase, most: int) -> bytes:
     """Returns what is left of an open file, at most so many bytes. Not by `read(most)`, which takes memory for all of
     them before it knows how many there are."""
     pieces = []

@@ -588,6 +588,13 @@ def _data_set(group: Any, path: str, file: Path) -> Any:
             f"{file}: {path} states the shape {found.shape}, far more than a file of {bytes_of(file):,} bytes can "
             "hold; write it again"
         )
+    # HDF5 reads zeros where there is nothing; chunks that are not there have no such account
+    stored = found.id.get_storage_size()
+    if found.chunks is None and stored < found.nbytes:
+        raise JaxrnnError(
+            f"{file}: {path} holds {stored:,} bytes; expected the {found.nbytes:,} of its shape {found.shape}; it was "
+            "never written, or is damaged; write it again"
+        )
     return found
 
 

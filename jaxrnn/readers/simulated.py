@@ -124,6 +124,12 @@ data:
         """A part's start and stop count objects of one pair of files."""
         parts = []
         for files, count in self._files:
+            # no object takes less than a byte: without this, parts would be made of objects that can't be there
+            if not 0 < count <= (most := files[0].stat().st_size):
+                raise JaxrnnError(
+                    f"{self._description}: says that {files[0].name} holds {count:g} objects; expected from 1 to its "
+                    f"{most} bytes; remove it and run `{MADE_BY}` again"
+                )
             size = sum(file.stat().st_size for file in files) / COMPRESSED
             parts += cut(files, count, size / max(count, 1), budget)
         return parts
