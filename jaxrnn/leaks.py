@@ -50,8 +50,9 @@ KINDS = {
 class Leaks:
     """Every object that stands, or whose like stands, in an earlier split too.
 
-    table: rows of `COLUMNS`; an object has at most one row of a kind, with one example of what it equals. leaking:
-    [object] bool. too_few_numbers: how many sequences were too poor to be compared.
+    table: rows of `COLUMNS`; an object has at most one row of a kind (in each random fold), with one example of what it
+    equals. leaking: [partition, object] bool, a row for each of `partitions`. too_few_numbers: how many sequences were
+    too poor to be compared.
     """
 
     table: pd.DataFrame
@@ -65,7 +66,7 @@ class Leaks:
     def counts(self) -> dict[str, int]:
         kinds = self.table["kind"].tolist()
         found = {kind: kinds.count(kind) for kind in KINDS}
-        return {"objects": int(self.leaking.sum()), **found, "too_few_numbers": self.too_few_numbers}
+        return {"objects": int(self.leaking.any(axis=0).sum()), **found, "too_few_numbers": self.too_few_numbers}
 
     def write(self, path: Path) -> None:
         with results.written_whole(path) as temporary:
@@ -93,35 +94,53 @@ def find(paths: list[Path], table: pd.DataFrame, groups: np.ndarray | None) -> L
 
     groups: [object] str, "" for objects that belong to none; None where the survey has no groups.
     """
-    names, place = _places(table)
     prints = _Prints.read(paths)
     telling = prints.numbers >= FEWEST_NUMBERS
+    ids, rows, leaking = table["id"].to_numpy(), [], []
+    too_few = np.zeros(len(table), dtype=bool)
+    for names, place in partitions(table):
+        found = _between(paths, prints, telling, place, groups)
+        rows += [
+            pd.DataFrame(dict(zip(COLUMNS, (kind, ids[a], names[place[a]], ids[b], names[place[b]]), strict=True)))
+            for kind, (a, b) in found.items()
+        ]
+        leaking.append(np.isin(np.arange(len(table)), np.concatenate([objects for objects, _ in found.values()])))
+        too_few |= ~telling & (place >= 0)
+    return Leaks(pd.concat(rows, ignore_index=True), np.stack(leaking), int(too_few.sum()))
+
+
+def _between(
+    paths: list[Path], prints: "_Prints", telling: np.ndarray, place: np.ndarray, groups: np.ndarray | None
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns by kind the objects that leak between the splits of one partition, each with one that it leaks to."""
     found = {} if groups is None else {"group": _same(groups, groups != "", place)}
     found["equal"] = _same(prints.digests, telling, place)
-    equal = np.isin(np.arange(len(table)), found["equal"][0])
+    equal = np.isin(np.arange(len(place)), found["equal"][0])
     near, others = _neighbours(prints, telling, telling & ~equal, place)
     close = _near_equal(paths, prints.starts, near, others)
     near, others = near[close], others[close]
     first = _firsts(near)
     found["near_equal"] = near[first], others[first]
-    ids = table["id"].to_numpy()
-    rows = [
-        pd.DataFrame(dict(zip(COLUMNS, (kind, ids[a], names[place[a]], ids[b], names[place[b]]), strict=True)))
-        for kind, (a, b) in found.items()
-    ]
-    leaking = np.isin(np.arange(len(table)), np.concatenate([objects for objects, _ in found.values()]))
-    return Leaks(pd.concat(rows, ignore_index=True), leaking, int((~telling & (place >= 0)).sum()))
+    return found
 
 
-def _places(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the names of the splits in their order, and each object's [object] index into them, -1 for none."""
+def partitions(table: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns each partition of the objects of `splits.csv` into splits that must not know of each other: the splits'
+    names in their order, and each object's [object] index into them, -1 for none. Random folds are one each."""
+    drawn = [name for name in table if str(name).startswith("fold_")]
+    if drawn:
+        return [
+            _placed([f"{split} of fold {name[5:]}" for split in reversed(SPLITS)], table[name] + f" of fold {name[5:]}")
+            for name in map(str, drawn)
+        ]
     if "fold" not in table:
-        names = list(reversed(SPLITS))
-        shown = table["split"].to_numpy()
-    else:
-        folds = sorted(set(table["fold"]) - {""}, key=int)
-        names = [SPLITS[2], *(f"fold {fold}" for fold in folds)]
-        shown = np.where(table["fold"] == "", table["split"], "fold " + table["fold"])
+        return [_placed(list(reversed(SPLITS)), table["split"].to_numpy())]
+    folds = sorted(set(table["fold"]) - {""}, key=int)
+    shown = np.where(table["fold"] == "", table["split"], "fold " + table["fold"])
+    return [_placed([SPLITS[2], *(f"fold {fold}" for fold in folds)], shown)]
+
+
+def _placed(names: list[str], shown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     index = {name: number for number, name in enumerate(names)}
     return np.array(names, dtype=object), np.array([index.get(name, -1) for name in shown], dtype=np.int64)
 

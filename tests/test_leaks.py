@@ -265,6 +265,29 @@ def test_what_is_done_about_leaks(tmp_path: Path, folds: int | None) -> None:
     assert not leaks.find(splits.shard_paths(dataset), kept, None)
 
 
+def test_leaks_are_taken_out_of_the_random_fold_that_they_are_in(tmp_path: Path) -> None:
+    dataset, pairs = survey(tmp_path / "dataset", 20)
+    settings: dict[str, Any] = {"train": 0.4, "validation": 0.3, "folds": 3, "fold_kind": "random"}
+    splits.split(experiment(2, leaks="report", **settings), dataset, tmp_path / "report")
+    before = splits.read_splits(tmp_path / "report")
+    splits.split(experiment(2, leaks="drop_from_training", **settings), dataset, tmp_path / "drop")
+    after = splits.read_splits(tmp_path / "drop")
+    total = 0
+    for fold in range(3):
+        place, now = splits.assigned(before, fold), splits.assigned(after, fold)
+        apart = [pair for pair in pairs if place[pair[0]] != place[pair[1]]]
+        dropped = now == splits.LEAKED
+        assert dropped.sum() == len(apart) > 0
+        np.testing.assert_array_equal(now[~dropped], place[~dropped])
+        assert not set(place[dropped]) & {"test"}
+        assert not [1 for a, b in pairs if now[a] != now[b] and splits.LEAKED not in (now[a], now[b])]
+        assert splits.read_statistics(tmp_path / "drop", fold).class_counts.sum() == (now == "train").sum()
+        total += len(apart)
+    assert len(pd.read_csv(tmp_path / "report" / "leaks.csv")) == total
+    with pytest.raises(JaxrnnError, match=r"of fold 0 equal to one of"):
+        splits.split(experiment(2, **settings), dataset, tmp_path / "refuse")
+
+
 def test_a_survey_without_leaks_says_none(tmp_path: Path) -> None:
     dataset, _ = survey(tmp_path / "dataset", 0)
     (said,) = splits.split(experiment(2), dataset, tmp_path / "found")
@@ -291,7 +314,7 @@ def test_the_adacs_files_leak(tmp_path: Path, data_folder: Path) -> None:
     near = distance <= leaks.NEAR * np.minimum(train.std(axis=1)[:, None], test.std(axis=1)[None])
     assert near.any(axis=0).all(), "each test file is in training"
     found = leaks.find(splits.shard_paths(dataset), pd.DataFrame({"id": ids, "split": places}), None)
-    assert set(ids[found.leaking]) == set(ids[places == "train"][near.any(axis=1)])
+    assert set(ids[found.leaking[0]]) == set(ids[places == "train"][near.any(axis=1)])
     equal = {row["object"] for row in found.table.to_dict("records") if row["kind"] == "equal"}
     assert equal == set(ids[places == "train"][(distance == 0).any(axis=1)])
     assert found.counts["too_few_numbers"] == 0
