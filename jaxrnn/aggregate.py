@@ -1,12 +1,13 @@
 """From the jobs' predictions to the experiment's tables, the choice, its confusion matrices and its model bundle."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from jaxrnn import bundles, metrics, plan, predictions, results, selection, splits, trials
+from jaxrnn import bundles, early, metrics, plan, predictions, results, selection, splits, trials
 from jaxrnn.config import Experiment
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.plan import Job, Plan, Trial
@@ -27,9 +28,9 @@ def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
     classes = splits.read_statistics(folder, made.jobs[0].fold).classes
     scored = {
         split: {
-            trial: metrics.scores(probabilities, entry.labels, classes)
+            trial: metrics.scores(entry.scored(trial), entry.scored_labels, classes)
             for entry in by_fold.values()
-            for trial, probabilities in entry.probabilities.items()
+            for trial in entry.probabilities
         }
         for split, by_fold in predicted.items()
     }
@@ -53,17 +54,20 @@ def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
         "metric": choice.metric,
         "grid_point": choice.point,
         "grid_point_mean": choice.mean,
-        "interval": metrics.INTERVALS,
-        "objects": {split: len(predicted[split][trial.fold].labels) for split in SCORED_SPLITS},
+        "interval": metrics.INTERVALS_BY_STEP if experiment.task.kind == "step" else metrics.INTERVALS,
+        "objects": {split: len(predicted[split][trial.fold].ids) for split in SCORED_SPLITS},
     }
     for split in SCORED_SPLITS:
         seen = predicted[split][trial.fold]
-        chosen = seen.probabilities[choice.trial]
-        best[split] = metrics.with_intervals(chosen, seen.labels, classes, experiment.seed)
-        matrix = metrics.confusion_matrix(chosen, seen.labels, classes)
+        chosen, labels = seen.scored(choice.trial), seen.scored_labels
+        owners = seen.owners if seen.kind == "step" else None
+        best[split] = metrics.with_intervals(chosen, labels, classes, experiment.seed, owners)
+        matrix = metrics.confusion_matrix(chosen, labels, classes)
         _write_matrix(folder / f"confusion_matrix_{split}.csv", matrix, classes)
         shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
         _write_matrix(folder / f"confusion_matrix_{split}_normalised.csv", shares.round(6), classes)
+    if experiment.task.kind == "prefix":
+        _write_early(made, validation, choice, predicted, classes, at)
     best["software"] = _write_bundle(made, job, trial, at)
     results.write_json(folder / "best.json", best)
     return best
@@ -91,7 +95,7 @@ def _read_jobs(made: Plan, at: Results) -> tuple[dict[str, dict[int | None, Pred
         histories.append(pd.read_csv(folder / "history.csv"))
         first = first_of.setdefault(job.fold, job)
         for split in SCORED_SPLITS:
-            known = merged[split].setdefault(job.fold, Predictions(content[split].ids, content[split].labels, {}))
+            known = merged[split].setdefault(job.fold, replace(content[split], probabilities={}))
             if content[split].ids.tolist() != known.ids.tolist():
                 raise JaxrnnError(f"job {job.name} was trained on other splits than job {first.name}; train both again")
             known.probabilities.update(content[split].probabilities)
@@ -121,6 +125,33 @@ def _table(
     return table
 
 
+def _write_early(
+    made: Plan,
+    validation: pd.DataFrame,
+    choice: selection.Choice,
+    predicted: dict[str, dict[int | None, Predictions]],
+    classes: tuple[str, ...],
+    at: Results,
+) -> None:
+    """Writes `early_validation.csv` and `early_test.csv`: the scores of growing sequences, for each trial of the chosen
+    grid point."""
+    experiment, dataset = made.experiment, at.dataset(made.dataset_key)
+    trials_of_point = [trial for trial in made.trials if made.points[trial.id] == made.points[choice.trial]]
+    outcomes = dict(zip(validation["trial"], validation["outcome"], strict=True))
+    for split in SCORED_SPLITS:
+        found, clocks = [], {}
+        for trial in trials_of_point:
+            if outcomes[trial.id] == results.DIVERGED:
+                continue
+            entry = predicted[split][trial.fold]
+            if trial.fold not in clocks:
+                clocks[trial.fold] = early.Clock.read(dataset, entry.ids, experiment.task.early)
+            curve = early.curves(entry, trial.id, clocks[trial.fold], classes, experiment.task.early)
+            curve.insert(0, "trial", trial.id)
+            found.append(curve)
+        _write_csv(at.experiment(experiment.experiment) / f"early_{split}.csv", pd.concat(found, ignore_index=True))
+
+
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
     with written_whole(path) as temporary:
         table.to_csv(temporary, index=False)
@@ -139,6 +170,7 @@ def _write_bundle(made: Plan, job: Job, trial: Trial, at: Results) -> dict[str, 
     finished = trials.load(at.trial(made.experiment.experiment, trial.fingerprint))
     bundle = bundles.Bundle(
         model=settings.model,
+        task=settings.task,
         data=settings.data,
         features=manifest["features"],
         metadata=manifest["metadata"],

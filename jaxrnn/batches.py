@@ -26,8 +26,8 @@ from jaxrnn.splits import Statistics
 
 class Bucket(NamedTuple):
     """Sequences of similar length: features [row, step, feature] float32 (0 beyond the length), lengths [row] int32,
-    metadata [row, column] float32, labels [row] int32, keys [row] uint32 (the objects' `object_keys`). Rows of length 0
-    are filling, stand last and count nowhere."""
+    metadata [row, column] float32, labels [row] int32, or [row, step] where steps have labels (-1 where there is none),
+    keys [row] uint32 (the objects' `object_keys`). Rows of length 0 are filling, stand last and count nowhere."""
 
     features: np.ndarray
     lengths: np.ndarray
@@ -38,7 +38,8 @@ class Bucket(NamedTuple):
 
 @dataclass(frozen=True)
 class Examples:
-    """Sequences as a ragged table, normalised: offsets [sequence + 1], features [step, feature], ..."""
+    """Sequences as a ragged table, normalised: offsets [sequence + 1], features [step, feature], labels [sequence] or,
+    where steps have labels, [step], ..."""
 
     ids: np.ndarray
     labels: np.ndarray
@@ -58,8 +59,9 @@ class Examples:
 class Part:
     """The sequences of some splits: what is known of each in advance, and how the rest is read, shard by shard.
 
-    ids, labels, splits, lengths: [sequence], one shard's after another's. starts: [shard + 1], the first sequence of
-    each. features, metadata: numbers of columns. read: from a shard's place in `starts` to its sequences.
+    ids, splits, lengths: [sequence], one shard's after another's. labels: [sequence] class indices or, where steps have
+    labels, [step] (-1 where there is none). starts: [shard + 1], the first sequence of each. features, metadata:
+    numbers of columns. read: from a shard's place in `starts` to its sequences.
     """
 
     ids: np.ndarray
@@ -70,12 +72,18 @@ class Part:
     features: int
     metadata: int
     read: Callable[[int], Examples]
+    labels_by_step: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def offsets(self) -> np.ndarray:
+        """Returns where each sequence's steps begin, [sequence + 1]."""
+        return np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
+
     @classmethod
-    def of(cls, pieces: list[Examples], split: str = "train") -> "Part":
+    def of(cls, pieces: list[Examples], split: str = "train", *, labels_by_step: bool = False) -> "Part":
         """Returns examples that are in memory as a part, each piece as if it were a shard."""
         lengths = np.concatenate([piece.lengths for piece in pieces])
         return cls(
@@ -87,19 +95,29 @@ class Part:
             features=pieces[0].features.shape[1],
             metadata=pieces[0].metadata.shape[1],
             read=pieces.__getitem__,
+            labels_by_step=labels_by_step,
         )
 
 
 class Corpus:
     """A dataset's shards with the splits of its objects; `part` gives the sequences of some splits."""
 
-    def __init__(self, dataset: Path, table: pd.DataFrame, statistics: Statistics, fold: int | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Path,
+        table: pd.DataFrame,
+        statistics: Statistics,
+        fold: int | None = None,
+        *,
+        labels_by_step: bool = False,
+    ) -> None:
         """table: `splits.csv`, whose rows stand in the shards' order. Reads of the shards what is known of each
-        sequence alone; raises JaxrnnError where they hold other objects than `table`."""
+        sequence alone, and step labels where they are asked for; raises JaxrnnError where they hold other objects than
+        `table`."""
         self._statistics = statistics
         self._paths = splits.shard_paths(dataset)
         class_index = {name: index for index, name in enumerate(statistics.classes)}
-        self._labels = np.array([class_index.get(name, -1) for name in table["class"]], dtype=np.int32)
+        self._by_step = labels_by_step
         self._assigned = np.asarray(splits.assigned(table, fold), dtype=str)
         self._ids = table["id"].to_numpy(dtype=str)
         self._read_before: set[int] = set()
@@ -114,6 +132,14 @@ class Corpus:
         if starts[-1] < len(table):
             raise JaxrnnError(f"{dataset}: holds fewer objects than splits.csv lists; run `jaxrnn split` again")
         self._lengths, self._starts = np.concatenate(lengths), np.array(starts)
+        self._offsets = np.concatenate([[0], np.cumsum(self._lengths)]).astype(np.int64)
+        if labels_by_step:
+            label_index = {label: class_index[name] for label, name in statistics.labels.items()}
+            self._labels = np.concatenate([_step_labels(path, label_index) for path in self._paths])
+            if len(self._labels) != self._offsets[-1]:
+                raise JaxrnnError(f"{dataset}: has not a label for each step; run `jaxrnn ingest` again")
+        else:
+            self._labels = np.array([class_index.get(name, -1) for name in table["class"]], dtype=np.int32)
 
     def part(self, *names: str) -> Part:
         """Returns the sequences of the splits that are named."""
@@ -125,8 +151,19 @@ class Corpus:
             return self._read(int(found[place]), rows[starts[place] : starts[place + 1]])
 
         return Part(
-            self._ids[rows], self._labels[rows], self._assigned[rows], self._lengths[rows], starts, *self._columns, read
+            ids=self._ids[rows],
+            labels=self._labels_of(rows),
+            splits=self._assigned[rows],
+            lengths=self._lengths[rows],
+            starts=starts,
+            features=self._columns[0],
+            metadata=self._columns[1],
+            read=read,
+            labels_by_step=self._by_step,
         )
+
+    def _labels_of(self, rows: np.ndarray) -> np.ndarray:
+        return self._labels[_steps_of(self._offsets, rows)[0] if self._by_step else rows]
 
     def _read(self, index: int, rows: np.ndarray) -> Examples:
         """Returns the sequences `rows` (of the whole dataset) of one shard."""
@@ -138,16 +175,28 @@ class Corpus:
             raise JaxrnnError(f"{path}: changed since this job began; train again once ingest has finished")
         offsets, features, metadata = _rows(shard, rows - start)
         features, metadata = self._statistics.normalised(features, metadata, offsets)
-        return Examples(self._ids[rows], self._labels[rows], offsets, features, metadata)
+        return Examples(self._ids[rows], self._labels_of(rows), offsets, features, metadata)
+
+
+def _step_labels(path: Path, label_index: dict[str, int]) -> np.ndarray:
+    """Returns the class index [step] int32 of a shard's steps, -1 for labels that are excluded."""
+    found = shards.step_labels(path)
+    names, place = np.unique(np.zeros(0, dtype=str) if found is None else found, return_inverse=True)
+    return np.array([label_index.get(str(name), -1) for name in names], dtype=np.int32)[place]
+
+
+def _steps_of(offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the steps [step] of the sequences `rows` among all, and their own offsets [sequence + 1]."""
+    lengths = offsets[rows + 1] - offsets[rows]
+    own = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return np.repeat(offsets[rows] - own[:-1], lengths) + np.arange(own[-1]), own
 
 
 def _rows(shard: Shard, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns offsets, features and metadata of the chosen sequences."""
     if len(chosen) == len(shard.ids):
         return shard.offsets, shard.features, shard.metadata
-    lengths = shard.lengths[chosen]
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    steps = np.repeat(shard.offsets[chosen] - offsets[:-1], lengths) + np.arange(offsets[-1])
+    steps, offsets = _steps_of(shard.offsets, chosen)
     return offsets, shard.features[steps], shard.metadata[chosen]
 
 
@@ -224,7 +273,7 @@ class Windows:
         pieces = np.repeat(np.arange(len(part.starts) - 1), np.diff(part.starts))
         cells = np.bincount(pieces * len(used) + self._place, minlength=(len(part.starts) - 1) * len(used))
         self._counts = cells.reshape(-1, len(used))  # [shard, bucket]
-        row_bytes = 4 * (widths[used] * part.features + part.metadata + 3)
+        row_bytes = 4 * (widths[used] * (part.features + part.labels_by_step) + part.metadata + 3)
         total = self._counts.sum(axis=0)
         all_bytes = float((total * row_bytes).sum())
         self.whole = all_bytes <= most_bytes
@@ -322,7 +371,7 @@ def _empty(rows: int, steps: int, part: Part) -> Bucket:
         np.zeros((rows, steps, part.features), dtype=np.float32),
         np.zeros(rows, dtype=np.int32),
         np.zeros((rows, part.metadata), dtype=np.float32),
-        np.zeros(rows, dtype=np.int32),
+        np.full((rows, steps), -1, dtype=np.int32) if part.labels_by_step else np.zeros(rows, dtype=np.int32),
         np.zeros(rows, dtype=np.uint32),
     )
 
@@ -339,5 +388,8 @@ def _fill(bucket: Bucket, start: int, examples: Examples, keys: np.ndarray, chos
     bucket.features.reshape(-1, bucket.features.shape[2])[places] = examples.features[found]
     bucket.lengths[rows] = lengths
     bucket.metadata[rows] = examples.metadata[chosen]
-    bucket.labels[rows] = examples.labels[chosen]
+    if bucket.labels.ndim == 2:
+        bucket.labels.reshape(-1)[places] = examples.labels[found]
+    else:
+        bucket.labels[rows] = examples.labels[chosen]
     bucket.keys[rows] = keys[chosen]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxrnn import results
-from jaxrnn.config import Data, Model
+from jaxrnn.config import Data, Model, Task
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import written_whole
 from jaxrnn.splits import Statistics
@@ -24,6 +24,7 @@ class Bundle:
     trial: how it was trained."""
 
     model: Model
+    task: Task
     data: Data
     features: list[dict[str, str]]
     metadata: list[dict[str, str]]
@@ -36,6 +37,7 @@ def save(folder: Path, bundle: Bundle) -> None:
     """Writes the bundle whole or not at all."""
     described = {
         "model": bundle.model.model_dump(mode="json"),
+        "task": bundle.task.model_dump(mode="json"),
         "data": bundle.data.model_dump(mode="json"),
         "features": bundle.features,
         "metadata": bundle.metadata,
@@ -54,6 +56,7 @@ def load(folder: Path) -> Bundle:
     try:
         return Bundle(
             model=Model.model_validate(values["model"]),
+            task=Task.model_validate(values["task"]),
             data=Data.model_validate(values["data"]),
             features=values["features"],
             metadata=values["metadata"],

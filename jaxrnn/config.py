@@ -268,6 +268,11 @@ class Data(Section):
         description="Columns known once for each object (redshift, position, ...), in the reader's units, that join "
         "the network's dense part. Add those that tell the classes apart and will be known for new objects.",
     )
+    evaluation: tuple[Text, ...] = Field(
+        default=(),
+        description="Columns of metadata that scores are measured against (`task.early`) and that the network never "
+        "sees, such as the true time of the peak in a simulated survey.",
+    )
     shard_mb: Annotated[Number, Field(gt=0, le=4096)] = Field(
         default=32.0,
         description="About how many MB of the survey's files go into one HDF5 shard: what a rank reads at once, so "
@@ -334,7 +339,7 @@ class Data(Section):
             return features
         return [{"name": entry} if isinstance(entry, str) else entry for entry in features]
 
-    @field_validator("features", "metadata")
+    @field_validator("features", "metadata", "evaluation")
     @classmethod
     def _different(cls, entries: tuple[Any, ...]) -> tuple[Any, ...]:
         names = [entry.name if isinstance(entry, Feature) else entry for entry in entries]
@@ -409,14 +414,39 @@ class Split(Section):
         return validation
 
 
+class Early(Section):
+    """Times at which growing sequences are scored, measured from a time of each object."""
+
+    around: Text = Field(
+        description="A column of `data.evaluation` (or of `data.metadata`) in the survey's unit of time, such as the "
+        "true time of the peak."
+    )
+    at: Annotated[tuple[Number, ...], Field(min_length=1)] = Field(
+        description="How long after it (negative: before it), in the survey's unit of time. The score at -2 is that of "
+        "what was observed until two days before."
+    )
+
+
 class Task(Section):
     """What the network tells apart."""
 
+    kind: Literal["sequence", "prefix", "step"] = Field(
+        default="sequence",
+        description="What gets a label. `sequence`: each object. `prefix`: each object, predicted anew after every "
+        "step from what was observed until then, for objects that are classified while they are observed; pooling runs "
+        "along the sequence, and scores are those after the last step, with curves for fewer. `step`: each step, by "
+        "the survey's step labels; `exclude` names labels whose steps train nothing and count nowhere.",
+    )
     classes: dict[Text, Annotated[tuple[Text, ...], Field(min_length=1)]] | None = Field(
         default=None,
         description='Class names with the survey\'s labels that each holds: `{Ia: [Ia], other: ["*"]}`; "*" stands for '
         "every label not named elsewhere. Left out, each label is a class of its own. Group labels that are too rare, "
         "or that needn't be told apart.",
+    )
+    early: Early | None = Field(
+        default=None,
+        description="For `kind: prefix`: times at which its predictions are scored too, beside numbers of steps and "
+        "time since the first one.",
     )
     exclude: tuple[Text, ...] = Field(
         default=(),
@@ -437,6 +467,11 @@ class Task(Section):
             return {name: text(labels) for name, labels in values.items()}
         return values if values is None else text(values)
 
+    @property
+    def by_step(self) -> bool:
+        """Returns whether the network predicts at every step."""
+        return self.kind in ("prefix", "step")
+
     @field_validator("classes")
     @classmethod
     def _at_least_two(cls, classes: dict[str, tuple[str, ...]] | None) -> dict[str, tuple[str, ...]] | None:
@@ -445,6 +480,13 @@ class Task(Section):
         if classes is not None:
             _each_label_once([label for group in classes.values() for label in group])
         return classes
+
+    @field_validator("early")
+    @classmethod
+    def _of_prefixes(cls, early: Early | None, info: Info) -> Early | None:
+        if early is not None and info.data.get("kind", "prefix") != "prefix":
+            raise ValueError("scores growing sequences, which only `kind: prefix` predicts; set it, or leave this out")
+        return early
 
     @field_validator("exclude")
     @classmethod

@@ -110,7 +110,8 @@ def _row_faults(data: Data, survey: Survey, raw: Sequences) -> _Marks:
 def _metadata_used(data: Data, survey: Survey) -> list[int]:
     names = [column.name for column in survey.metadata]
     around = [] if data.cuts.window is None else [data.cuts.window.around]
-    return [names.index(name) for name in dict.fromkeys([*data.metadata, *around]) if name in names]
+    wanted = dict.fromkeys([*data.metadata, *data.evaluation, *around])
+    return [names.index(name) for name in wanted if name in names]
 
 
 def _repeated(ids: np.ndarray) -> np.ndarray:

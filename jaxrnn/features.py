@@ -64,12 +64,19 @@ def check(data: Data, survey: Survey) -> None:
         )
     cuts.check(data, survey)
     names = [column.name for column in survey.metadata]
-    for name in data.metadata:
-        if name not in names:
-            raise JaxrnnError(
-                f"data.metadata: this survey has no '{name}'{nearest(name, names)}; "
-                f"it has {listed(names, 20) or 'none'}"
-            )
+    for key, wanted in (("metadata", data.metadata), ("evaluation", data.evaluation)):
+        for name in wanted:
+            if name not in names:
+                raise JaxrnnError(
+                    f"data.{key}: this survey has no '{name}'{nearest(name, names)}; "
+                    f"it has {listed(names, 20) or 'none'}"
+                )
+    known_to_none = [name for name in data.metadata if name in survey.truth]
+    if known_to_none:
+        raise JaxrnnError(
+            f"data.metadata: no observer knows {listed(known_to_none)}, so that no network may see it; name it in "
+            "`data.evaluation`, where scores are to be measured against it"
+        )
 
 
 def _check_features(data: Data, survey: Survey) -> dict[str, Feature]:

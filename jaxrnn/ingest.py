@@ -328,7 +328,7 @@ class _Maker:
         steps = features.make(data, survey, left)
         cut += steps.cut
         names = [column.name for column in survey.metadata]
-        chosen = [names.index(name) for name in data.metadata]
+        chosen, measured = ([names.index(name) for name in wanted] for wanted in (data.metadata, data.evaluation))
         counts = {
             "objects_in": len(raw.ids),
             "objects_out": len(left.ids),
@@ -352,6 +352,8 @@ class _Maker:
             step_labels=steps.step_labels if survey.gives_step_labels else None,
             feature_columns=features.describe(data, survey),
             metadata_columns=tuple(survey.metadata[index] for index in chosen),
+            evaluation=left.metadata[:, measured],
+            evaluation_columns=tuple(survey.metadata[index] for index in measured),
             time_unit=survey.time_unit,
             rejected=(*unreadable, *rejected, *emptied),
             counts=counts,
@@ -491,6 +493,7 @@ def _finish(
         "time_unit": survey.time_unit,
         "features": [vars(column) for column in features.describe(data, survey)],
         "metadata": [_described(metadata[name]) for name in data.metadata],
+        "evaluation": [_described(metadata[name]) for name in data.evaluation],
         "shards": [summary["entry"] for summary in summaries],
     }
     results.write_json(folder / "manifest.json", manifest)

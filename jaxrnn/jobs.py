@@ -68,7 +68,8 @@ def train(job_file: JobFile, at: Results, output: Path, say: Say, *, retrain: bo
             "than this job has; run `jaxrnn split` and `jaxrnn plan` with the same experiment file, then train again"
         )
     dataset = at.dataset(job_file.job.dataset)
-    corpus = Corpus(dataset, splits.read_splits(experiment_folder), statistics, fold)
+    table, by_step = splits.read_splits(experiment_folder), job_file.task.kind == "step"
+    corpus = Corpus(dataset, table, statistics, fold, labels_by_step=by_step)
     data = _Data(corpus.part("train"), corpus.part("validation"), corpus.part(*SCORED_SPLITS))
     augment = augmentation.read(job_file.augmentation, job_file.data, dataset, statistics)
     counts = {name: int((data.scored.splits == name).sum()) for name in SCORED_SPLITS}
@@ -90,7 +91,7 @@ def train(job_file: JobFile, at: Results, output: Path, say: Say, *, retrain: bo
             pack.run()
             say(f"waited for input {100 * pack.waited / (time.monotonic() - began):.1f} % of the time")
         checkpoints.close(remove=True)
-    _write_outputs(job_file, statistics, data.scored, folders, output)
+    _write_outputs(job_file, statistics, data, folders, output)
     say(f"job {job_file.job.name}: done, results in {output}")
 
 
@@ -159,6 +160,11 @@ class _Data:
     validation: Part
     scored: Part
 
+    def places_of(self, split: str, kind: str) -> np.ndarray:
+        """Returns which of the scored part's places, as `predict.probabilities` has them, are of a split."""
+        chosen = self.scored.splits == split
+        return chosen if kind == "sequence" else np.repeat(chosen, self.scored.lengths)
+
 
 @dataclass
 class _Place:
@@ -197,8 +203,10 @@ class _Pack:
         seed = plan.split_seed(job_file.model_dump())
         self.windows = Windows(train, longest, most_bytes, seed=seed, epochs=settings.epochs)
         self.validation = predict.evaluation_windows(data.validation, longest, most_bytes)
+        self.kind, self._targets = job_file.task.kind, None
+        classes = len(statistics.classes)
         self.program = training.make(
-            job_file.model, settings, train.features, train.metadata, len(statistics.classes), augment
+            job_file.model, settings, train.features, train.metadata, classes, augment, self.kind
         )
         self._replace = jax.jit(self._replaced)
         # the window of the epoch under way, and the step within it
@@ -296,19 +304,16 @@ class _Pack:
 
     def _finish_epoch(self) -> tuple[Any, Any, training.EpochReport]:
         """Returns the trials' epochs, which of them go on, and their reports."""
-        logits, sources = [], []
+        logits, targets = [], []
         for index in range(self.validation.count()):
             window = self.validation.get(0, index)
             logits.append(self.program.evaluate(self.states, window.buckets))
-            sources.append(window.sources)
-        rows = np.concatenate(sources)
-        self.states, report = self.program.finish_epoch(
-            self.states,
-            self.hypers,
-            logits[0] if len(logits) == 1 else jnp.concatenate(logits, axis=1),
-            jax.device_put(self.data.validation.labels[rows]),
-            jax.device_put(rows >= 0),
-        )
+            if self._targets is None:
+                targets.append(training.targets(self.kind, window.buckets))
+        if self._targets is None:  # the same in every epoch
+            self._targets = jax.device_put(training.joined(targets))
+        together = logits[0] if len(logits) == 1 else jnp.concatenate(logits, axis=1)
+        self.states, report = self.program.finish_epoch(self.states, self.hypers, together, self._targets)
         return jax.device_get((self.states.epoch, self.states.running, report))
 
     def _keep(self, reported: tuple[Any, Any, training.EpochReport]) -> None:
@@ -342,14 +347,15 @@ class _Pack:
         networks = [predict.flattened(state["best_parameters"], state["best_statistics"]) for state in states]
         scored, classes = self.data.scored, len(self.statistics.classes)
         most_bytes = self.job_file.training.window_mb * 1e6
+        places = len(scored) if self.kind == "sequence" else scored.offsets[-1]
         # all in one walk through the data; a trial without a best epoch has no network to predict with
         trained = [place for place, state in enumerate(states) if state["best_epoch"]]
         found = predict.probabilities(
-            self.job_file.model, [networks[place] for place in trained], scored, classes, most_bytes
+            self.job_file.model, [networks[place] for place in trained], scored, classes, most_bytes, kind=self.kind
         )
         predicted = dict(zip(trained, found, strict=True))
         for place, index in enumerate(ended):
-            nothing = np.full((len(scored), classes), np.nan, dtype=np.float32)
+            nothing = np.full((places, classes), np.nan, dtype=np.float32)
             self._store(index, states[place], networks[place], predicted.get(place, nothing))
             self.places[index] = None
 
@@ -402,7 +408,7 @@ class _Pack:
         best, epochs = int(state["best_epoch"]), int(state["epoch"])
         outcome = results.COMPLETED if epochs == self.job_file.training.epochs else results.EARLY_STOPPED
         outcome = results.DIVERGED if state["diverged"] else outcome
-        probabilities = {name: predicted[self.data.scored.splits == name] for name in SCORED_SPLITS}
+        probabilities = {name: predicted[self.data.places_of(name, self.kind)] for name in SCORED_SPLITS}
         loss = place.history[best - 1][results.HISTORY_COLUMNS.index("validation_loss")] if best else None
         record = {
             "trial": place.trial.id,
@@ -440,6 +446,7 @@ class _Pack:
         for key in (*TRACED_KEYS, *runs):
             section, _, name = key.partition(".")
             values.get(section, {}).pop(name, None)
+        values["task"] = plan.deciding_task(values["task"])
         return digest([values, self.statistics.data_digest])
 
     def _resume(self) -> bool:
@@ -533,8 +540,9 @@ def _software() -> dict[str, str]:
 
 
 def _write_outputs(
-    job_file: JobFile, statistics: Statistics, scored: Part, folders: dict[str, Path], output: Path
+    job_file: JobFile, statistics: Statistics, data: _Data, folders: dict[str, Path], output: Path
 ) -> None:
+    scored, kind = data.scored, job_file.task.kind
     rows, histories = [], []
     finished = {trial.id: trials.load(folders[trial.fingerprint]) for trial in job_file.job.trials}
     for trial in job_file.job.trials:
@@ -548,8 +556,10 @@ def _write_outputs(
         histories.append(history)
     predicted = {
         name: Predictions(
+            kind,
             scored.ids[scored.splits == name],
-            scored.labels[scored.splits == name],
+            scored.labels[data.places_of(name, "step" if scored.labels_by_step else "sequence")],
+            scored.lengths[scored.splits == name],
             {trial: entry.probabilities[name] for trial, entry in finished.items()},
         )
         for name in SCORED_SPLITS

@@ -129,18 +129,19 @@ def partitions(table: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
     names in their order, and each object's [object] index into them, -1 for none. Random folds are one each."""
     drawn = [name for name in table if str(name).startswith("fold_")]
     if drawn:
-        return [
-            _placed([f"{split} of fold {name[5:]}" for split in reversed(SPLITS)], table[name] + f" of fold {name[5:]}")
-            for name in map(str, drawn)
-        ]
+        found = []
+        for name in map(str, drawn):
+            named = {split: f"{split} of fold {name[5:]}" for split in reversed(SPLITS)}
+            found.append(_placed(list(named.values()), [named.get(split, "") for split in table[name]]))
+        return found
     if "fold" not in table:
-        return [_placed(list(reversed(SPLITS)), table["split"].to_numpy())]
+        return [_placed(list(reversed(SPLITS)), table["split"])]
     folds = sorted(set(table["fold"]) - {""}, key=int)
     shown = np.where(table["fold"] == "", table["split"], "fold " + table["fold"])
     return [_placed([SPLITS[2], *(f"fold {fold}" for fold in folds)], shown)]
 
 
-def _placed(names: list[str], shown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _placed(names: list[str], shown: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
     index = {name: number for number, name in enumerate(names)}
     return np.array(names, dtype=object), np.array([index.get(name, -1) for name in shown], dtype=np.int64)
 

@@ -12,6 +12,7 @@ INTERVALS = (
     "95 %; accuracy and recall by Wilson's score, the others by bootstrap over objects within classes "
     "(percentiles, 1,000 resamples)"
 )
+INTERVALS_BY_STEP = "95 %; by bootstrap over sequences, whose steps depend on each other (percentiles, 1,000 resamples)"
 OVERALL = ("log_loss", "accuracy", "macro_f1", "macro_auc")
 
 
@@ -56,16 +57,30 @@ def macro_auc(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(areas))
 
 
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Returns the expected calibration error (Guo et al. 2017, arXiv 1706.04599, eq. 3): the mean over objects of
+    |accuracy - confidence| of their bin, for bins of equal width of the probability of the predicted class."""
+    confidence, hits = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == labels
+    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(place, hits - confidence, bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
 def confusion_matrix(probabilities: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
     """Returns counts [truth, predicted]."""
     return sk.confusion_matrix(labels, probabilities.argmax(axis=1), labels=np.arange(len(classes)))
 
 
 def with_intervals(
-    probabilities: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], seed: int
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    seed: int,
+    owners: np.ndarray | None = None,
 ) -> dict[str, dict[str, float | None]]:
     """Returns each score's `value` with the `low` and `high` end of its interval (see `INTERVALS`).
 
+    owners: [place] which sequence each place belongs to, where sequences have several: they are drawn whole.
     Where every resample gives the same score, as for one without a mistake, bootstrap knows no interval: both are None.
     All three are None where a probability is not finite. Every class must have an object.
     """
@@ -73,14 +88,21 @@ def with_intervals(
     if not np.isfinite(probabilities).all():
         return {name: {"value": None, "low": None, "high": None} for name in values}
     members = [np.flatnonzero(labels == index) for index in range(len(classes))]
-    resampled = _resampled(probabilities, labels, members, np.random.default_rng(seed))
+    if owners is None:
+        owners, strata = np.arange(len(labels)), members
+    else:
+        owners = np.unique(owners, return_inverse=True)[1]
+        strata = [np.arange(owners.max() + 1)]
+    resampled = _resampled(probabilities, labels, owners, strata, np.random.default_rng(seed))
     tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(resampled, [tail, 100 - tail], axis=0)
+    low, high = np.nanpercentile(resampled, [tail, 100 - tail], axis=0)
     result: dict[str, dict[str, float | None]] = {}
     for index, (name, value) in enumerate(values.items()):
         spread = bool(low[index] < high[index])
         ends = (float(low[index]), float(high[index])) if spread else (None, None)
         result[name] = {"value": value, "low": ends[0], "high": ends[1]}
+    if len(strata) == 1:
+        return result
     hits = probabilities.argmax(axis=1) == labels
     proportions = {"accuracy": hits} | {f"recall_{name}": hits[members[i]] for i, name in enumerate(classes)}
     for name, outcomes in proportions.items():
@@ -90,30 +112,37 @@ def with_intervals(
 
 
 def _resampled(
-    probabilities: np.ndarray, labels: np.ndarray, members: list[np.ndarray], generator: np.random.Generator
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    owners: np.ndarray,
+    strata: list[np.ndarray],
+    generator: np.random.Generator,
 ) -> np.ndarray:
-    """Returns the scores [resample, score] of bootstrap samples, in the order of `score_names`.
+    """Returns the scores [resample, score] of bootstrap samples, in the order of `score_names`; NaN where a sample has
+    none of a class.
 
-    A sample is how often each object was drawn: all scores follow from these counts, without computing anything anew
-    for each sample but sums.
+    A sample is how often each object was drawn, [place] of the owner of each place: all scores follow from these
+    counts, without computing anything anew for each sample but sums. strata: the objects that are drawn together.
     """
-    objects, classes = probabilities.shape
+    places, classes = probabilities.shape
     predicted = probabilities.argmax(axis=1)
-    surprise = -np.log(np.maximum(probabilities[np.arange(objects), labels].astype(np.float64), SMALLEST_PROBABILITY))
+    surprise = -np.log(np.maximum(probabilities[np.arange(places), labels].astype(np.float64), SMALLEST_PROBABILITY))
     blocks = []
-    for count in _blocks(RESAMPLES, max(1, BOOTSTRAP_VALUES // objects)):
-        drawn = np.zeros((count, objects))
-        for rows in members:
-            drawn[:, rows] = generator.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=count)
+    for count in _blocks(RESAMPLES, max(1, BOOTSTRAP_VALUES // places)):
+        objects = np.zeros((count, owners.max() + 1))
+        for rows in strata:
+            objects[:, rows] = generator.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=count)
+        drawn = objects[:, owners]
         claimed = np.stack([drawn[:, predicted == index].sum(axis=1) for index in range(classes)], axis=1)
         hits = np.stack(
             [drawn[:, (predicted == index) & (labels == index)].sum(axis=1) for index in range(classes)], axis=1
         )
-        truth = np.array([len(rows) for rows in members])
-        f1 = 2 * hits / (truth + claimed)
+        truth = np.stack([drawn[:, labels == index].sum(axis=1) for index in range(classes)], axis=1)
+        total = drawn.sum(axis=1)
+        f1 = 2 * hits / np.maximum(truth + claimed, 1)
         areas = [_weighted_auc(probabilities[:, index], labels == index, drawn) for index in range(classes)]
-        overall = [drawn @ surprise / objects, hits.sum(axis=1) / objects, f1.mean(axis=1), np.mean(areas, axis=0)]
-        blocks.append(np.column_stack([*overall, f1, hits / np.maximum(claimed, 1), hits / truth]))
+        overall = [drawn @ surprise / total, hits.sum(axis=1) / total, f1.mean(axis=1), np.mean(areas, axis=0)]
+        blocks.append(np.column_stack([*overall, f1, hits / np.maximum(claimed, 1), hits / np.maximum(truth, 1)]))
     return np.concatenate(blocks)
 
 
@@ -128,7 +157,8 @@ def _weighted_auc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) 
     won = np.add.reduceat(weights[:, order] * positive[order], starts, axis=1)
     lost = np.add.reduceat(weights[:, order] * ~positive[order], starts, axis=1)
     below = np.cumsum(lost, axis=1) - lost / 2
-    return (won * below).sum(axis=1) / (won.sum(axis=1) * lost.sum(axis=1))
+    pairs = won.sum(axis=1) * lost.sum(axis=1)
+    return np.divide((won * below).sum(axis=1), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
 
 
 def mean_with_interval(values: np.ndarray) -> tuple[float, float, float]:

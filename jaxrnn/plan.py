@@ -260,8 +260,14 @@ def _fingerprint(resolved: dict[str, Any], seed: int, fold: int | None) -> str:
     split = resolved["split"] | {"seed": split_seed(resolved)}
     # how much may be rejected changes nothing of what is kept
     data = {key: value for key, value in resolved["data"].items() if key != "most_rejected"}
-    decisive = {key: resolved[key] for key in ("task", "model", "loss", "augmentation")}
+    decisive = {key: resolved[key] for key in ("model", "loss", "augmentation")}
+    decisive["task"] = deciding_task(resolved["task"])
     return digest(decisive | {"data": data, "training": training, "split": split, "seed": seed, "fold": fold})
+
+
+def deciding_task(task: dict[str, Any]) -> dict[str, Any]:
+    """Returns what of the `task` section decides what is trained: not when its predictions are scored."""
+    return {key: value for key, value in task.items() if key != "early"}
 
 
 def split_seed(values: dict[str, Any]) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from jaxrnn import batches, training
-from jaxrnn.batches import Part, Windows
+from jaxrnn.batches import Part, Window, Windows
 from jaxrnn.bundles import Bundle
 from jaxrnn.config import Model
 from jaxrnn.errors import JaxrnnError
@@ -18,28 +18,50 @@ MOST_BYTES = 2.048e9
 
 
 def predict(bundle: Bundle, part: Part, most_bytes: float = MOST_BYTES) -> np.ndarray:
-    """Returns the probabilities [object, class] float32 of a part's objects, in its order."""
-    return probabilities(bundle.model, [bundle.arrays], part, len(bundle.statistics.classes), most_bytes)[0]
+    """Returns the probabilities [place, class] float32 of a part's places, in its order: see `probabilities`."""
+    classes, kind = len(bundle.statistics.classes), bundle.task.kind
+    return probabilities(bundle.model, [bundle.arrays], part, classes, most_bytes, kind=kind)[0]
 
 
 def probabilities(
-    model: Model, networks: list[dict[str, np.ndarray]], part: Part, classes: int, most_bytes: float = MOST_BYTES
+    model: Model,
+    networks: list[dict[str, np.ndarray]],
+    part: Part,
+    classes: int,
+    most_bytes: float = MOST_BYTES,
+    *,
+    kind: str = "sequence",
 ) -> list[np.ndarray]:
-    """Returns the class probabilities [object, class] float32 of each of the networks with these parameters.
+    """Returns the class probabilities [place, class] float32 of each of the networks with these parameters.
 
+    A place is an object or, where `kind` (`task.kind`) predicts at every step, a step: all of an object's in order.
     Objects of more than `most_bytes`, padded, are read and predicted in windows of a quarter of that.
     """
-    states = [_states(model, part.features, part.metadata, classes, arrays) for arrays in networks]
-    evaluator = _evaluator(model, part.features, part.metadata, classes)  # pyright: ignore[reportArgumentType]
-    found = [np.zeros((len(part), classes), dtype=np.float32) for _ in networks]
+    shape = part.features, part.metadata, classes, kind
+    states = [_states(model, *shape, arrays) for arrays in networks]
+    evaluator = _evaluator(model, *shape)  # pyright: ignore[reportArgumentType]
+    by_step = kind != "sequence"
+    found = [np.zeros((part.offsets[-1] if by_step else len(part), classes), dtype=np.float32) for _ in networks]
     with evaluation_windows(part, batches.edges(part.lengths, 1), most_bytes) as windows:
         for index in range(windows.count()):
             window = windows.get(0, index)
-            present = window.sources >= 0
+            places = _step_places(window, part) if by_step else window.sources
+            present = places >= 0
             for result, (parameters, statistics) in zip(found, states, strict=True):
                 logits = evaluator(parameters, statistics, window.buckets)
-                result[window.sources[present]] = np.asarray(jax.nn.softmax(logits))[present]
+                result[places[present]] = np.asarray(jax.nn.softmax(logits))[present]
     return found
+
+
+def _step_places(window: Window, part: Part) -> np.ndarray:
+    """Returns where each step of a window's rows stands among the part's steps, -1 for padding and filling."""
+    places, offsets, start = [], part.offsets, 0
+    for bucket in window.buckets:
+        rows, steps = bucket.features.shape[:2]
+        sources = window.sources[start : (start := start + rows)]
+        valid = np.arange(steps) < np.asarray(bucket.lengths)[:, None]
+        places.append(np.where(valid, offsets[sources][:, None] + np.arange(steps), -1).ravel())
+    return np.concatenate(places)
 
 
 def evaluation_windows(part: Part, longest: list[int], most_bytes: float) -> Windows:
@@ -51,8 +73,8 @@ def evaluation_windows(part: Part, longest: list[int], most_bytes: float) -> Win
 
 
 @lru_cache
-def _evaluator(model: Model, features: int, metadata: int, classes: int) -> Any:
-    structure = nnx.graphdef(training.network(model, features, metadata, classes))
+def _evaluator(model: Model, features: int, metadata: int, classes: int, kind: str) -> Any:
+    structure = nnx.graphdef(training.network(model, features, metadata, classes, kind))
     return jax.jit(
         lambda parameters, statistics, buckets: training.evaluate(structure, parameters, statistics, buckets)
     )
@@ -67,8 +89,10 @@ def flattened(parameters: Any, statistics: Any) -> dict[str, np.ndarray]:
     }
 
 
-def _states(model: Model, features: int, metadata: int, classes: int, arrays: dict[str, np.ndarray]) -> tuple[Any, Any]:
-    _, *states = nnx.split(training.network(model, features, metadata, classes), nnx.Param, nnx.BatchStat)
+def _states(
+    model: Model, features: int, metadata: int, classes: int, kind: str, arrays: dict[str, np.ndarray]
+) -> tuple[Any, Any]:
+    _, *states = nnx.split(training.network(model, features, metadata, classes, kind), nnx.Param, nnx.BatchStat)
     filled = []
     for state in states:
         leaves = []

@@ -1,12 +1,15 @@
 """`predictions.h5`: the class probabilities of a job's trials on validation and test, from which every score is
 computed.
 
-Layout (version 1): for each split a group with `ids` [object] UTF-8 bytes, `labels` [object] int32 class indices and
-`probabilities` [trial, object, class] float32. Attributes `trials` and `classes` name the axes.
+Layout (version 2): for each split a group with `ids` [object] UTF-8 bytes, `lengths` [object] int64 (steps), `labels`
+int32 class indices and `probabilities` [trial, place, class] float32. A place is an object or, where every step is
+predicted (attribute `kind`: `prefix` or `step`), a step: those of an object stand together, in their order. Labels are
+[object], or [step] (-1 where there is none) where steps have labels. Attributes `trials` and `classes` name the axes.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -15,18 +18,43 @@ from jaxrnn import __version__
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import check_version, written_whole
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 SCORED_SPLITS = ("validation", "test")
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One split's predictions of some trials: ids [object] str, labels [object], probabilities by trial [object,
-    class]."""
+    """One split's predictions of some trials. kind: `task.kind`. ids [object] str, labels [object] or [step], lengths
+    [object], probabilities by trial [place, class], places as in the file's layout."""
 
+    kind: str
     ids: np.ndarray
     labels: np.ndarray
+    lengths: np.ndarray
     probabilities: dict[str, np.ndarray]
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Returns where each object's steps begin, [object + 1]."""
+        return np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
+
+    @property
+    def scored_labels(self) -> np.ndarray:
+        """Returns the class index [scored] of what is scored: objects, or steps that have a label."""
+        return self.labels[self.labels >= 0] if self.kind == "step" else self.labels
+
+    @property
+    def owners(self) -> np.ndarray:
+        """Returns the object [scored] that each scored place belongs to."""
+        objects = np.arange(len(self.ids))
+        return np.repeat(objects, self.lengths)[self.labels >= 0] if self.kind == "step" else objects
+
+    def scored(self, trial: str) -> np.ndarray:
+        """Returns a trial's probabilities [scored, class] of what is scored; of prefixes, the whole sequence's."""
+        found = self.probabilities[trial]
+        if self.kind == "prefix":
+            return found[self.offsets[1:] - 1]
+        return found[self.labels >= 0] if self.kind == "step" else found
 
 
 def write(path: Path, predictions: dict[str, Predictions], classes: tuple[str, ...]) -> None:
@@ -36,10 +64,12 @@ def write(path: Path, predictions: dict[str, Predictions], classes: tuple[str, .
         file.attrs["jaxrnn_version"] = __version__
         file.attrs["trials"] = trials
         file.attrs["classes"] = list(classes)
+        file.attrs["kind"] = predictions[SCORED_SPLITS[0]].kind
         for split, entry in predictions.items():
             group = file.create_group(split)
             group.create_dataset("ids", data=np.array([name.encode() for name in entry.ids.tolist()]))
             group.create_dataset("labels", data=entry.labels.astype(np.int32))
+            group.create_dataset("lengths", data=entry.lengths.astype(np.int64))
             stacked = np.stack([entry.probabilities[trial] for trial in trials]).astype(np.float32)
             group.create_dataset("probabilities", data=stacked, chunks=True, fletcher32=True)
 
@@ -51,14 +81,16 @@ def read(path: Path) -> tuple[dict[str, Predictions], tuple[str, ...]]:
             check_version(file.attrs.get("jaxrnn_version"), path)
             trials = [str(name) for name in file.attrs["trials"]]  # pyright: ignore
             classes = tuple(str(name) for name in file.attrs["classes"])  # pyright: ignore
-            return {split: _split(file[split], trials) for split in SCORED_SPLITS}, classes
+            kind = str(file.attrs["kind"])
+            return {split: _split(file[split], kind, trials) for split in SCORED_SPLITS}, classes
     except FileNotFoundError:
         raise JaxrnnError(f"{path}: not there yet; run `jaxrnn train --config {path.parent / 'config.yaml'}` first")
     except (OSError, KeyError, ValueError) as error:
         raise JaxrnnError(f"{path}: cannot be read ({error}); remove it and train the job again")
 
 
-def _split(group: object, trials: list[str]) -> Predictions:
-    stacked = group["probabilities"][()]  # pyright: ignore
-    ids = np.array([name.decode() for name in group["ids"][()]], dtype=str)  # pyright: ignore
-    return Predictions(ids, group["labels"][()], dict(zip(trials, stacked, strict=True)))  # pyright: ignore
+def _split(group: Any, kind: str, trials: list[str]) -> Predictions:
+    stacked = group["probabilities"][()]
+    ids = np.array([name.decode() for name in group["ids"][()]], dtype=str)
+    probabilities = dict(zip(trials, stacked, strict=True))
+    return Predictions(kind, ids, group["labels"][()], group["lengths"][()], probabilities)

@@ -14,7 +14,7 @@ from jaxrnn.features import FeatureColumn
 from jaxrnn.readers import Column
 from jaxrnn.results import check_version, written_whole
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 REJECTED_COLUMNS = ("object", "file", "row", "reason")
 COUNTS = (
     "objects_in",
@@ -37,10 +37,11 @@ class Shard:
     """One shard's content; steps offsets[i] to offsets[i + 1] belong to sequence i.
 
     ids, labels: [sequence] str. offsets: [sequence + 1] int64. time: [step] float64. features: [step, feature] float32,
-    NaN where a passband has no observation at that step. metadata: [sequence, column] float32. splits, groups:
-    [sequence] str or None. step_labels: [step] str or None. rejected: rows of (object, file, row, reason); row -1 is
-    the whole object. counts: by the names in `COUNTS`; parts_rejected: files, or pieces of one, that could not be read.
-    cut: how many observations were left out by choice, by reason.
+    NaN where a passband has no observation at that step. metadata: [sequence, column] float32. evaluation: [sequence,
+    column] float64, for scores and never for networks. splits, groups: [sequence] str or None. step_labels: [step] str
+    or None. rejected: rows of (object, file, row, reason); row -1 is the whole object. counts: by the names in
+    `COUNTS`; parts_rejected: files, or pieces of one, that could not be read. cut: how many observations were left out
+    by choice, by reason.
     """
 
     ids: np.ndarray
@@ -58,6 +59,8 @@ class Shard:
     rejected: tuple[tuple[str, str, int, str], ...]
     counts: dict[str, int]
     cut: dict[str, int] = field(default_factory=dict)
+    evaluation: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    evaluation_columns: tuple[Column, ...] = ()
 
     @property
     def lengths(self) -> np.ndarray:
@@ -100,6 +103,8 @@ def _image(shard: Shard, version: str, compression: str) -> bytes:
             entries = [getattr(column, name) for column in shard.feature_columns]
             features.attrs[name] = np.array(entries, dtype=np.int64) if name in ("source", "indicator") else entries
         _name_columns(put(file, "metadata", shard.metadata.astype(np.float32)), shard.metadata_columns)
+        if shard.evaluation_columns:
+            _name_columns(put(file, "evaluation", shard.evaluation.astype(np.float64)), shard.evaluation_columns)
         for name in ("splits", "groups", "step_labels"):
             values = getattr(shard, name)
             if values is not None:
@@ -147,14 +152,23 @@ def _read(file: Any, steps: bool, check: bool) -> Shard:
             FeatureColumn(name, unit, kind, column, passband, int(source), bool(indicator))
             for name, unit, kind, column, passband, source, indicator in columns
         ),
-        metadata_columns=tuple(
-            Column(name, unit) for name, unit in zip(metadata.attrs["names"], metadata.attrs["units"], strict=True)
-        ),
+        metadata_columns=_columns(metadata),
+        evaluation=file["evaluation"][()] if "evaluation" in file else np.zeros((len(metadata), 0)),
+        evaluation_columns=_columns(file["evaluation"]) if "evaluation" in file else (),
         time_unit=str(file.attrs["time_unit"]),
         rejected=tuple(zip(*(_plain(entries) for entries in rejected), strict=True)),
         counts={name: int(file.attrs[name]) for name in COUNTS},
         cut=json.loads(file.attrs["cut"]),
     )
+
+
+def step_labels(path: Path) -> np.ndarray | None:
+    """Returns the step labels alone of the shard at `path`, [step] str; None where it has none."""
+    try:
+        with h5py.File(path, "r") as file:
+            return _decoded(file["step_labels"]) if "step_labels" in file else None
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise JaxrnnError(f"{path}: no readable shard ({error}); remove it and run `jaxrnn ingest` again")
 
 
 def ids(path: Path) -> np.ndarray:
@@ -222,6 +236,10 @@ def _decoded(dataset: Any) -> np.ndarray:
 
 def _plain(dataset: Any) -> list[Any]:
     return dataset[()].tolist() if dataset.dtype.kind == "i" else _decoded(dataset).tolist()
+
+
+def _columns(dataset: Any) -> tuple[Column, ...]:
+    return tuple(Column(*column) for column in zip(dataset.attrs["names"], dataset.attrs["units"], strict=True))
 
 
 def _name_columns(dataset: h5py.Dataset, columns: Any) -> None:

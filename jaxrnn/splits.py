@@ -6,7 +6,7 @@ in memory are some hundred bytes an object, never the steps.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ TRAIN, VALIDATION, TEST = SPLITS
 # another split in each fold, which the columns `fold_0`, `fold_1`, ... say; objects taken out because they stand in
 # another split too.
 EXCLUDED, POOL, DRAWN, LEAKED = "excluded", "pool", "drawn", "leaked"
+STEPS = "(by step)"  # the class of an object whose steps have classes of their own
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ class Histogram:
 class Statistics:
     """What training and prediction need to know of the training split.
 
-    classes: names in index order. class_counts: [class], training objects. feature_mean, feature_deviation: what is
+    classes: names in index order. class_counts: [class], training objects (steps, where each step has a label). labels:
+    the class of each of the survey's labels, but for those that are excluded. feature_mean, feature_deviation: what is
     subtracted from each feature and what it is divided by, as `data.features` says; 0 and 1 where nothing is.
     sequence_features: indices of the features that are normalised by each sequence's own mean and deviation.
     settings_digest: stands for what in the experiment file decides classes, splits and normalisation. data_digest:
@@ -130,6 +132,7 @@ class Statistics:
     settings_digest: str
     data_digest: str
     sequence_features: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    labels: dict[str, str] = field(default_factory=dict)
 
     def normalised(
         self, features: np.ndarray, metadata: np.ndarray, offsets: np.ndarray
@@ -159,6 +162,7 @@ class Statistics:
             classes=tuple(values["classes"]),
             settings_digest=values["settings_digest"],
             data_digest=values["data_digest"],
+            labels=values["labels"],
             **arrays,
         )
 
@@ -183,8 +187,8 @@ def read_statistics(folder: Path, fold: int | None = None) -> Statistics:
 
 
 def read_splits(folder: Path) -> pd.DataFrame:
-    """Returns `splits.csv`: id, label, class, split and, with folds, fold ("" outside the pool), or the split in each of
-    the random folds; all as text."""
+    """Returns `splits.csv`, all as text: id, label, class, split and, with folds, fold ("" outside the pool), or the
+    split in each of the random folds."""
     path = folder / "splits.csv"
     if not path.exists():
         raise JaxrnnError(f"{path}: not there yet; run `jaxrnn split` first")
@@ -215,24 +219,27 @@ def split(experiment: Experiment, dataset: Path, folder: Path) -> list[str]:
     Raises JaxrnnError for labels in no class, classes too small to split, splits or groups that the survey doesn't
     give, and leaks, unless `split.leaks` allows them.
     """
-    paths, settings = shard_paths(dataset), experiment.split
+    paths, settings, task = shard_paths(dataset), experiment.split, experiment.task
     known = _Known.read(paths)
-    groups = class_labels(experiment.task, known.labels)
-    names = class_of(experiment.task, groups, known.labels)
-    _check_counts(groups, names, settings)
+    labelled = _Labelled.read(paths, known) if task.kind == "step" else _Labelled.of(known)
+    groups = class_labels(task, labelled.labels)
+    labelled = labelled.named(class_of(task, groups, labelled.labels))
+    _check_counts(groups, labelled, settings)
+    names = labelled.strata(len(known.ids))
     table = pd.DataFrame({"id": known.ids, "label": known.labels, "class": names, "split": EXCLUDED}, dtype=object)
     seed = plan.split_seed(experiment.model_dump())
     remarks: list[str] = []
     if _random_folds(settings):
         table["split"] = np.where(names == "", EXCLUDED, DRAWN)
+        alone = settings.model_copy(update={"folds": None})
         for fold in range(settings.folds or 0):
-            table[f"fold_{fold}"] = _parts(settings.model_copy(update={"folds": None}), known, names, seed + fold)[0].split
+            table[f"fold_{fold}"] = _parts(alone, known, names, seed + fold)[0].split
     else:
         parts, remarks = _parts(settings, known, names, seed)
         table["split"] = parts.split
         if settings.folds is not None:
             table["fold"] = parts.fold
-    _check_every_class_everywhere(groups, table, settings)
+    _check_every_class_everywhere(groups, labelled, table, settings)
     found = leaks.find(paths, table, known.groups)
     found.write(folder / "leaks.csv")
     leaking = [found.summary()] if found else []
@@ -242,8 +249,8 @@ def split(experiment: Experiment, dataset: Path, folder: Path) -> list[str]:
         if settings.leaks == "drop_from_training":
             leaking = [f"{found.summary()}; {found.leaking.any(axis=0).sum()} objects were taken out of their splits"]
             _take_out(table, found.leaking)
-            _check_every_class_everywhere(groups, table, settings)
-    statistics = _statistics(experiment, dataset, paths, table, tuple(groups))
+            _check_every_class_everywhere(groups, labelled, table, settings)
+    statistics = _statistics(experiment, dataset, paths, table, groups, labelled)
     with results.written_whole(folder / "splits.csv") as temporary:
         table.to_csv(temporary, index=False)
     results.write_json(
@@ -251,12 +258,18 @@ def split(experiment: Experiment, dataset: Path, folder: Path) -> list[str]:
         {
             "remarks": remarks,
             "leaks": {**found.counts, "action": settings.leaks},
+            "counts": [labelled.counts(assigned(table, fold)) for fold in _folds(settings)],
             "statistics": [entry.to_json() for entry in statistics],
         },
     )
     counts = statistics[0].class_counts
     shown = ", ".join(f"{count} {name}" for name, count in zip(groups, counts, strict=True))
-    return [*remarks, *leaking, f"training{' of fold 0' if settings.folds else ''} has {shown}"]
+    steps = "steps: " if task.kind == "step" else ""
+    return [*remarks, *leaking, f"training{' of fold 0' if settings.folds else ''} has {steps}{shown}"]
+
+
+def _folds(split: Split) -> Sequence[int | None]:
+    return [None] if split.folds is None else list(range(split.folds))
 
 
 def _random_folds(split: Split) -> bool:
@@ -278,7 +291,7 @@ def settings_digest(experiment: Experiment) -> str:
     """Returns what stands for everything in the experiment file that decides classes, splits and normalisation."""
     values = experiment.model_dump(mode="json")
     normalisation = [feature["normalisation"] for feature in values["data"]["features"]]
-    return digest([values["split"], values["task"], plan.split_seed(values), normalisation])
+    return digest([values["split"], plan.deciding_task(values["task"]), plan.split_seed(values), normalisation])
 
 
 def class_labels(task: Task, labels: np.ndarray) -> dict[str, list[str]]:
@@ -315,7 +328,7 @@ def class_of(task: Task, groups: dict[str, list[str]], labels: np.ndarray) -> np
     return np.array([lookup.get(label, "") for label in labels], dtype=object)
 
 
-def _check_counts(groups: dict[str, list[str]], names: np.ndarray, split: Split) -> None:
+def _check_counts(groups: dict[str, list[str]], labelled: "_Labelled", split: Split) -> None:
     if list(groups) == [""]:
         raise JaxrnnError(
             "task: the survey's objects have no labels, so that there is nothing to learn; the reader's options in "
@@ -327,7 +340,7 @@ def _check_counts(groups: dict[str, list[str]], names: np.ndarray, split: Split)
     least = (split.folds or 0) + 1 if in_pool else len(SPLITS)
     places = f"{split.folds} folds and the test split" if in_pool else ", ".join(SPLITS)
     for name in groups:
-        count = int((names == name).sum())
+        count = len(np.unique(labelled.owner[labelled.names == name]))
         if count < least:
             raise JaxrnnError(
                 f"task.classes: class '{name}' has {count} object{'s' * (count != 1)}; expected at least "
@@ -336,11 +349,12 @@ def _check_counts(groups: dict[str, list[str]], names: np.ndarray, split: Split)
             )
 
 
-def _check_every_class_everywhere(groups: dict[str, list[str]], table: pd.DataFrame, split: Split) -> None:
+def _check_every_class_everywhere(
+    groups: dict[str, list[str]], labelled: "_Labelled", table: pd.DataFrame, split: Split
+) -> None:
     """Raises JaxrnnError unless each class is in each split, or fold; two folds with it leave one to train on."""
-    names = table["class"].to_numpy()
     for parts, place in leaks.partitions(table):
-        found = set(zip(names.tolist(), place.tolist(), strict=True))
+        found = set(zip(labelled.names.tolist(), place[labelled.owner].tolist(), strict=True))
         for index, part in enumerate(parts):
             absent = [name for name in groups if (name, index) not in found]
             if not absent:
@@ -389,6 +403,58 @@ class _Known:
                 "use `by: object`"
             )
         return np.where(self.groups == "", self.ids, self.groups)
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """What has a label: each object, or each step. owner: [label], the object it belongs to. labels: [label] str.
+    names: [label] str, its class, "" where it is excluded. by_step: whether steps are labelled."""
+
+    owner: np.ndarray
+    labels: np.ndarray
+    names: np.ndarray
+    by_step: bool
+
+    @classmethod
+    def of(cls, known: _Known) -> "_Labelled":
+        return cls(np.arange(len(known.ids)), known.labels, known.labels, by_step=False)
+
+    @classmethod
+    def read(cls, paths: list[Path], known: _Known) -> "_Labelled":
+        """Returns each step's label; raises JaxrnnError where the survey gives none."""
+        labels, lengths = [], []
+        for path in paths:
+            found = shards.step_labels(path)
+            if found is None:
+                raise JaxrnnError(
+                    "task.kind: `step`, and this survey's files give no step labels; the reader's options in "
+                    "`data.options` say where they are, else use `kind: sequence`"
+                )
+            labels.append(found)
+            lengths.append(shards.read(path, steps=False).lengths)
+        every = np.concatenate(labels).astype(object)
+        return cls(np.repeat(np.arange(len(known.ids)), np.concatenate(lengths)), every, every, by_step=True)
+
+    def named(self, names: np.ndarray) -> "_Labelled":
+        return replace(self, names=names)
+
+    def strata(self, objects: int) -> np.ndarray:
+        """Returns what splits are stratified by, [object] str, "" for objects that are excluded: their class, or
+        nothing where an object's steps have classes."""
+        if not self.by_step:
+            return self.names
+        found = np.full(objects, "", dtype=object)
+        found[self.owner[self.names != ""]] = STEPS
+        return found
+
+    def counts(self, split: np.ndarray) -> dict[str, dict[str, int]]:
+        """Returns how many labels of each class each of `SPLITS` has; split: [object]."""
+        where = split[self.owner]
+        return {
+            name: {part: int(((self.names == name) & (where == part)).sum()) for part in SPLITS}
+            for name in np.unique(self.names.astype(str)).tolist()
+            if name
+        }
 
 
 @dataclass(frozen=True)
@@ -531,12 +597,17 @@ class _Partial:
 
 
 def _statistics(
-    experiment: Experiment, dataset: Path, paths: list[Path], table: pd.DataFrame, classes: tuple[str, ...]
+    experiment: Experiment,
+    dataset: Path,
+    paths: list[Path],
+    table: pd.DataFrame,
+    groups: dict[str, list[str]],
+    labelled: _Labelled,
 ) -> list[Statistics]:
     """Returns the statistics of the training split, or of each fold's: partials by shard, merged in order."""
     settings = experiment.split
-    codes = pd.Index(classes).get_indexer(pd.Index(table["class"].to_numpy()))
-    folds = [None] if settings.folds is None else list(range(settings.folds))
+    classes, folds = tuple(groups), _folds(settings)
+    codes = pd.Index(classes).get_indexer(pd.Index(labelled.names))
     shared = settings.folds is not None and not _random_folds(settings)
     # folds of one pool train on each other: each is read once
     members = [table["fold"].to_numpy() == str(fold) if shared else assigned(table, fold) == TRAIN for fold in folds]
@@ -550,7 +621,8 @@ def _statistics(
         mean, deviation, by_sequence = _normalisation(experiment.data.features, columns, partial)
         statistics = Statistics(
             classes=classes,
-            class_counts=np.bincount(codes[training], minlength=len(classes)),
+            class_counts=np.bincount(codes[training[labelled.owner] & (codes >= 0)], minlength=len(classes)),
+            labels={label: name for name, group in groups.items() for label in group},
             feature_mean=mean,
             feature_deviation=deviation,
             metadata_mean=partial.metadata.mean,

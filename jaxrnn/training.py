@@ -5,7 +5,7 @@ is drawn by folding the trial's seed with the epoch, the window and the step (or
 that where the work is cut, or what trains beside it, changes nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -39,11 +39,24 @@ class Hyperparameters(NamedTuple):
     class_weights: Any
 
 
+class Targets(NamedTuple):
+    """What a network is to say at its places: a place is a row, or a row's step where it predicts at every step.
+
+    labels [place] class indices, weights [place] of each in the loss (0: counts nowhere), scored [place] indices of
+    the places whose predictions are scored.
+    """
+
+    labels: Any
+    weights: Any
+    scored: Any
+
+
 class State(NamedTuple):
     """One trial in training; of a pack, each leaf with a leading [trial] axis.
 
-    epoch: epochs finished. loss_sum, hits, seen: of the epoch under way. best_*: at the epoch with the best validation
-    score (higher is better; a monitored loss is negated). running: False once it is finished, stopped or diverged.
+    epoch: epochs finished. loss_sum, hits, seen: of the epoch under way, weighted as in `weighted_labels`. best_*: at
+    the epoch with the best validation score (higher is better; a monitored loss is negated). running: False once it is
+    finished, stopped or diverged.
     """
 
     parameters: Any
@@ -79,17 +92,23 @@ class Program(NamedTuple):
 
 
 def make(
-    model: Model, training: Training, features: int, metadata: int, classes: int, augment: Augment | None = None
+    model: Model,
+    training: Training,
+    features: int,
+    metadata: int,
+    classes: int,
+    augment: Augment | None = None,
+    kind: str = "sequence",
 ) -> Program:
-    """Returns the program that trains packs of trials of one network.
+    """Returns the program that trains packs of trials of one network. kind: `task.kind`.
 
     begin(hyperparameters) -> state. advance(state, hyperparameters, buckets, schedule, window, start, stop) -> state
     after the steps [start, stop) of a window's schedule; all but the states' shapes is traced, so that any cut of any
-    window runs the same program. evaluate(state, buckets) -> logits [trial, row, class].
-    finish_epoch(state, hyperparameters, validation logits, labels [row], valid [row]) -> state, report.
+    window runs the same program. evaluate(state, buckets) -> logits [trial, place, class].
+    finish_epoch(state, hyperparameters, validation logits, targets) -> state, report.
     augment: changes each batch before it is trained on; None compiles nothing in.
     """
-    template = network(model, features, metadata, classes)
+    template = network(model, features, metadata, classes, kind)
     structure = nnx.graphdef(template)
 
     def optimiser(hyper: Hyperparameters) -> optax.GradientTransformation:
@@ -100,7 +119,7 @@ def make(
     def begin(hyper: Hyperparameters) -> State:
         key = jax.random.fold_in(jax.random.key(hyper.seed), INITIALISATION)
         _, parameters, statistics = nnx.split(
-            network(model, features, metadata, classes, key), nnx.Param, nnx.BatchStat
+            network(model, features, metadata, classes, kind, key), nnx.Param, nnx.BatchStat
         )
         return State(
             parameters=parameters,
@@ -108,8 +127,8 @@ def make(
             optimiser=optimiser(hyper).init(parameters),
             epoch=jnp.int32(0),
             loss_sum=jnp.float32(0),
-            hits=jnp.int32(0),
-            seen=jnp.int32(0),
+            hits=jnp.float32(0),
+            seen=jnp.float32(0),
             best_parameters=parameters,
             best_statistics=statistics,
             best_score=jnp.float32(-jnp.inf),
@@ -134,17 +153,17 @@ def make(
 
     def update(state: State, hyper: Hyperparameters, batch: Bucket, bits: Array) -> State:
         """Returns the state after one step of gradient descent on one batch."""
-        present = batch.lengths > 0
-        count = present.sum()
+        labels, weights = weighted_labels(kind, batch)
+        total = weights.sum()
 
         def objective(parameters: Any) -> tuple[Array, tuple[Any, Array]]:
             net = nnx.merge(structure, parameters, state.statistics, copy=True)
             logits = net(batch.features, batch.lengths, batch.metadata, dropout_rate=hyper.dropout, dropout_bits=bits)
-            each = losses.focal(logits, jnp.asarray(batch.labels), class_weights=hyper.class_weights, gamma=hyper.gamma)
-            loss = jnp.where(present, each, 0).sum() / count
+            each = losses.focal(logits, labels, class_weights=hyper.class_weights, gamma=hyper.gamma)
+            loss = _weighted_sum(weights, each) / total
             if model.dense_depth:
                 loss += hyper.l2 * jnp.square(models.penalised_kernel(parameters)).sum()
-            hits = (present & (logits.argmax(axis=1) == batch.labels)).sum()
+            hits = _weighted_sum(weights, logits.argmax(axis=-1) == labels)
             return loss, (nnx.state(net, nnx.BatchStat), hits)
 
         (loss, (statistics, hits)), gradient = jax.value_and_grad(objective, has_aux=True)(state.parameters)
@@ -153,9 +172,9 @@ def make(
             parameters=optax.apply_updates(state.parameters, steps),
             statistics=statistics,
             optimiser=memory,
-            loss_sum=state.loss_sum + loss * count,
+            loss_sum=state.loss_sum + loss * total,
             hits=state.hits + hits,
-            seen=state.seen + count,
+            seen=state.seen + total,
         )
 
     def step(
@@ -207,10 +226,13 @@ def make(
         return jax.lax.fori_loop(start, stop, body, states)
 
     def finish_epoch(
-        state: State, hyper: Hyperparameters, logits: Array, labels: Array, valid: Array
+        state: State, hyper: Hyperparameters, logits: Array, targets: Targets
     ) -> tuple[State, EpochReport]:
-        each = losses.focal(logits, labels, class_weights=hyper.class_weights, gamma=hyper.gamma)
-        scored = monitoring.scores(logits, each, labels, valid)
+        each = losses.focal(logits, targets.labels, class_weights=hyper.class_weights, gamma=hyper.gamma)
+        loss = _weighted_sum(targets.weights, each) / targets.weights.sum()
+        places = targets.scored
+        valid = jnp.ones(places.shape, dtype=bool)
+        scored = monitoring.scores(logits[places], each[places], targets.labels[places], valid)._replace(loss=loss)
         train_loss, train_accuracy = state.loss_sum / state.seen, state.hits / state.seen
         epoch = state.epoch + 1
         score = -scored.loss if training.monitor == "loss" else getattr(scored, training.monitor)
@@ -221,8 +243,8 @@ def make(
         state = state._replace(
             epoch=epoch,
             loss_sum=jnp.float32(0),
-            hits=jnp.int32(0),
-            seen=jnp.int32(0),
+            hits=jnp.float32(0),
+            seen=jnp.float32(0),
             best_parameters=_where(better, state.parameters, state.best_parameters),
             best_statistics=_where(better, state.statistics, state.best_statistics),
             best_score=jnp.where(better, score, state.best_score),
@@ -241,7 +263,7 @@ def make(
                 in_axes=(0, None),
             )
         ),
-        finish_epoch=jax.jit(jax.vmap(finish_epoch, in_axes=(0, 0, 0, None, None))),
+        finish_epoch=jax.jit(jax.vmap(finish_epoch, in_axes=(0, 0, 0, None))),
     )
 
 
@@ -249,14 +271,63 @@ def _epoch_key(hyper: Hyperparameters, purpose: int, epoch: Array) -> Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(hyper.seed), purpose), epoch)
 
 
-def network(model: Model, features: int, metadata: int, classes: int, key: Any = None) -> models.Network:
+def weighted_labels(kind: str, batch: Bucket) -> tuple[Array, Array]:
+    """Returns the labels of a batch's places and their weights in the loss, [row], or [row, step] by step.
+
+    Each row weighs 1, shared by its steps where every prefix is predicted; where steps have labels, each step weighs 1.
+    Filling, steps beyond the length and steps without a label weigh 0.
+    """
+    lengths, labels = jnp.asarray(batch.lengths), jnp.asarray(batch.labels)
+    if kind == "sequence":
+        return labels, (lengths > 0).astype(jnp.float32)
+    valid = jnp.arange(batch.features.shape[1]) < lengths[:, None]
+    if kind == "prefix":
+        shares = valid / jnp.maximum(lengths, 1)[:, None].astype(jnp.float32)
+        return jnp.broadcast_to(labels[:, None], valid.shape), shares
+    return jnp.maximum(labels, 0), (valid & (labels >= 0)).astype(jnp.float32)
+
+
+def targets(kind: str, buckets: Iterable[Bucket]) -> Targets:
+    """Returns what is to be said at the places of these buckets, in the order of `evaluate`.
+
+    Of the prefixes of a sequence the last one is scored, the whole sequence.
+    """
+    found = []
+    for bucket in buckets:
+        labels, weights = (np.asarray(values) for values in weighted_labels(kind, bucket))
+        scored = weights > 0
+        if kind == "prefix":
+            scored &= np.arange(labels.shape[1]) == np.asarray(bucket.lengths)[:, None] - 1
+        found.append(Targets(labels.ravel(), weights.ravel(), np.flatnonzero(scored)))
+    return joined(found)
+
+
+def joined(pieces: list[Targets]) -> Targets:
+    """Returns the targets of all pieces' places, one piece after another."""
+    starts = np.cumsum([0, *(len(piece.labels) for piece in pieces)])
+    return Targets(
+        np.concatenate([piece.labels for piece in pieces]),
+        np.concatenate([piece.weights for piece in pieces]),
+        np.concatenate([piece.scored + start for piece, start in zip(pieces, starts, strict=False)]),
+    )
+
+
+def _weighted_sum(weights: Array, values: Array) -> Array:
+    # what weighs nothing may be no number
+    return jnp.where(weights > 0, weights * values, 0).sum()
+
+
+def network(
+    model: Model, features: int, metadata: int, classes: int, kind: str = "sequence", key: Any = None
+) -> models.Network:
     """Returns the network of a config; without a key only its structure is of use."""
     rngs = nnx.Rngs(params=jax.random.key(0) if key is None else key)
     return models.Network(model, features, metadata, classes, rngs=rngs)
 
 
 def evaluate(structure: Any, parameters: Any, statistics: Any, buckets: tuple[Bucket, ...]) -> Array:
-    """Returns the logits [row, class] of one trial's network for all buckets' rows, in their order.
+    """Returns the logits [place, class] of one trial's network for all buckets' rows, in their order: a row's, or those
+    of its steps one after another where it predicts at every step.
 
     Each bucket's rows must be a multiple of the evaluation batch (`evaluation_multiple`), which bounds the memory.
     """
@@ -271,7 +342,8 @@ def evaluate(structure: Any, parameters: Any, statistics: Any, buckets: tuple[Bu
         count = rows // size  # written out: a survey without metadata has arrays of no columns, which -1 can't divide
         shaped = [values.reshape(count, size, *values.shape[1:]) for values in bucket]
         batches = Bucket(*shaped)
-        logits.append(jax.lax.map(batch_logits, batches).reshape(rows, -1))
+        found = jax.lax.map(batch_logits, batches)
+        logits.append(found.reshape(-1, found.shape[-1]))
     return jnp.concatenate(logits)
 
 

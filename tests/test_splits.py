@@ -146,7 +146,10 @@ def test_a_random_fold_is_the_split_of_its_seed(tmp_path: Path, method: str, by:
     for fold in range(4):
         alone = made(tmp_path / f"alone-{fold}", entries, experiment(seed=3 + fold, **settings))
         np.testing.assert_array_equal(splits.assigned(table, fold), splits.assigned(alone))
-        own, single = splits.read_statistics(tmp_path / "folds", fold), splits.read_statistics(tmp_path / f"alone-{fold}")
+        own, single = (
+            splits.read_statistics(tmp_path / "folds", fold),
+            splits.read_statistics(tmp_path / f"alone-{fold}"),
+        )
         for name in ("feature_mean", "feature_deviation", "metadata_mean", "metadata_deviation", "class_counts"):
             np.testing.assert_array_equal(getattr(own, name), getattr(single, name))
         tests.add(tuple(np.flatnonzero(splits.assigned(table, fold) == "test")))

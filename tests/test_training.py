@@ -46,7 +46,7 @@ class Setting:
         self.steps = int(-(-window.counts // self.training.batch_size).sum())
         self.schedule = batches.schedule(window.counts, self.training.batch_size, self.steps)
         self.validation = Windows(Part.of([validation]), longest, np.inf).get()
-        self.labels = validation.labels[self.validation.sources]
+        self.targets = training.targets("sequence", self.validation.buckets)
         self.program = training.make(self.model, self.training, FEATURES, METADATA, CLASSES, augment)
 
     def hyper(self, seed: int, rate: float = 0.01, gamma: float = 0.0, dropout: float = 0.3) -> Hyperparameters:
@@ -63,7 +63,7 @@ class Setting:
 
     def finish_epoch(self, states: State, hypers: Hyperparameters) -> tuple[State, Any]:
         logits = self.program.evaluate(states, self.validation.buckets)
-        return self.program.finish_epoch(states, hypers, logits, self.labels, self.validation.sources >= 0)
+        return self.program.finish_epoch(states, hypers, logits, self.targets)
 
     def trained(self, pack: list[Hyperparameters], epochs: int = 3) -> tuple[State, list[Any]]:
         hypers, states = self.begin(pack)

@@ -50,6 +50,7 @@ class Survey:
     gives_splits, gives_groups, gives_step_labels: whether its own files say which split an object belongs to, which
     objects belong together (one star, one subject), and a label for each step.
     labelled: False where objects have no labels (a missing one is no fault then).
+    truth: those of the metadata that no observer knows: scores may be measured against them, and no network sees them.
     """
 
     columns: tuple[Column, ...]
@@ -62,6 +63,7 @@ class Survey:
     gives_groups: bool = False
     gives_step_labels: bool = False
     labelled: bool = True
+    truth: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 A folder holds `spcc_lightcurves.npz` (`snid`, `offsets`, `mjd` in days, `band` 0 to 3 for griz, `flux`, `flux_err`) and
 `spcc_metadata.csv` (a row an object; `sim_type` is the label). Of the metadata only what an observer knows may be a
 feature: the columns `sim_*`, `sntype` and `z_spec` tell the answer or stand for spectra that were taken to get it.
+`sim_peakmjd`, where the table has it, is there for `data.evaluation`.
 """
 
 import lzma
@@ -27,7 +28,9 @@ METADATA = (
     Column("mwebv", "mag"),
     Column("hostz"),
     Column("hostz_err"),
+    Column("sim_peakmjd", "days"),
 )
+TRUTH = ("sim_peakmjd",)
 LABEL = "sim_type"
 # What zipfile and NumPy raise for a file that is no archive of plain arrays, or a damaged one.
 UNREADABLE = (
@@ -68,6 +71,7 @@ data:
             error_columns=("flux_error",),
             metadata=METADATA,
             passbands=PASSBANDS,
+            truth=TRUTH,
         )
 
     def parts(self, budget: int) -> list[Part]:
@@ -81,7 +85,7 @@ data:
         offsets = arrays["offsets"][part.start : part.stop + 1]
         rows = slice(int(offsets[0]), int(offsets[-1]))
         ids = arrays["snid"][part.start : part.stop]
-        known = metadata.reindex(ids)
+        known = metadata.reindex(ids).reindex(columns=[LABEL, *(column.name for column in METADATA)])
         band = arrays["band"][rows]
         with np.errstate(all="ignore"):  # what is no number in single precision is none in double precision
             values = np.stack([arrays["flux"][rows], arrays["flux_err"][rows]], axis=1).astype(np.float64)
@@ -155,11 +159,12 @@ data:
             raise JaxrnnError(
                 f"{self._metadata}: not a readable CSV table ({error}); expected a whole file; copy it again"
             )
-        wanted = ["snid", LABEL, *(column.name for column in METADATA)]
+        wanted = ["snid", LABEL, *(column.name for column in METADATA if column.name not in TRUTH)]
         absent = [name for name in wanted if name not in table.columns]
         if absent:
             raise JaxrnnError(f"{self._metadata}: no column {listed(absent)}; it has {listed(list(table.columns), 20)}")
-        words = [column.name for column in METADATA if not pd.api.types.is_numeric_dtype(table[column.name])]
+        there = [column.name for column in METADATA if column.name in table]
+        words = [name for name in there if not pd.api.types.is_numeric_dtype(table[name])]
         if words and len(table):
             raise JaxrnnError(
                 f"{self._metadata}: column {listed(words)} holds text; expected numbers, empty where unknown"
