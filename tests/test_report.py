@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from jaxrnn import __version__, report
-from jaxrnn.config import to_yaml
+from jaxrnn.config import read_yaml, to_yaml
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.report import figures
 from jaxrnn.results import write_json, write_text
@@ -101,11 +101,12 @@ def make(
                   for i, line in enumerate(lines)]  # fmt: skip
         rows("splits.csv", ["id", "label", "class", "split", "fold"], pooled)
     no_leak = {"objects": 0, "group": 0, "equal": 0, "near_equal": 0, "too_few_numbers": 0, "action": "refuse"}
-    write_json(folder / "statistics.json", {"remarks": [], "leaks": no_leak, "statistics": []})
+    write_json(folder / "statistics.json", {"remarks": [], "leaks": no_leak, "counts": [], "statistics": []})
     write_json(
         dataset / "manifest.json",
         {
             "reader": "simulated",
+            "time_unit": "days",
             "survey_files": [{"path": "0000.h5", "bytes": 5_200_000}, {"path": "0001.h5", "bytes": 4_100_000}],
             "counts": {
                 "objects_in": len(labels) + 1 + rejected, "objects_out": len(labels) + 1, "objects_rejected": rejected,
@@ -569,6 +570,34 @@ def test_objects_taken_out_count_in_no_split(copied: Made) -> None:
     assert {name: before[name] - after[name] for name in before if before[name] != after[name]} == {
         "AGN": 9, "All classes": 9
     }  # fmt: skip
+
+
+def test_growing_sequences_are_drawn_and_tabled(tmp_path: Path) -> None:
+    made = make(tmp_path)
+    path = made.folder / "experiment.yaml"
+    values = read_yaml(path)
+    values["task"] = {"kind": "prefix", "early": {"around": "peak", "at": [-7, 0]}}
+    path.write_text(to_yaml(values))
+    best = json.loads((made.folder / "best.json").read_text())["trial"]
+    header = ["trial", "by", "at", "objects", "unobserved", *SCORES, "calibration_error"]
+    moments = [("steps", 1.0), ("steps", 9.0), ("time_since_first", 0.0), ("time_since_first", 80.0)]
+    rows = [
+        [trial, by, at, 590, 10, *([score] * len(SCORES)), 0.07]
+        for trial, score in (("another", 0.1), (best, 0.625))
+        for by, at in [*moments, ("peak", -7.0), ("peak", 0.0)]
+    ]
+    with (made.folder / "early_test.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    page = Page(report.write(made.folder, made.dataset))
+    table = page.tables["early"]
+    assert [[value for _, value in row[:4]] for row in table[1:]] == [[-7, 590, 10, 0.625], [0, 590, 10, 0.625]]
+    assert "Time from peak (days)" in table[0][0][0]
+    assert "0.625 after the first step and 0.625 after 9" in page.text
+    svg = (made.folder / "figures" / "early_curves.svg").read_text()
+    assert "steps observed at most" in svg and "calibration error" in svg
+    (made.folder / "early_test.csv").unlink()
+    with pytest.raises(JaxrnnError, match=r"early_test\.csv"):
+        report.write(made.folder, made.dataset)
 
 
 def test_folds_are_told_and_their_intervals_doubted(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from jaxrnn.config import Loss, Model, Training, read_yaml, substituted, to_yaml
+from jaxrnn.early import SINCE_FIRST, STEPS
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.readers import SPLITS
 from jaxrnn.report import figures
@@ -36,6 +37,7 @@ FEW_OBJECTS = 10  # in the test split: fewer say little about a class
 LARGE_GAP = 0.05  # of accuracy between training and validation
 MANY_REJECTED = 0.01  # share of objects
 HISTORY = ("trial", *HISTORY_COLUMNS)
+EARLY = ("by", "at", "objects", "unobserved", *SCORES, "calibration_error")
 TRIALS = ("trial", "job", "seed", *SCORES, "epochs", "best_epoch", "seconds", "input_seconds", "outcome")
 FOLDS_DEPEND = "Folds share training objects, so that intervals over them are too narrow."
 Row = dict[str, Any]
@@ -67,15 +69,19 @@ def write(experiment_folder: Path, dataset_folder: Path) -> Path:
 class Inputs:
     """What the page is made from. Rows hold text in their text columns and floats in the others.
 
-    objects: how many of each (label, class, split), as the chosen trial's fold has them. leaks: how many objects stand
-    in two splits, by kind, and what was done about them. remarks: what else `jaxrnn split` said. confusion: counts
-    `[truth, predicted]` of validation and test. keys: the grid's dotted keys. chosen: the chosen trial's row.
+    objects: how many of each (label, class, split), as the chosen trial's fold has them. steps: how many of each class
+    in each split, where steps have labels. leaks: how many objects stand in two splits, by kind, and what was done
+    about them. remarks: what else `jaxrnn split` said. early: the chosen trial's rows of early_test.csv, none where it
+    predicts no prefixes. confusion: counts `[truth, predicted]` of validation and test. keys: the grid's dotted keys.
+    chosen: the chosen trial's row.
     """
 
     folder: Path
     config: dict[str, Any]
     manifest: dict[str, Any]
+    early: list[Row]
     objects: Counter[tuple[str, str, str]]
+    steps: dict[str, dict[str, int]]
     leaks: dict[str, Any]
     remarks: list[str]
     trials: list[Row]
@@ -156,8 +162,8 @@ def _read(folder: Path, dataset: Path) -> Inputs:
 
     manifest = read_json(dataset / "manifest.json", "jaxrnn ingest")
     _expect(manifest, dataset / "manifest.json", "jaxrnn ingest",
-            ("reader", "counts", "survey_files", "rejected_by_reason", "length_histogram", "features", "metadata",
-             "shards"))  # fmt: skip
+            ("reader", "counts", "time_unit", "survey_files", "rejected_by_reason", "length_histogram", "features",
+             "metadata", "shards"))  # fmt: skip
     counts = ("objects", "observations")
     expected = ("steps_out", *(f"{what}_{where}" for what in counts for where in ("in", "out", "rejected")))
     _expect(manifest["counts"], dataset / "manifest.json", "jaxrnn ingest", expected)
@@ -176,7 +182,7 @@ def _read(folder: Path, dataset: Path) -> Inputs:
         )
 
     statistics = read_json(folder / "statistics.json", "jaxrnn split")
-    _expect(statistics, folder / "statistics.json", "jaxrnn split", ("leaks", "remarks"))
+    _expect(statistics, folder / "statistics.json", "jaxrnn split", ("leaks", "remarks", "counts"))
 
     folds = ["fold"] if "fold" in best else []
     text = ("trial", "job", "seed", "fold", "outcome", *keys)
@@ -190,6 +196,11 @@ def _read(folder: Path, dataset: Path) -> Inputs:
     own = [f"fold_{best['fold']}"] if folds and config.get("split", {}).get("fold_kind") == "random" else folds
     columns = ("label", "class", "split", *own)
     splits = _table(folder / "splits.csv", "jaxrnn split", columns, columns)
+    task = (config["task"] or {}).get("kind", "sequence")
+    early = []
+    if task == "prefix":
+        rows = _table(folder / "early_test.csv", command, ("trial", *EARLY), ("trial", "by"))
+        early = [row for row in rows if row["trial"] == str(best["trial"])]
     classes, validation = _matrix(folder / "confusion_matrix_validation.csv", command)
     classes_test, test = _matrix(folder / "confusion_matrix_test.csv", command)
     if classes != classes_test:
@@ -208,6 +219,8 @@ def _read(folder: Path, dataset: Path) -> Inputs:
         folder=folder,
         config=config,
         manifest=manifest,
+        early=early,
+        steps=statistics["counts"][best.get("fold") or 0] if task == "step" else {},
         objects=Counter((row["label"], row["class"], _split(row, best.get("fold"))) for row in splits),
         leaks=statistics["leaks"],
         remarks=statistics["remarks"],
@@ -697,6 +710,7 @@ def _data(inputs: Inputs) -> dict[str, Any]:
     ]
     totals = [sum(own[split] for own in counts.values()) for split in SPLITS]
     rows.append([_text("All classes"), *([_text("")] if grouped else []), *map(_count, [*totals, sum(totals)])])
+    what = "Steps" if inputs.steps else "Objects"
     excluded: Counter[str] = Counter()
     for (label, _, split), count in inputs.objects.items():
         if split == EXCLUDED:
@@ -714,7 +728,7 @@ def _data(inputs: Inputs) -> dict[str, Any]:
         "counts": {key: int(value) for key, value in manifest["counts"].items()},
         "units": units,
         "metadata": metadata,
-        "table": Table.of("classes", f"Objects of each class, by split{fold}", columns, rows),
+        "table": Table.of("classes", f"{what} of each class, by split{fold}", columns, rows),
         "leaks": _leaks(inputs),
         "remarks": inputs.remarks,
         "excluded": excluded.most_common(),
@@ -729,6 +743,8 @@ def _reasons(name: str, caption: str, counts: dict[str, int]) -> Table:
 
 
 def _class_counts(inputs: Inputs) -> dict[str, dict[str, int]]:
+    if inputs.steps:
+        return inputs.steps
     counts: dict[str, Counter[str]] = {name: Counter() for name in inputs.classes}
     for (_, name, split), count in inputs.objects.items():
         if split in SPLITS:
@@ -874,6 +890,29 @@ def _matrix_tables(inputs: Inputs, split: str) -> list[Table]:
     ]
 
 
+def _early(inputs: Inputs) -> dict[str, Any] | None:
+    """Returns what is said of growing sequences, None where no prefix is predicted."""
+    if not inputs.early:
+        return None
+    unit = inputs.manifest["time_unit"]
+    around = [row for row in inputs.early if row["by"] not in (STEPS, SINCE_FIRST)]
+    first, last = (next(row for row in rows if row["by"] == STEPS) for rows in (inputs.early, inputs.early[::-1]))
+    columns = [f"Time from {around[0]['by']} ({unit})" if around else "", "Objects", "Not observed yet"]
+    scores = [*SCORES, "calibration_error"]
+    rows = [
+        [Cell(f"{row['at']:+g}", row["at"]), _count(row["objects"]), _count(row["unobserved"]),
+         *(_score(row[score]) for score in scores)]
+        for row in around
+    ]  # fmt: skip
+    heads = [*columns, *(_sentence(SCORES.get(score, "calibration error")) for score in scores)]
+    return {
+        "first": f"{first['accuracy']:.3f}",
+        "last": f"{last['accuracy']:.3f}",
+        "steps": f"{last['at']:g}",
+        "table": Table.of("early", "Test scores of what was observed until then", heads, rows) if rows else None,
+    }
+
+
 def _reproduce(inputs: Inputs) -> dict[str, Any]:
     folder = _from_here(inputs.folder)
     root = os.path.dirname(folder) or "."
@@ -936,6 +975,7 @@ def _figures(inputs: Inputs) -> list[Figure]:
         ),
         *(figures.confusion_matrix(inputs.confusion[split], inputs.classes, split) for split in ("validation", "test")),
         figures.class_scores(scores),
+        *([figures.early_curves(inputs.early, inputs.manifest["time_unit"])] if inputs.early else []),
     ]
 
 
@@ -973,6 +1013,7 @@ def _page(inputs: Inputs, drawn: dict[str, Figure]) -> str:
         data=_data(inputs),
         search=_search(inputs),
         training=_training(inputs),
+        early=_early(inputs),
         performance=_performance(inputs),
         reproduce=_reproduce(inputs),
     )

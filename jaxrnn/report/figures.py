@@ -19,6 +19,7 @@ import numpy as np
 import vl_convert
 from numpy.typing import NDArray
 
+from jaxrnn.early import SINCE_FIRST, STEPS
 from jaxrnn.readers import SPLITS
 
 # token: (light, dark). Data colours are from Okabe & Ito (2008), "Color Universal Design", lightened where it is dark.
@@ -456,6 +457,45 @@ def class_scores(scores: Sequence[Mapping[str, Any]]) -> Figure:
         "holds the numbers.",
         chart,
         "Bar: 95 % interval.",
+    )
+
+
+def early_curves(rows: Sequence[Mapping[str, Any]], unit: str) -> Figure:
+    """Draws accuracy, macro AUC and calibration error of growing sequences against steps and time; rows: of
+    early_test.csv, of one trial."""
+    scores = {"accuracy": "accuracy", "macro_auc": SCORES["macro_auc"], "calibration_error": "calibration error"}
+    titles = {STEPS: "steps observed at most", SINCE_FIRST: f"time since the first step ({unit})"}
+    names = list(scores.values())
+    panels = []
+    for by, title in titles.items():
+        data = [
+            {"at": row["at"], "score": row[score], "series": name}
+            for row in rows
+            if row["by"] == by
+            for score, name in scores.items()
+            if np.isfinite(row[score])
+        ]
+        lines = (
+            alt.Chart(_rows(data))
+            .mark_line(point=alt.OverlayMarkDef(size=26))
+            .encode(
+                x=alt.X("at:Q", title=title, axis=alt.Axis(tickCount=8)),
+                y=alt.Y("score:Q", title="score on test", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=6)),
+                color=alt.Color("series:N", scale=_colours(names, ("first", "second", "muted")), legend=_legend()),
+                strokeDash=alt.StrokeDash(
+                    "series:N", scale=alt.Scale(type="ordinal", domain=names, range=[[], [6, 3], [2, 3]])
+                ),
+            )
+        )
+        panels.append(lines.properties(width=500, height=205))
+    description = (
+        "Accuracy, macro AUC and calibration error of growing sequences on the test split, against the number "
+    )
+    return _drawn(
+        "early_curves",
+        "Scores of growing sequences",
+        f"{description}of steps and the time since the first one.",
+        alt.vconcat(*panels, spacing=18),
     )
 
 
