@@ -383,6 +383,12 @@ class Split(Section):
         "split, its test split too, with the seeds `seed`, `seed` + 1, ...: for scores with their spread over splits, "
         "as many papers quote them. Not with `method: given`.",
     )
+    balance: Flag = Field(
+        default=False,
+        description="Before splitting, leave out objects of the larger classes, drawn by the split's seed, until every "
+        "class has as many as the smallest; those left out are counted. For comparison with results on balanced "
+        "samples: `loss.class_weights: balanced` uses all objects instead. Not with `task.kind: step`.",
+    )
     leaks: Literal["refuse", "drop_from_training", "report"] = Field(
         default="refuse",
         description="What happens where a group, or a sequence equal or almost equal to another, stands in two splits, "

@@ -24,8 +24,8 @@ from jaxrnn.shards import Shard
 TRAIN, VALIDATION, TEST = SPLITS
 # In splits.csv, beside `SPLITS`: labels that the task leaves out; training and validation together, cut into folds;
 # another split in each fold, which the columns `fold_0`, `fold_1`, ... say; objects taken out because they stand in
-# another split too.
-EXCLUDED, POOL, DRAWN, LEAKED = "excluded", "pool", "drawn", "leaked"
+# another split too; objects that `split.balance` leaves out.
+EXCLUDED, POOL, DRAWN, LEAKED, SURPLUS = "excluded", "pool", "drawn", "leaked", "surplus"
 STEPS = "(by step)"  # the class of an object whose steps have classes of their own
 
 
@@ -226,19 +226,27 @@ def split(experiment: Experiment, dataset: Path, folder: Path) -> list[str]:
     labelled = labelled.named(class_of(task, groups, labelled.labels))
     _check_counts(groups, labelled, settings)
     names = labelled.strata(len(known.ids))
-    table = pd.DataFrame({"id": known.ids, "label": known.labels, "class": names, "split": EXCLUDED}, dtype=object)
     seed = plan.split_seed(experiment.model_dump())
+    surplus = _surplus(settings, known, names, seed)
+    if settings.balance:
+        labelled = labelled.named(np.where(surplus[labelled.owner], "", labelled.names))
+        _check_counts(groups, labelled, settings)
+    table = pd.DataFrame({"id": known.ids, "label": known.labels, "class": names, "split": EXCLUDED}, dtype=object)
     remarks: list[str] = []
+    entering = np.where(surplus, "", names)
     if _random_folds(settings):
         table["split"] = np.where(names == "", EXCLUDED, DRAWN)
         alone = settings.model_copy(update={"folds": None})
         for fold in range(settings.folds or 0):
-            table[f"fold_{fold}"] = _parts(alone, known, names, seed + fold)[0].split
+            table[f"fold_{fold}"] = _parts(alone, known, entering, seed + fold)[0].split
     else:
-        parts, remarks = _parts(settings, known, names, seed)
+        parts, remarks = _parts(settings, known, entering, seed)
         table["split"] = parts.split
         if settings.folds is not None:
             table["fold"] = parts.fold
+    if settings.balance:
+        table.loc[surplus, "split"] = SURPLUS
+        remarks.append(f"`split.balance` leaves out {surplus.sum()} objects of classes larger than the smallest")
     _check_every_class_everywhere(groups, labelled, table, settings)
     found = leaks.find(paths, table, known.groups)
     found.write(folder / "leaks.csv")
@@ -266,6 +274,23 @@ def split(experiment: Experiment, dataset: Path, folder: Path) -> list[str]:
     shown = ", ".join(f"{count} {name}" for name, count in zip(groups, counts, strict=True))
     steps = "steps: " if task.kind == "step" else ""
     return [*remarks, *leaking, f"training{' of fold 0' if settings.folds else ''} has {steps}{shown}"]
+
+
+def _surplus(split: Split, known: "_Known", names: np.ndarray, seed: int) -> np.ndarray:
+    """Returns which objects [object] are left out so that all classes have as many as the smallest."""
+    surplus = np.zeros(len(names), dtype=bool)
+    if not split.balance:
+        return surplus
+    if STEPS in names:
+        raise JaxrnnError(
+            "split.balance: an object's steps are of several classes; leave it out with `task.kind: step`"
+        )
+    classes, counts = np.unique(names[names != ""].astype(str), return_counts=True)
+    places = np.array([_uniform(seed, f"balance/{name}") for name in known.ids])
+    for name in classes:
+        members = np.flatnonzero(names == name)
+        surplus[members[np.argsort(places[members], kind="stable")][counts.min() :]] = True
+    return surplus
 
 
 def _folds(split: Split) -> Sequence[int | None]:

@@ -156,6 +156,23 @@ def test_a_random_fold_is_the_split_of_its_seed(tmp_path: Path, method: str, by:
     assert len(tests) == 4, "every fold has a test split of its own"
 
 
+@pytest.mark.parametrize("fold_kind", [None, "k_fold", "random"])
+def test_balanced_classes_are_as_large_as_the_smallest(tmp_path: Path, fold_kind: str | None) -> None:
+    folds = {} if fold_kind is None else {"folds": 3, "fold_kind": fold_kind}
+    table = made(tmp_path, content(), experiment(balance=True, leaks="report", **folds))
+    smallest = table["class"].value_counts().min()
+    kept = table[table["split"] != splits.SURPLUS]
+    assert kept["class"].value_counts().tolist() == [smallest] * 3
+    for fold in [None] if fold_kind is None else range(3):
+        place = splits.assigned(table, fold)
+        assert not set(place[table["split"] == splits.SURPLUS]) & set(SPLITS)
+        assert set(place[table["split"] != splits.SURPLUS]) == set(SPLITS)
+        assert splits.read_statistics(tmp_path, fold).class_counts.max() <= smallest
+    again = made(tmp_path / "again", content()[::-1], experiment(balance=True, leaks="report", **folds))
+    left = [set(found.loc[found["split"] == splits.SURPLUS, "id"]) for found in (table, again)]
+    assert left[0] == left[1], "who is left out depends on seed and object alone"
+
+
 def test_random_folds_are_not_drawn_from_given_splits() -> None:
     with pytest.raises(ValueError, match="takes them from the files; use `exact` or `hash`"):
         experiment(method="given", folds=2, fold_kind="random")
