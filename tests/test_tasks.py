@@ -1,0 +1,172 @@
+"""Labels of steps and of prefixes: where they go, what they weigh, and how they are scored."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.random import default_rng
+from test_leaks import experiment, shard, write_dataset
+
+from jaxrnn import batches, metrics, splits, training
+from jaxrnn.batches import Bucket, Corpus, Examples, Part, Windows
+from jaxrnn.errors import JaxrnnError
+from jaxrnn.predictions import Predictions
+
+NAMES = ("a", "b", "c")
+
+
+def stepwise(lengths: list[int], seed: int = 0) -> Examples:
+    """Returns sequences whose one feature is their label + 10, so that each label can be told from its step; -1 is
+    none."""
+    generator = default_rng(seed)
+    labels = generator.integers(-1, 3, sum(lengths)).astype(np.int32)
+    return Examples(
+        ids=np.arange(len(lengths)).astype(str),
+        labels=labels,
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        features=(labels[:, None] + 10).astype(np.float32),
+        metadata=np.zeros((len(lengths), 0), dtype=np.float32),
+    )
+
+
+@pytest.mark.parametrize("most_bytes", [np.inf, 400.0])
+def test_each_step_keeps_its_label_in_every_window(most_bytes: float) -> None:
+    lengths = default_rng(1).integers(1, 9, 30).tolist()
+    pieces = [stepwise(lengths[start : start + 7], start) for start in range(0, 30, 7)]
+    part = Part.of(pieces, labels_by_step=True)
+    assert len(part.labels) == part.offsets[-1] == sum(lengths)
+    seen = 0
+    with Windows(part, batches.edges(part.lengths, 2), most_bytes, seed=1) as windows:
+        assert windows.whole == np.isinf(most_bytes)
+        for index in range(windows.count()):
+            for bucket in windows.get(0, index).buckets:
+                features, lengths_here, _, labels, _ = map(np.asarray, bucket)
+                valid = np.arange(features.shape[1]) < lengths_here[:, None]
+                np.testing.assert_array_equal(labels[valid] + 10, features[valid][:, 0])
+                assert (labels[~valid] == -1).all()
+                seen += valid.sum()
+    assert seen == sum(lengths)
+
+
+def bucket(lengths: list[int], labels: np.ndarray, steps: int = 5) -> Bucket:
+    rows = len(lengths)
+    return Bucket(
+        np.zeros((rows, steps, 1), np.float32), np.array(lengths, np.int32), np.zeros((rows, 0), np.float32),
+        labels, np.zeros(rows, np.uint32),
+    )  # fmt: skip
+
+
+def test_what_places_weigh() -> None:
+    lengths, labels = [3, 5, 1, 0], np.array([2, 0, 1, 0], np.int32)
+    found, weights = map(np.asarray, training.weighted_labels("sequence", bucket(lengths, labels)))
+    assert found.tolist() == labels.tolist() and weights.tolist() == [1, 1, 1, 0]
+    found, weights = map(np.asarray, training.weighted_labels("prefix", bucket(lengths, labels)))
+    np.testing.assert_allclose(weights.sum(axis=1), [1, 1, 1, 0], rtol=1e-6)
+    assert (weights > 0).sum(axis=1).tolist() == lengths and (found == labels[:, None]).all()
+    by_step = np.full((4, 5), -1, np.int32)
+    by_step[0, :3], by_step[1, :5], by_step[2, 4] = [2, -1, 0], [1, 1, 1, -1, 0], 2
+    found, weights = map(np.asarray, training.weighted_labels("step", bucket(lengths, by_step)))
+    assert weights[0].tolist() == [1, 0, 1, 0, 0] and weights[1].tolist() == [1, 1, 1, 0, 1]
+    assert not weights[2:].any() and (found >= 0).all(), "a label beyond the length counts nowhere"
+
+
+@pytest.mark.parametrize("kind", ["sequence", "prefix", "step"])
+def test_what_is_scored_on_the_device_is_what_the_tables_score(kind: str) -> None:
+    generator = default_rng(0)
+    lengths = generator.integers(1, 7, 25)
+    by_step = generator.integers(-1, 3, lengths.sum()).astype(np.int32)
+    labels = by_step if kind == "step" else generator.integers(0, 3, 25).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    examples = Examples(
+        np.arange(25).astype(str),
+        labels,
+        offsets,
+        np.zeros((offsets[-1], 1), np.float32),
+        np.zeros((25, 0), np.float32),
+    )
+    part = Part.of([examples], labels_by_step=kind == "step")
+    with Windows(part, batches.edges(lengths, 3), np.inf, multiple=4) as windows:
+        window = windows.get()
+    targets = training.targets(kind, window.buckets)
+    places = 25 if kind == "sequence" else lengths.sum()
+    stored = Predictions(kind, examples.ids, labels, lengths, {"one": generator.random((places, 3)).astype(np.float32)})
+    # the same rows, in the windows' order: bucket by bucket
+    order = window.sources[window.sources >= 0]
+    expected = [stored.scored_labels[stored.owners == row] for row in order]
+    assert targets.labels[targets.scored].tolist() == np.concatenate(expected).tolist()
+    assert len(targets.labels) == sum(
+        len(b.lengths) * (1 if kind == "sequence" else b.features.shape[1]) for b in window.buckets
+    )
+
+
+def test_pieces_of_targets_join() -> None:
+    whole = [bucket([3, 0], np.array([1, 0], np.int32)), bucket([2, 5], np.array([2, 0], np.int32), 6)]
+    for kind in ("sequence", "prefix"):
+        together = training.targets(kind, whole)
+        joined = training.joined([training.targets(kind, [entry]) for entry in whole])
+        for one, other in zip(together, joined, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+# Splits
+
+
+def labelled_by_step(objects: int = 40) -> list[Any]:
+    generator = default_rng(3)
+    sequences = [generator.normal(0, 1, (length, 2)) for length in generator.integers(8, 15, objects)]
+    labels = [generator.choice(["rest", "move", "noise"], len(sequence)) for sequence in sequences]
+    half = objects // 2
+    return [
+        shard(sequences[rows], [""] * half, first, step_labels=np.concatenate(labels[rows]))
+        for rows, first in ((slice(0, half), 0), (slice(half, objects), half))
+    ]
+
+
+def with_task(kind: str, **task: Any) -> Any:
+    of = experiment(2, leaks="report")
+    return of.model_copy(update={"task": of.task.model_copy(update={"kind": kind, **task})})
+
+
+def test_steps_have_classes_of_their_own(tmp_path: Path) -> None:
+    entries = labelled_by_step()
+    dataset = write_dataset(tmp_path / "dataset", entries)
+    said = splits.split(with_task("step", exclude=("noise",)), dataset, tmp_path)
+    table, statistics = splits.read_splits(tmp_path), splits.read_statistics(tmp_path)
+    assert statistics.classes == ("move", "rest") and statistics.labels == {"move": "move", "rest": "rest"}
+    assert set(table["split"]) == set(splits.SPLITS)
+    part = Corpus(dataset, table, statistics, labels_by_step=True).part("train")
+    stored = np.concatenate([entry.step_labels for entry in entries])
+    owners = np.repeat(np.arange(40), np.concatenate([entry.lengths for entry in entries]))
+    mine = stored[np.isin(owners, np.flatnonzero(table["split"] == "train"))]
+    assert part.labels.tolist() == [{"move": 0, "rest": 1}.get(label, -1) for label in mine]
+    assert statistics.class_counts.tolist() == [(mine == "move").sum(), (mine == "rest").sum()]
+    assert f"training has steps: {(mine == 'move').sum()} move" in said[-1]
+    read = [part.read(place) for place in range(len(part.starts) - 1)]
+    np.testing.assert_array_equal(np.concatenate([piece.labels for piece in read]), part.labels)
+
+
+def test_a_survey_without_step_labels_is_no_task_by_step(tmp_path: Path) -> None:
+    sequences = [default_rng(i).normal(0, 1, (9, 2)) for i in range(30)]
+    dataset = write_dataset(tmp_path / "dataset", [shard(sequences, ["a", "b"] * 15)])
+    with pytest.raises(JaxrnnError, match=r"task\.kind: `step`, and this survey's files give no step labels"):
+        splits.split(with_task("step"), dataset, tmp_path)
+
+
+# Intervals
+
+
+def test_intervals_by_sequence_are_those_of_whole_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that repeat their sequence's say nothing more: the interval stays; taken one by one it would shrink."""
+    monkeypatch.setattr(metrics, "RESAMPLES", 200)
+    generator = default_rng(0)
+    labels = generator.permutation(np.arange(90) % 3)
+    logits = generator.normal(0, 1, (90, 3)) + np.eye(3)[labels]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    once = metrics.with_intervals(probabilities, labels, NAMES, 1, owners=np.arange(90))
+    each = np.repeat(np.arange(90), 5)
+    often = metrics.with_intervals(probabilities[each], labels[each], NAMES, 1, owners=each)
+    alone = metrics.with_intervals(probabilities[each], labels[each], NAMES, 1)
+    for name, score in once.items():
+        assert often[name] == pytest.approx(score, rel=1e-9)
+        assert alone[name]["high"] - alone[name]["low"] < 0.75 * (score["high"] - score["low"])  # pyright: ignore
