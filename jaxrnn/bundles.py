@@ -20,10 +20,11 @@ from jaxrnn.splits import Statistics
 
 @dataclass(frozen=True)
 class Bundle:
-    """A trained network. features and metadata: names and units of its inputs; arrays: its parameters by path;
-    trial: how it was trained."""
+    """A trained network. outputs: how many output units it has; features and metadata: names and units of its inputs;
+    arrays: its parameters by path; trial: how it was trained."""
 
     model: Model
+    outputs: int
     data: Data
     features: list[dict[str, str]]
     metadata: list[dict[str, str]]
@@ -36,6 +37,7 @@ def save(folder: Path, bundle: Bundle) -> None:
     """Writes the bundle whole or not at all."""
     described = {
         "model": bundle.model.model_dump(mode="json"),
+        "outputs": bundle.outputs,
         "data": bundle.data.model_dump(mode="json"),
         "features": bundle.features,
         "metadata": bundle.metadata,
@@ -54,6 +56,7 @@ def load(folder: Path) -> Bundle:
     try:
         return Bundle(
             model=Model.model_validate(values["model"]),
+            outputs=values["outputs"],
             data=Data.model_validate(values["data"]),
             features=values["features"],
             metadata=values["metadata"],

@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxrnn import __version__, results
-from jaxrnn.config import RUN_KEYS, TRACED_KEYS, Experiment, Section, digest, parsed, read_yaml, substituted, to_yaml
+from jaxrnn.config import (
+    RUN_KEYS,
+    SCORE_KEYS,
+    TRACED_KEYS,
+    Experiment,
+    Section,
+    digest,
+    parsed,
+    read_yaml,
+    substituted,
+    to_yaml,
+)
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.results import Results
 
@@ -260,8 +271,17 @@ def _fingerprint(resolved: dict[str, Any], seed: int, fold: int | None) -> str:
     split = resolved["split"] | {"seed": split_seed(resolved)}
     # how much may be rejected changes nothing of what is kept
     data = {key: value for key, value in resolved["data"].items() if key != "most_rejected"}
-    decisive = {key: resolved[key] for key in ("task", "model", "loss", "augmentation")}
+    decisive = {key: resolved[key] for key in ("model", "loss", "augmentation")}
+    decisive["task"] = learnt_task(resolved["task"], training["monitor"])
     return digest(decisive | {"data": data, "training": training, "split": split, "seed": seed, "fold": fold})
+
+
+def learnt_task(task: dict[str, Any], monitor: str = "") -> dict[str, Any]:
+    """Returns the keys of `task` that decide classes or, by the score that training monitors, when it was best; not
+    those that only say what predictions are worth."""
+    return {
+        key: value for key, value in task.items() if key not in SCORE_KEYS.values() or key == SCORE_KEYS.get(monitor)
+    }
 
 
 def split_seed(values: dict[str, Any]) -> int:

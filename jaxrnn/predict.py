@@ -19,19 +19,20 @@ MOST_BYTES = 2.048e9
 
 def predict(bundle: Bundle, part: Part, most_bytes: float = MOST_BYTES) -> np.ndarray:
     """Returns the probabilities [object, class] float32 of a part's objects, in its order."""
-    return probabilities(bundle.model, [bundle.arrays], part, len(bundle.statistics.classes), most_bytes)[0]
+    return probabilities(bundle.model, [bundle.arrays], part, bundle.outputs, most_bytes)[0]
 
 
 def probabilities(
-    model: Model, networks: list[dict[str, np.ndarray]], part: Part, classes: int, most_bytes: float = MOST_BYTES
+    model: Model, networks: list[dict[str, np.ndarray]], part: Part, outputs: int, most_bytes: float = MOST_BYTES
 ) -> list[np.ndarray]:
     """Returns the class probabilities [object, class] float32 of each of the networks with these parameters.
 
-    Objects of more than `most_bytes`, padded, are read and predicted in windows of a quarter of that.
+    outputs: how many output units they have; one is that of two classes. Objects of more than `most_bytes`, padded, are
+    read and predicted in windows of a quarter of that.
     """
-    states = [_states(model, part.features, part.metadata, classes, arrays) for arrays in networks]
-    evaluator = _evaluator(model, part.features, part.metadata, classes)  # pyright: ignore[reportArgumentType]
-    found = [np.zeros((len(part), classes), dtype=np.float32) for _ in networks]
+    states = [_states(model, part.features, part.metadata, outputs, arrays) for arrays in networks]
+    evaluator = _evaluator(model, part.features, part.metadata, outputs)  # pyright: ignore[reportArgumentType]
+    found = [np.zeros((len(part), max(outputs, 2)), dtype=np.float32) for _ in networks]
     with evaluation_windows(part, batches.edges(part.lengths, 1), most_bytes) as windows:
         for index in range(windows.count()):
             window = windows.get(0, index)
@@ -51,8 +52,8 @@ def evaluation_windows(part: Part, longest: list[int], most_bytes: float) -> Win
 
 
 @lru_cache
-def _evaluator(model: Model, features: int, metadata: int, classes: int) -> Any:
-    structure = nnx.graphdef(training.network(model, features, metadata, classes))
+def _evaluator(model: Model, features: int, metadata: int, outputs: int) -> Any:
+    structure = nnx.graphdef(training.network(model, features, metadata, outputs))
     return jax.jit(
         lambda parameters, statistics, buckets: training.evaluate(structure, parameters, statistics, buckets)
     )
@@ -67,8 +68,8 @@ def flattened(parameters: Any, statistics: Any) -> dict[str, np.ndarray]:
     }
 
 
-def _states(model: Model, features: int, metadata: int, classes: int, arrays: dict[str, np.ndarray]) -> tuple[Any, Any]:
-    _, *states = nnx.split(training.network(model, features, metadata, classes), nnx.Param, nnx.BatchStat)
+def _states(model: Model, features: int, metadata: int, outputs: int, arrays: dict[str, np.ndarray]) -> tuple[Any, Any]:
+    _, *states = nnx.split(training.network(model, features, metadata, outputs), nnx.Param, nnx.BatchStat)
     filled = []
     for state in states:
         leaves = []
