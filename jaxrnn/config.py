@@ -557,8 +557,7 @@ class Model(Section):
 
 
 class Loss(Section):
-    """Cross-entropy, weighted by class, focused and smoothed as its keys say: -sum_c w_c q_c (1 - p_c)^gamma log p_c,
-    where q_c is the smoothed label; and an L2 penalty."""
+    """Weighted, focused and smoothed cross-entropy, -sum_c w_c q_c (1 - p_c)^gamma log p_c, and an L2 penalty."""
 
     kind: Literal["categorical", "binary"] = Field(
         default="categorical",
@@ -584,8 +583,8 @@ class Loss(Section):
     )
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = Field(
         default=0.0,
-        description="Share of each label that is spread evenly over all classes (Szegedy et al. 2016). 0.05 to 0.1 "
-        "where labels are partly wrong, or the network is too sure of itself.",
+        description="Share of each label q_c that is spread evenly over all classes (Szegedy et al. 2016). 0.05 to "
+        "0.1 where labels are partly wrong, or the network is too sure of itself.",
     )
     l2: Annotated[Number, Field(ge=0)] = Field(
         default=0.0,
