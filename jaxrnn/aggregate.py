@@ -25,23 +25,25 @@ def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
     made = plan.make(experiment)
     folder = at.experiment(experiment.experiment)
     predicted, trained, history = _read_jobs(made, at)
-    classes = splits.read_statistics(folder, made.jobs[0].fold).classes
+    classes, task = splits.read_statistics(folder, made.jobs[0].fold).classes, experiment.task
+    splits.check_classes(experiment, classes)
     scored = {
         split: {
-            trial: metrics.scores(entry.scored(trial), entry.scored_labels, classes)
+            trial: metrics.scores(entry.scored(trial), entry.scored_labels, classes, task)
             for entry in by_fold.values()
             for trial in entry.probabilities
         }
         for split, by_fold in predicted.items()
     }
+    overall = metrics.overall(task)
+    shown = [*overall, *(f"f1_{name}" for name in classes)]
     keys = list(experiment.grid)
-    validation = _table(made, trained, scored["validation"], classes)
+    validation = _table(made, trained, scored["validation"], shown)
     choice = selection.choose(validation, keys, experiment.selection.metric)
     test = pd.DataFrame(scored["test"]).T.loc[validation["trial"]]
-    shown = _shown_scores(classes)
     test_columns = test[shown].add_prefix("test_").reset_index(drop=True)
     both = pd.concat([validation, test_columns], axis=1)
-    names = [*metrics.OVERALL, *(f"test_{name}" for name in metrics.OVERALL)]
+    names = [*overall, *(f"test_{name}" for name in overall)]
     _write_csv(folder / "training_results.csv", validation)
     _write_csv(folder / "experiment_results.csv", both)
     _write_csv(folder / "grid_results.csv", selection.summarise(both, keys, names))
@@ -61,7 +63,7 @@ def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
         seen = predicted[split][trial.fold]
         chosen, labels = seen.scored(choice.trial), seen.scored_labels
         owners = seen.owners if seen.kind == "step" else None
-        best[split] = metrics.with_intervals(chosen, labels, classes, experiment.seed, owners)
+        best[split] = metrics.with_intervals(chosen, labels, classes, experiment.seed, task, owners)
         matrix = metrics.confusion_matrix(chosen, labels, classes)
         _write_matrix(folder / f"confusion_matrix_{split}.csv", matrix, classes)
         shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -102,21 +104,16 @@ def _read_jobs(made: Plan, at: Results) -> tuple[dict[str, dict[int | None, Pred
     return merged, pd.concat(trained, ignore_index=True), pd.concat(histories, ignore_index=True)
 
 
-def _shown_scores(classes: tuple[str, ...]) -> list[str]:
-    return [*metrics.OVERALL, *(f"f1_{name}" for name in classes)]
-
-
-def _table(
-    made: Plan, trained: pd.DataFrame, scored: dict[str, dict[str, float]], classes: tuple[str, ...]
-) -> pd.DataFrame:
-    """Returns `training_results.csv`: a row a trial, its scores on validation at its best epoch."""
+def _table(made: Plan, trained: pd.DataFrame, scored: dict[str, dict[str, float]], shown: list[str]) -> pd.DataFrame:
+    """Returns `training_results.csv`: a row a trial, those of its scores that are shown, on validation at its best
+    epoch."""
     by_trial = trained.set_index("trial")
     rows = []
     for job in made.jobs:
         for trial in job.trials:
             record = by_trial.loc[trial.id]
             row: dict[str, Any] = {"trial": trial.id, "job": job.name, **plan.draw(trial), **made.points[trial.id]}
-            row |= {"loss": record["loss"]} | {name: scored[trial.id][name] for name in _shown_scores(classes)}
+            row |= {"loss": record["loss"]} | {name: scored[trial.id][name] for name in shown}
             rows.append(row | {name: record[name] for name in BOOKKEEPING})
     table = pd.DataFrame(rows)
     for key in made.experiment.grid:
@@ -168,13 +165,15 @@ def _write_bundle(made: Plan, job: Job, trial: Trial, at: Results) -> dict[str, 
     settings = plan.JobFile.model_validate(plan.job_values(made, job))
     manifest = results.read_json(at.dataset(made.dataset_key) / "manifest.json", "jaxrnn ingest")
     finished = trials.load(at.trial(made.experiment.experiment, trial.fingerprint))
+    statistics = splits.read_statistics(at.experiment(made.experiment.experiment), job.fold)
     bundle = bundles.Bundle(
         model=settings.model,
         task=settings.task,
+        outputs=settings.loss.outputs(len(statistics.classes)),
         data=settings.data,
         features=manifest["features"],
         metadata=manifest["metadata"],
-        statistics=splits.read_statistics(at.experiment(made.experiment.experiment), job.fold),
+        statistics=statistics,
         arrays=finished.arrays,
         trial=finished.record,
     )

@@ -212,16 +212,21 @@ def edges(lengths: np.ndarray, buckets: int) -> list[int]:
 
 
 class Schedule(NamedTuple):
-    """The batches of a window: for each step [step] int32 the bucket and the batch's number within it."""
+    """The batches of a window: for each step [step] int32 the bucket and the batch's number within it, and float32 the
+    share of the epoch that is over when it begins."""
 
     bucket: np.ndarray
     number: np.ndarray
+    over: np.ndarray
 
 
-def schedule(counts: np.ndarray, batch_size: int, most_steps: int) -> Schedule:
+def schedule(
+    counts: np.ndarray, batch_size: int, most_steps: int, before: int = 0, epoch_steps: int | None = None
+) -> Schedule:
     """Returns the order of a window's batches, the same for every trial, with 0 for the steps beyond them.
 
     counts: [bucket], sequences. The buckets are mixed by a fixed draw, so that lengths come in no order.
+    before: the epoch's steps in the windows before. epoch_steps: those of all its windows; left out, of this one.
     """
     batch_counts = -(-counts // batch_size)
     bucket = np.repeat(np.arange(len(counts), dtype=np.int32), batch_counts)
@@ -229,8 +234,9 @@ def schedule(counts: np.ndarray, batch_size: int, most_steps: int) -> Schedule:
     number = np.zeros_like(bucket)
     for index in range(len(counts)):
         number[bucket == index] = np.arange(batch_counts[index])
+    over = (before + np.arange(len(bucket))) / (epoch_steps or len(bucket))
     filling = 0, most_steps - len(bucket)
-    return Schedule(np.pad(bucket, filling), np.pad(number, filling))
+    return Schedule(np.pad(bucket, filling), np.pad(number, filling), np.pad(over.astype(np.float32), filling))
 
 
 class Window(NamedTuple):

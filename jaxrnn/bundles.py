@@ -20,11 +20,12 @@ from jaxrnn.splits import Statistics
 
 @dataclass(frozen=True)
 class Bundle:
-    """A trained network. features and metadata: names and units of its inputs; arrays: its parameters by path;
-    trial: how it was trained."""
+    """A trained network. outputs: how many output units it has; features and metadata: names and units of its inputs;
+    arrays: its parameters by path; trial: how it was trained."""
 
     model: Model
     task: Task
+    outputs: int
     data: Data
     features: list[dict[str, str]]
     metadata: list[dict[str, str]]
@@ -38,6 +39,7 @@ def save(folder: Path, bundle: Bundle) -> None:
     described = {
         "model": bundle.model.model_dump(mode="json"),
         "task": bundle.task.model_dump(mode="json"),
+        "outputs": bundle.outputs,
         "data": bundle.data.model_dump(mode="json"),
         "features": bundle.features,
         "metadata": bundle.metadata,
@@ -57,6 +59,7 @@ def load(folder: Path) -> Bundle:
         return Bundle(
             model=Model.model_validate(values["model"]),
             task=Task.model_validate(values["task"]),
+            outputs=values["outputs"],
             data=Data.model_validate(values["data"]),
             features=values["features"],
             metadata=values["metadata"],

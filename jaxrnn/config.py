@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -20,10 +20,31 @@ from jaxrnn.errors import JaxrnnError, listed, nearest
 from jaxrnn.readers import READERS, reader_class
 
 # Keys whose values enter the compiled program as arrays: trials that differ in them alone train in one job.
-TRACED_KEYS = ("training.learning_rate", "model.dropout", "loss.l2", "loss.gamma", "loss.class_weights", "seed")
+TRACED_KEYS = (
+    "training.learning_rate",
+    "training.momentum",
+    "training.weight_decay",
+    "training.gradient_clip",
+    "training.warmup_epochs",
+    "training.final_share",
+    "training.plateau_factor",
+    "training.plateau_patience",
+    "model.dropout",
+    "loss.l2",
+    "loss.class_weights",
+    "loss.beta",
+    "loss.gamma",
+    "loss.label_smoothing",
+    "seed",
+)
 GRID_SECTIONS = ("model", "loss", "augmentation", "training")
 # Keys of `training` that change how a job runs but not what a trial becomes.
 RUN_KEYS = ("device", "trials_per_job", "checkpoint_minutes", "segment_seconds")
+# Scores of which less is better; of all others, which lie between 0 and 1, more is.
+LOWER_IS_BETTER = ("loss", "log_loss", "plasticc_log_loss")
+# Scores that a key of `task` decides. It changes what predictions are worth, and what a trial becomes only where that
+# score is monitored.
+SCORE_KEYS = {"plasticc_log_loss": "class_importance", "figure_of_merit": "target"}
 # Folders under results/ that belong to no experiment.
 RESERVED_NAMES = ("datasets", "surveys")
 # A slip in a grid must not become a million jobs; a real grid of this size belongs in several experiments.
@@ -460,6 +481,17 @@ class Task(Section):
         description='Labels whose objects stay out of every split, and are counted. For labels that mean "unknown", or '
         "that no future object can have.",
     )
+    class_importance: dict[Text, Annotated[Number, Field(gt=0)]] = Field(
+        default={},
+        description="Weight of each class in the score `plasticc_log_loss` (Malz et al. 2019), a pure number, 1 for "
+        "classes not named: the mean over classes of their objects' log loss, so weighted. It does not enter training, "
+        "unless as `training.monitor`. `{KN: 2, TDE: 2}` where those matter twice as much.",
+    )
+    target: Text | None = Field(
+        default=None,
+        description="Class that the score `figure_of_merit` is of, for surveys that look for one: efficiency times "
+        "TP / (TP + 3 FP), as SPCC had it for type Ia (Kessler et al. 2010).",
+    )
 
     @field_validator("classes", "exclude", mode="before")
     @classmethod
@@ -503,6 +535,32 @@ class Task(Section):
             )
         _each_label_once([*(label for group in (info.data.get("classes") or {}).values() for label in group), *exclude])
         return exclude
+
+    @field_validator("class_importance", "target")
+    @classmethod
+    def _declared(cls, named: Any, info: Info) -> Any:
+        declared = info.data.get("classes")
+        unknown = undeclared([named] if isinstance(named, str) else named or (), declared) if declared else None
+        if unknown:
+            raise ValueError(unknown)
+        return named
+
+    def importance(self, classes: Sequence[str]) -> list[float]:
+        """Returns the weight of each class in `plasticc_log_loss`."""
+        return [self.class_importance.get(name, 1.0) for name in classes]
+
+    def target_index(self, classes: Sequence[str]) -> int | None:
+        """Returns which of the classes `figure_of_merit` is of."""
+        return None if self.target is None else list(classes).index(self.target)
+
+
+def undeclared(names: Iterable[str], classes: Iterable[str]) -> str | None:
+    """Returns what to say of the first of the names that is no class, None where all are."""
+    known = list(classes)
+    for name in names:
+        if name not in known:
+            return f"there is no class '{name}'{nearest(name, known)} (the classes are {listed(known, 20)})"
+    return None
 
 
 def _each_label_once(labels: list[str]) -> None:
@@ -561,24 +619,44 @@ class Model(Section):
 
 
 class Loss(Section):
-    """w_c (1 - p_t)^gamma times cross-entropy, and an L2 penalty."""
+    """Weighted, focused and smoothed cross-entropy, -sum_c w_c q_c (1 - p_c)^gamma log p_c, and an L2 penalty."""
 
-    class_weights: Literal["balanced", "none"] = Field(
+    kind: Literal["categorical", "binary"] = Field(
+        default="categorical",
+        description="`categorical`: one output a class. `binary`: one output z for exactly two classes, of which the "
+        "second has probability sigmoid(z); the same loss with fewer parameters, as binary networks were published.",
+    )
+    class_weights: Literal["balanced", "effective", "none"] = Field(
         default="balanced",
         description="`balanced`: w_c = N / (classes n_c), counted on the training split, so that rare classes weigh as "
-        "much as common ones. `none`: every object weighs the same, for accuracy over all objects and probabilities "
-        "that follow the classes' shares.",
+        "much as common ones. `effective`: w_c in proportion to (1 - beta) / (1 - beta^n_c), with mean 1 over classes "
+        "(Cui et al. 2019), milder where classes are very unequal. `none`: every object weighs the same, for accuracy "
+        "over all objects and probabilities that follow the classes' shares.",
+    )
+    beta: Annotated[Number, Field(ge=0, lt=1)] = Field(
+        default=0.999,
+        description="Of `class_weights: effective` alone, a pure number: about 1 / (1 - beta) objects of a class say "
+        "all that there is to say. 0 is equal weights, near 1 is `balanced`; try 0.9 to 0.9999.",
     )
     gamma: Annotated[Number, Field(ge=0, le=10)] = Field(
         default=0.0,
         description="Focusing parameter of the focal loss (Lin et al. 2017), a pure number; 0 is cross-entropy. Try 1 "
         "or 2 where many easy objects drown the hard ones.",
     )
+    label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = Field(
+        default=0.0,
+        description="Share of each label q_c that is spread evenly over all classes (Szegedy et al. 2016). 0.05 to "
+        "0.1 where labels are partly wrong, or the network is too sure of itself.",
+    )
     l2: Annotated[Number, Field(ge=0)] = Field(
         default=0.0,
         description="Penalty on the squared weights of the last dense layer before the classes, as in the GOTO "
         "network, a pure number. Try 1e-3 to 1e-2 against overfitting.",
     )
+
+    def outputs(self, classes: int) -> int:
+        """Returns how many output units the network has."""
+        return 1 if self.kind == "binary" else classes
 
 
 class Augmentation(Section):
@@ -618,10 +696,46 @@ class Training(Section):
         default=32,
         description="Sequences a training step. More is faster on large surveys; raise `learning_rate` with it.",
     )
+    optimiser: Literal["adam", "adamw", "rmsprop", "sgd"] = Field(
+        default="adam",
+        description="`adam` seldom needs care; `adamw` with `weight_decay`; `rmsprop` and `sgd`, with `momentum`, "
+        "where a published network was trained so.",
+    )
     learning_rate: Annotated[Number, Field(gt=0)] = Field(
         default=1e-3,
-        description="Of Adam, a pure number. The first thing to vary: 1e-4 to 1e-2. Lower where the loss jumps, higher "
-        "where it still falls at the last epoch.",
+        description="Of the optimiser, a pure number; the largest that the schedule gives. The first thing to vary: "
+        "1e-4 to 1e-2, for `sgd` 1e-2 to 1. Lower where the loss jumps, higher where it still falls at the last epoch.",
+    )
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = Field(
+        default=0.0,
+        description="Share of the last step that is added to the next, of `sgd` and `rmsprop` alone (Adam has its "
+        "own). 0.9 is usual with `sgd`; it makes steps up to 10 times longer.",
+    )
+    weight_decay: Annotated[Number, Field(ge=0)] = Field(
+        default=0.0,
+        description="All parameters shrink at each step: for `adamw` by the learning rate times this; for the others "
+        "it is added, times the parameters, to the gradient, as in PyTorch. 1e-4 to 1e-1 against overfitting.",
+    )
+    schedule: Literal["constant", "cosine", "plateau"] = Field(
+        default="constant",
+        description="Of the learning rate. `cosine` falls from step to step to `final_share` of it at the end of "
+        "`epochs`, often the most accurate; `plateau` falls by `plateau_factor` whenever the `monitor` gets no better.",
+    )
+    warmup_epochs: Annotated[Number, Field(ge=0)] = Field(
+        default=0.0,
+        description="Epochs, whole or broken, in which the learning rate rises linearly from 0, whatever the schedule. "
+        "1 to 5 where training jumps at its start.",
+    )
+    final_share: Annotated[Number, Field(ge=0, le=1)] = Field(
+        default=0.0, description="Share of the learning rate that is left at the end of `schedule: cosine`."
+    )
+    plateau_factor: Annotated[Number, Field(gt=0, lt=1)] = Field(
+        default=0.5, description="What the learning rate is multiplied by at each fall of `schedule: plateau`."
+    )
+    plateau_patience: Annotated[Whole, Field(ge=1, lt=2**31)] = Field(
+        default=5,
+        description="Epochs in a row without a better `monitor` after which `schedule: plateau` falls; they are "
+        "counted anew after it. Less than `patience`, where that is set.",
     )
     gradient_clip: Annotated[Number, Field(gt=0)] | None = Field(
         default=1.0,
@@ -632,10 +746,13 @@ class Training(Section):
         default=50,
         description="At most so many passes over the training split. More where the best epoch is among the last ones.",
     )
-    monitor: Literal["loss", "accuracy", "macro_f1", "macro_auc"] = Field(
+    monitor: Literal[
+        "loss", "log_loss", "accuracy", "macro_f1", "macro_auc", "plasticc_log_loss", "figure_of_merit"
+    ] = Field(
         default="loss",
-        description="The validation score whose best epoch is kept and that early stopping watches. `loss` is the "
-        "smoothest; `macro_f1` where that is what counts and validation is large.",
+        description="The validation score whose best epoch is kept and that early stopping watches. `loss` is what is "
+        "minimised, with its weights, and the smoothest; `log_loss` has none. `macro_f1` where that is what counts and "
+        "validation is large. `task` defines the last two.",
     )
     patience: Annotated[Whole, Field(ge=1)] | None = Field(
         default=None,
@@ -678,11 +795,12 @@ class Training(Section):
 class Selection(Section):
     """How the best trial is chosen, from validation alone."""
 
-    metric: Literal["macro_auc", "macro_f1", "accuracy", "log_loss"] = Field(
+    metric: Literal["macro_auc", "macro_f1", "accuracy", "log_loss", "plasticc_log_loss", "figure_of_merit"] = Field(
         default="macro_auc",
         description="The grid point with the best mean of this validation score over its seeds wins, then its best "
         "seed. `macro_auc` needs no threshold; `macro_f1` where labels are what counts, `log_loss` where "
-        "probabilities are.",
+        "probabilities are, `plasticc_log_loss` where they are and classes matter by `task.class_importance`, "
+        "`figure_of_merit` where `task.target` is what is looked for.",
     )
 
 
@@ -821,6 +939,7 @@ def load(path: Path) -> Experiment:
     _check_simulation(values, mistakes)
     experiment = _checked(Experiment, values, mistakes)
     _check_grid(values, mistakes)
+    _check_between(values, mistakes)
     if mistakes or experiment is None:
         raise JaxrnnError(_message(path, mistakes))
     return experiment
@@ -955,6 +1074,44 @@ def _check_grid(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) ->
         mistakes[("loss", "l2")] = (
             "penalises the last dense layer, and with `model.dense_depth: 0` there is none; set `loss.l2: 0` or a depth"
         )
+
+
+def _check_between(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) -> None:
+    """Adds mistakes that lie between keys of which each is right by itself, whatever combination of a grid's values."""
+    grid = values.get("grid", {})
+    if not isinstance(grid, dict) or any(place[0] in ("grid", *GRID_SECTIONS) for place in mistakes):
+        return
+
+    def tried(section: str, key: str) -> list[Any]:
+        given = values.get(section, {})
+        default = getattr(Experiment.model_fields[section].default, key)
+        return grid.get(f"{section}.{key}", [given.get(key, default) if isinstance(given, dict) else default])
+
+    def add(section: str, key: str, mistake: str) -> None:
+        mistakes.setdefault(("grid", f"{section}.{key}") if f"{section}.{key}" in grid else (section, key), mistake)
+
+    classes = tried("task", "classes")[0]
+    if "binary" in tried("loss", "kind") and isinstance(classes, dict) and len(classes) > 2:
+        add("loss", "kind", not_binary(list(classes)))
+    if tried("task", "target") == [None]:
+        for section, key in (("training", "monitor"), ("selection", "metric")):
+            if "figure_of_merit" in tried(section, key):
+                add(section, key, "`figure_of_merit` is of one class; name it as `task.target`")
+    warmup, epochs = max(tried("training", "warmup_epochs")), min(tried("training", "epochs"))
+    if warmup >= epochs:
+        add(
+            "training",
+            "warmup_epochs",
+            f"{warmup:g} epochs of warm-up leave none of {epochs} at the full learning rate",
+        )
+
+
+def not_binary(classes: Sequence[str]) -> str:
+    """Returns what to say of `loss.kind: binary` with classes that are not two."""
+    return (
+        f"`binary` tells two classes apart, and there are {len(classes)} ({listed(classes, 20)}); use `categorical`, "
+        "or join classes in `task.classes`"
+    )
 
 
 def _not_for_grids(dotted: str, known: list[str]) -> str:

@@ -20,7 +20,8 @@ from jaxrnn.predictions import Predictions
 STEPS, SINCE_FIRST = "steps", "time_since_first"
 MOST_MOMENTS = 24  # of a curve; more are not told apart in a figure
 REACH = 0.95  # the share of objects that a curve over time reaches the end of
-COLUMNS = ("by", "at", "objects", "unobserved", *metrics.OVERALL, "calibration_error")
+SCORES = ("log_loss", "accuracy", "macro_f1", "macro_auc", "calibration_error")
+COLUMNS = ("by", "at", "objects", "unobserved", *SCORES)
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,8 @@ def _spread(first: int, last: int) -> list[int]:
 
 
 def _scores(probabilities: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> dict[str, float]:
-    nothing: dict[str, float] = dict.fromkeys((*metrics.OVERALL, "calibration_error"), float("nan"))
     if len(np.unique(labels)) < len(classes) or not np.isfinite(probabilities).all():
-        return nothing
+        return {name: float("nan") for name in SCORES}
     found = metrics.scores(probabilities, labels, classes)
-    error = metrics.calibration_error(probabilities, labels)
-    return {name: found[name] for name in metrics.OVERALL} | {"calibration_error": error}
+    found["calibration_error"] = metrics.calibration_error(probabilities, labels)
+    return {name: found[name] for name in SCORES}

@@ -71,6 +71,7 @@ def train(job_file: JobFile, at: Results, output: Path, say: Say, *, retrain: bo
     table, by_step = splits.read_splits(experiment_folder), job_file.task.kind == "step"
     corpus = Corpus(dataset, table, statistics, fold, labels_by_step=by_step)
     data = _Data(corpus.part("train"), corpus.part("validation"), corpus.part(*SCORED_SPLITS))
+    splits.check_classes(job_file, statistics.classes)
     augment = augmentation.read(job_file.augmentation, job_file.data, dataset, statistics)
     counts = {name: int((data.scored.splits == name).sum()) for name in SCORED_SPLITS}
     say(
@@ -204,9 +205,16 @@ class _Pack:
         self.windows = Windows(train, longest, most_bytes, seed=seed, epochs=settings.epochs)
         self.validation = predict.evaluation_windows(data.validation, longest, most_bytes)
         self.kind, self._targets = job_file.task.kind, None
-        classes = len(statistics.classes)
+        self.outputs = job_file.loss.outputs(len(statistics.classes))
         self.program = training.make(
-            job_file.model, settings, train.features, train.metadata, classes, augment, self.kind
+            job_file.model,
+            settings,
+            train.features,
+            train.metadata,
+            self.outputs,
+            augment,
+            kind=self.kind,
+            **_monitored(job_file, statistics.classes),
         )
         self._replace = jax.jit(self._replaced)
         # the window of the epoch under way, and the step within it
@@ -272,8 +280,10 @@ class _Pack:
         window = self.windows.get(self.epoch, self.window)
         batch_size = self.job_file.training.batch_size
         if self._scheduled is None or self._scheduled[0] is not window:
-            most_steps = self._steps(self.windows.rows)
-            self._scheduled = window, jax.device_put(batches.schedule(window.counts, batch_size, most_steps))
+            by_window = self._window_steps()
+            before, most_steps = sum(by_window[: self.window]), self._steps(self.windows.rows)
+            schedule = batches.schedule(window.counts, batch_size, most_steps, before, sum(by_window))
+            self._scheduled = window, jax.device_put(schedule)
         steps = self._steps(window.counts)
         began = time.monotonic()
         stop = min(self.step + self.segment_steps, steps)
@@ -289,9 +299,13 @@ class _Pack:
 
     def epoch_steps(self) -> tuple[int, int]:
         """Returns how many steps of the epoch under way are done, and how many it has."""
-        epoch = self.epoch
-        steps = [self._steps(self.windows.counts(epoch, index)) for index in range(self.windows.count(epoch))]
+        steps = self._window_steps()
         return sum(steps[: self.window]) + self.step, sum(steps)
+
+    def _window_steps(self) -> list[int]:
+        """Returns how many steps each window of the epoch under way has."""
+        epoch = self.epoch
+        return [self._steps(self.windows.counts(epoch, index)) for index in range(self.windows.count(epoch))]
 
     def _adapt_segment(self, seconds: float, steps: int) -> None:
         wanted = self.job_file.training.segment_seconds
@@ -322,7 +336,8 @@ class _Pack:
         self.window, self.step = 0, 0
         for index, place in enumerate(self.places):
             if place is not None:
-                scores = [entry[index] for entry in (report.train_loss, report.train_accuracy, *report.validation)]
+                in_training = report.learning_rate, report.train_loss, report.train_accuracy
+                scores = [entry[index] for entry in (*in_training, *report.validation)]
                 place.history.append([float(epochs[index]), *map(float, scores)])
         ended = [index for index, place in enumerate(self.places) if place is not None and not running[index]]
         if ended:
@@ -351,7 +366,12 @@ class _Pack:
         # all in one walk through the data; a trial without a best epoch has no network to predict with
         trained = [place for place, state in enumerate(states) if state["best_epoch"]]
         found = predict.probabilities(
-            self.job_file.model, [networks[place] for place in trained], scored, classes, most_bytes, kind=self.kind
+            self.job_file.model,
+            [networks[place] for place in trained],
+            scored,
+            self.outputs,
+            most_bytes,
+            kind=self.kind,
         )
         predicted = dict(zip(trained, found, strict=True))
         for place, index in enumerate(ended):
@@ -390,6 +410,7 @@ class _Pack:
         for place in self.places:
             trial = any_trial if place is None else place.trial
             values = trial.hyperparameters
+            clip = values["training.gradient_clip"]
             rows.append(
                 Hyperparameters(
                     seed=np.uint32(trial.seed),
@@ -397,7 +418,17 @@ class _Pack:
                     dropout=np.float32(values["model.dropout"]),
                     l2=np.float32(values["loss.l2"]),
                     gamma=np.float32(values["loss.gamma"]),
-                    class_weights=losses.class_weights(values["loss.class_weights"], self.statistics.class_counts),
+                    class_weights=losses.class_weights(
+                        values["loss.class_weights"], self.statistics.class_counts, beta=values["loss.beta"]
+                    ),
+                    label_smoothing=np.float32(values["loss.label_smoothing"]),
+                    momentum=np.float32(values["training.momentum"]),
+                    weight_decay=np.float32(values["training.weight_decay"]),
+                    gradient_clip=np.float32(np.inf if clip is None else clip),
+                    warmup_epochs=np.float32(values["training.warmup_epochs"]),
+                    final_share=np.float32(values["training.final_share"]),
+                    plateau_factor=np.float32(values["training.plateau_factor"]),
+                    plateau_patience=np.int32(values["training.plateau_patience"]),
                 )
             )
         return jax.device_put(training.stacked(rows))
@@ -442,11 +473,11 @@ class _Pack:
         values = self.job_file.model_dump(
             mode="json", include={"data", "task", "model", "loss", "augmentation", "training"}
         )
+        values["task"] = plan.learnt_task(values["task"], self.job_file.training.monitor)
         runs = [f"training.{key}" for key in RUN_KEYS if key != "device"]
         for key in (*TRACED_KEYS, *runs):
             section, _, name = key.partition(".")
             values.get(section, {}).pop(name, None)
-        values["task"] = plan.deciding_task(values["task"])
         return digest([values, self.statistics.data_digest])
 
     def _resume(self) -> bool:
@@ -498,6 +529,16 @@ class _Pack:
         return jax.eval_shape(self.program.begin, self.hypers)
 
 
+def _monitored(job_file: JobFile, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Returns what the monitored score needs of the task. Others stay unknown to training, so that a trial depends on
+    no key of `task` that only says what predictions are worth."""
+    needs = {
+        "plasticc_log_loss": {"importance": job_file.task.importance(classes)},
+        "figure_of_merit": {"target": job_file.task.target_index(classes)},
+    }
+    return needs.get(job_file.training.monitor, {})
+
+
 class _Progress:
     """A line after the first segment, then one every half minute."""
 
@@ -511,7 +552,8 @@ class _Progress:
         places = [place for place in self.pack.places if place is not None]
         epochs = self.pack.job_file.training.epochs
         done = min(len(place.history) for place in places)
-        scored = [row[-1] for place in places for row in place.history[-1:] if math.isfinite(row[-1])]
+        column = results.HISTORY_COLUMNS.index("validation_macro_auc")
+        scored = [row[column] for place in places for row in place.history[-1:] if math.isfinite(row[column])]
         best = f", validation macro AUC up to {max(scored):.3f}" if scored else ""
         waiting = f", {len(self.pack.waiting)} waiting" if self.pack.waiting else ""
         left = ""

@@ -1,39 +1,50 @@
 """The reported scores, computed by scikit-learn from stored predictions, with intervals."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import stats
 from sklearn import metrics as sk
+
+from jaxrnn.config import Task
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 BOOTSTRAP_VALUES = 10_000_000  # held at once, of 8 bytes
 SMALLEST_PROBABILITY = 1e-7  # the resolution of float32 probabilities
+WRONG_COUNTS = 3  # times in the figure of merit, as SPCC had it
+PLAIN = Task()
 INTERVALS = (
     "95 %; accuracy and recall by Wilson's score, the others by bootstrap over objects within classes "
     "(percentiles, 1,000 resamples)"
 )
 INTERVALS_BY_STEP = "95 %; by bootstrap over sequences, whose steps depend on each other (percentiles, 1,000 resamples)"
-OVERALL = ("log_loss", "accuracy", "macro_f1", "macro_auc")
 
 
-def scores(probabilities: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> dict[str, float]:
-    """Returns log loss, accuracy, macro F1, macro AUC (one against the rest) and each class's F1, precision, recall.
+def scores(
+    probabilities: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], task: Task = PLAIN
+) -> dict[str, float]:
+    """Returns log loss, accuracy, macro F1, macro AUC (one against the rest), PLAsTiCC's log loss, the figure of merit
+    where the task has a target, and each class's F1, precision, recall.
 
     probabilities: [object, class]; labels: [object] class indices. All NaN where a probability is NaN (a trial that
     diverged at once).
     """
-    names = score_names(classes)
+    names = score_names(classes, task)
     if not np.isfinite(probabilities).all():
         return dict.fromkeys(names, float("nan"))
     index = np.arange(len(classes))
     predicted = probabilities.argmax(axis=1)
     by_class = sk.precision_recall_fscore_support(labels, predicted, labels=index, zero_division=0.0)  # pyright: ignore
     precision, recall, f1 = (np.asarray(values, dtype=float) for values in by_class[:3])
+    target = task.target_index(classes)
     values = [
         log_loss(probabilities, labels),
         float(np.mean(predicted == labels)),
         float(np.mean(f1)),
         macro_auc(probabilities, labels),
+        plasticc_log_loss(probabilities, labels, task.importance(classes)),
+        *([] if target is None else [figure_of_merit(predicted == target, labels == target)]),
         *f1.tolist(),
         *precision.tolist(),
         *recall.tolist(),
@@ -41,14 +52,45 @@ def scores(probabilities: np.ndarray, labels: np.ndarray, classes: tuple[str, ..
     return dict(zip(names, values, strict=True))
 
 
-def score_names(classes: tuple[str, ...]) -> list[str]:
-    return [*OVERALL, *(f"{kind}_{name}" for kind in ("f1", "precision", "recall") for name in classes)]
+def score_names(classes: tuple[str, ...], task: Task = PLAIN) -> list[str]:
+    return [*overall(task), *(f"{kind}_{name}" for kind in ("f1", "precision", "recall") for name in classes)]
+
+
+def overall(task: Task) -> list[str]:
+    """Returns the names of the scores that are of no one class, as far as the task defines them."""
+    names = ["log_loss", "accuracy", "macro_f1", "macro_auc", "plasticc_log_loss"]
+    return names if task.target is None else [*names, "figure_of_merit"]
 
 
 def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Returns the mean of -log p of each object's own class; p at least `SMALLEST_PROBABILITY`."""
+    return float(_surprise(probabilities, labels).mean())
+
+
+def plasticc_log_loss(probabilities: np.ndarray, labels: np.ndarray, importance: Sequence[float]) -> float:
+    """Returns the weighted mean over classes of the mean of -log p of a class's objects, as PLAsTiCC was scored (Malz
+    et al. 2019, arXiv 1809.11145); p at least `SMALLEST_PROBABILITY`.
+
+    importance: [class], the weights.
+    """
+    surprise = _surprise(probabilities, labels)
+    means = [surprise[labels == index].mean() for index in range(len(importance))]
+    return float(np.average(means, weights=importance))
+
+
+def _surprise(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return float(-np.log(np.maximum(own, SMALLEST_PROBABILITY)).mean())
+    return -np.log(np.maximum(own, SMALLEST_PROBABILITY))
+
+
+def figure_of_merit(claimed: np.ndarray, truth: np.ndarray) -> float:
+    """Returns efficiency times pseudo-purity of a class, TP / (TP + FN) x TP / (TP + 3 FP): SPCC's figure of merit
+    (Kessler et al. 2010, arXiv 1008.1024).
+
+    claimed, truth: [object], what is taken for the class and what is of it. 0 where nothing is taken for it.
+    """
+    hits, wrong = (claimed & truth).sum(), (claimed & ~truth).sum()
+    return float(hits / truth.sum() * hits / max(hits + WRONG_COUNTS * wrong, 1))
 
 
 def macro_auc(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -76,6 +118,7 @@ def with_intervals(
     labels: np.ndarray,
     classes: tuple[str, ...],
     seed: int,
+    task: Task = PLAIN,
     owners: np.ndarray | None = None,
 ) -> dict[str, dict[str, float | None]]:
     """Returns each score's `value` with the `low` and `high` end of its interval (see `INTERVALS`).
@@ -84,7 +127,7 @@ def with_intervals(
     Where every resample gives the same score, as for one without a mistake, bootstrap knows no interval: both are None.
     All three are None where a probability is not finite. Every class must have an object.
     """
-    values = scores(probabilities, labels, classes)
+    values = scores(probabilities, labels, classes, task)
     if not np.isfinite(probabilities).all():
         return {name: {"value": None, "low": None, "high": None} for name in values}
     members = [np.flatnonzero(labels == index) for index in range(len(classes))]
@@ -93,7 +136,8 @@ def with_intervals(
     else:
         owners = np.unique(owners, return_inverse=True)[1]
         strata = [np.arange(owners.max() + 1)]
-    resampled = _resampled(probabilities, labels, owners, strata, np.random.default_rng(seed))
+    importance, target = task.importance(classes), task.target_index(classes)
+    resampled = _resampled(probabilities, labels, owners, strata, importance, target, np.random.default_rng(seed))
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.nanpercentile(resampled, [tail, 100 - tail], axis=0)
     result: dict[str, dict[str, float | None]] = {}
@@ -116,6 +160,8 @@ def _resampled(
     labels: np.ndarray,
     owners: np.ndarray,
     strata: list[np.ndarray],
+    importance: Sequence[float],
+    target: int | None,
     generator: np.random.Generator,
 ) -> np.ndarray:
     """Returns the scores [resample, score] of bootstrap samples, in the order of `score_names`; NaN where a sample has
@@ -126,7 +172,8 @@ def _resampled(
     """
     places, classes = probabilities.shape
     predicted = probabilities.argmax(axis=1)
-    surprise = -np.log(np.maximum(probabilities[np.arange(places), labels].astype(np.float64), SMALLEST_PROBABILITY))
+    surprise, own = _surprise(probabilities, labels), np.eye(classes)[labels]
+    shares = np.array(importance) / np.sum(importance)
     blocks = []
     for count in _blocks(RESAMPLES, max(1, BOOTSTRAP_VALUES // places)):
         objects = np.zeros((count, owners.max() + 1))
@@ -137,12 +184,17 @@ def _resampled(
         hits = np.stack(
             [drawn[:, (predicted == index) & (labels == index)].sum(axis=1) for index in range(classes)], axis=1
         )
-        truth = np.stack([drawn[:, labels == index].sum(axis=1) for index in range(classes)], axis=1)
+        truth = drawn @ own
         total = drawn.sum(axis=1)
         f1 = 2 * hits / np.maximum(truth + claimed, 1)
         areas = [_weighted_auc(probabilities[:, index], labels == index, drawn) for index in range(classes)]
-        overall = [drawn @ surprise / total, hits.sum(axis=1) / total, f1.mean(axis=1), np.mean(areas, axis=0)]
-        blocks.append(np.column_stack([*overall, f1, hits / np.maximum(claimed, 1), hits / np.maximum(truth, 1)]))
+        found = [drawn @ surprise / total, hits.sum(axis=1) / total, f1.mean(axis=1), np.mean(areas, axis=0)]
+        found.append((drawn @ (own * surprise[:, None]) / np.maximum(truth, 1)) @ shares)
+        if target is not None:
+            right, wrong = hits[:, target], claimed[:, target] - hits[:, target]
+            merit = right / np.maximum(truth[:, target], 1) * right / np.maximum(right + WRONG_COUNTS * wrong, 1)
+            found.append(merit)
+        blocks.append(np.column_stack([*found, f1, hits / np.maximum(claimed, 1), hits / np.maximum(truth, 1)]))
     return np.concatenate(blocks)
 
 
@@ -168,7 +220,3 @@ def mean_with_interval(values: np.ndarray) -> tuple[float, float, float]:
         return float(np.mean(values)) if count else float("nan"), float("nan"), float("nan")
     half = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * np.std(values, ddof=1) / np.sqrt(count)
     return float(np.mean(values)), float(np.mean(values) - half), float(np.mean(values) + half)
-
-
-def higher_is_better(metric: str) -> bool:
-    return metric not in ("log_loss", "loss")

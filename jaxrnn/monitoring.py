@@ -3,20 +3,27 @@
 `metrics` computes the reported scores from the stored predictions with scikit-learn; a test holds the two together.
 """
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+SMALLEST_PROBABILITY = 1e-7  # as in `metrics`
+
 
 class Scores(NamedTuple):
-    """Of one trial on one split: mean loss, shares of 1."""
+    """Of one trial on one split: the mean of what it minimises, and the scores of `metrics` by their names."""
 
     loss: Array
+    log_loss: Array
     accuracy: Array
     macro_f1: Array
     macro_auc: Array
+    plasticc_log_loss: Array
+    figure_of_merit: Array
 
 
 def scores(
@@ -24,8 +31,15 @@ def scores(
     losses: Float[Array, " object"],
     labels: Int[Array, " object"],
     valid: Bool[Array, " object"],
+    *,
+    importance: Sequence[float] | None = None,
+    target: int | None = None,
 ) -> Scores:
-    """Returns the scores over the valid objects; every class must have one among them."""
+    """Returns the scores over the valid objects; every class must have one among them.
+
+    importance: [class], the weights of `plasticc_log_loss`. target: the class of `figure_of_merit`. What is left out
+    leaves its score NaN.
+    """
     classes = jnp.arange(logits.shape[1])
     predicted = logits.argmax(axis=1)
     truth = (labels[:, None] == classes) & valid[:, None]
@@ -35,11 +49,23 @@ def scores(
     probabilities = jax.nn.softmax(logits)
     areas = jax.vmap(roc_auc, in_axes=(1, 1, None))(probabilities, truth, valid)
     count = valid.sum()
+    surprise = jnp.minimum(-jax.nn.log_softmax(logits), -math.log(SMALLEST_PROBABILITY))
+    by_class = jnp.where(truth, surprise, 0).sum(axis=0)
+    weighted = jnp.float32(jnp.nan)
+    if importance is not None:
+        weighted = jnp.average(by_class / truth.sum(axis=0), weights=jnp.asarray(importance, by_class.dtype))
+    merit = jnp.float32(jnp.nan)
+    if target is not None:
+        right, wrong = hits[target], claimed[:, target].sum() - hits[target]
+        merit = right / truth[:, target].sum() * right / jnp.maximum(right + 3 * wrong, 1)
     return Scores(
         loss=jnp.where(valid, losses, 0).sum() / count,
+        log_loss=by_class.sum() / count,
         accuracy=hits.sum() / count,
         macro_f1=f1.mean(),
         macro_auc=areas.mean(),
+        plasticc_log_loss=weighted,
+        figure_of_merit=merit,
     )
 
 

@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxrnn import __version__, results
-from jaxrnn.config import RUN_KEYS, TRACED_KEYS, Experiment, Section, digest, parsed, read_yaml, substituted, to_yaml
+from jaxrnn.config import (
+    RUN_KEYS,
+    SCORE_KEYS,
+    TRACED_KEYS,
+    Experiment,
+    Section,
+    digest,
+    parsed,
+    read_yaml,
+    substituted,
+    to_yaml,
+)
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.results import Results
 
@@ -261,13 +272,15 @@ def _fingerprint(resolved: dict[str, Any], seed: int, fold: int | None) -> str:
     # how much may be rejected changes nothing of what is kept
     data = {key: value for key, value in resolved["data"].items() if key != "most_rejected"}
     decisive = {key: resolved[key] for key in ("model", "loss", "augmentation")}
-    decisive["task"] = deciding_task(resolved["task"])
+    decisive["task"] = learnt_task(resolved["task"], training["monitor"])
     return digest(decisive | {"data": data, "training": training, "split": split, "seed": seed, "fold": fold})
 
 
-def deciding_task(task: dict[str, Any]) -> dict[str, Any]:
-    """Returns what of the `task` section decides what is trained: not when its predictions are scored."""
-    return {key: value for key, value in task.items() if key != "early"}
+def learnt_task(task: dict[str, Any], monitor: str = "") -> dict[str, Any]:
+    """Returns the keys of `task` that decide what is learnt or, by the score that training monitors, when it was best;
+    not those that only say what predictions are worth, and when."""
+    only_scores = {"early", *SCORE_KEYS.values()} - {SCORE_KEYS.get(monitor)}
+    return {key: value for key, value in task.items() if key not in only_scores}
 
 
 def split_seed(values: dict[str, Any]) -> int:

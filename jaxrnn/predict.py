@@ -19,15 +19,15 @@ MOST_BYTES = 2.048e9
 
 def predict(bundle: Bundle, part: Part, most_bytes: float = MOST_BYTES) -> np.ndarray:
     """Returns the probabilities [place, class] float32 of a part's places, in its order: see `probabilities`."""
-    classes, kind = len(bundle.statistics.classes), bundle.task.kind
-    return probabilities(bundle.model, [bundle.arrays], part, classes, most_bytes, kind=kind)[0]
+    kind = bundle.task.kind
+    return probabilities(bundle.model, [bundle.arrays], part, bundle.outputs, most_bytes, kind=kind)[0]
 
 
 def probabilities(
     model: Model,
     networks: list[dict[str, np.ndarray]],
     part: Part,
-    classes: int,
+    outputs: int,
     most_bytes: float = MOST_BYTES,
     *,
     kind: str = "sequence",
@@ -35,13 +35,15 @@ def probabilities(
     """Returns the class probabilities [place, class] float32 of each of the networks with these parameters.
 
     A place is an object or, where `kind` (`task.kind`) predicts at every step, a step: all of an object's in order.
-    Objects of more than `most_bytes`, padded, are read and predicted in windows of a quarter of that.
+    outputs: how many output units they have; one is that of two classes. Objects of more than `most_bytes`, padded, are
+    read and predicted in windows of a quarter of that.
     """
-    shape = part.features, part.metadata, classes, kind
+    shape = part.features, part.metadata, outputs, kind
     states = [_states(model, *shape, arrays) for arrays in networks]
     evaluator = _evaluator(model, *shape)  # pyright: ignore[reportArgumentType]
     by_step = kind != "sequence"
-    found = [np.zeros((part.offsets[-1] if by_step else len(part), classes), dtype=np.float32) for _ in networks]
+    places = part.offsets[-1] if by_step else len(part)
+    found = [np.zeros((places, max(outputs, 2)), dtype=np.float32) for _ in networks]
     with evaluation_windows(part, batches.edges(part.lengths, 1), most_bytes) as windows:
         for index in range(windows.count()):
             window = windows.get(0, index)
@@ -73,8 +75,8 @@ def evaluation_windows(part: Part, longest: list[int], most_bytes: float) -> Win
 
 
 @lru_cache
-def _evaluator(model: Model, features: int, metadata: int, classes: int, kind: str) -> Any:
-    structure = nnx.graphdef(training.network(model, features, metadata, classes, kind))
+def _evaluator(model: Model, features: int, metadata: int, outputs: int, kind: str) -> Any:
+    structure = nnx.graphdef(training.network(model, features, metadata, outputs, kind))
     return jax.jit(
         lambda parameters, statistics, buckets: training.evaluate(structure, parameters, statistics, buckets)
     )
@@ -90,9 +92,9 @@ def flattened(parameters: Any, statistics: Any) -> dict[str, np.ndarray]:
 
 
 def _states(
-    model: Model, features: int, metadata: int, classes: int, kind: str, arrays: dict[str, np.ndarray]
+    model: Model, features: int, metadata: int, outputs: int, kind: str, arrays: dict[str, np.ndarray]
 ) -> tuple[Any, Any]:
-    _, *states = nnx.split(training.network(model, features, metadata, classes, kind), nnx.Param, nnx.BatchStat)
+    _, *states = nnx.split(training.network(model, features, metadata, outputs, kind), nnx.Param, nnx.BatchStat)
     filled = []
     for state in states:
         leaves = []

@@ -18,12 +18,16 @@ from jaxrnn.errors import JaxrnnError
 # Of the tables `history.csv`, beside `trial`, and `trials.csv`.
 HISTORY_COLUMNS = (
     "epoch",
+    "learning_rate",
     "train_loss",
     "train_accuracy",
     "validation_loss",
+    "validation_log_loss",
     "validation_accuracy",
     "validation_macro_f1",
     "validation_macro_auc",
+    "validation_plasticc_log_loss",
+    "validation_figure_of_merit",
 )
 COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
 

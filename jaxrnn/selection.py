@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jaxrnn.config import LOWER_IS_BETTER
 from jaxrnn.errors import JaxrnnError
-from jaxrnn.metrics import higher_is_better, mean_with_interval
+from jaxrnn.metrics import mean_with_interval
 from jaxrnn.results import DIVERGED
 
 
@@ -36,7 +37,7 @@ def choose(training_results: pd.DataFrame, keys: list[str], metric: str) -> Choi
             f"all {len(training_results)} trials diverged: there is nothing to choose; lower training.learning_rate "
             "or set training.gradient_clip"
         )
-    sign = 1.0 if higher_is_better(metric) else -1.0
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     ranked = []
     for place, rows in usable.groupby(point, sort=True):
         whole = len(rows) == trials[place]
@@ -63,7 +64,7 @@ def summarise(table: pd.DataFrame, keys: list[str], scores: list[str]) -> pd.Dat
             values = group[score].to_numpy(dtype=float)[~diverged]
             mean, low, high = mean_with_interval(values)
             # a t interval doesn't know where its score ends
-            most = np.inf if score.endswith("log_loss") else 1.0
+            most = np.inf if score.removeprefix("test_") in LOWER_IS_BETTER else 1.0
             ends = np.clip([low, high], 0.0, most)
             row |= {f"{score}_mean": mean, f"{score}_low": float(ends[0]), f"{score}_high": float(ends[1])}
             row[f"{score}_deviation"] = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")

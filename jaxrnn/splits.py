@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from jaxrnn import leaks, plan, results, shards
-from jaxrnn.config import REST, Experiment, Feature, Split, Task, digest
+from jaxrnn.config import REST, Experiment, Feature, Split, Task, digest, not_binary, undeclared
 from jaxrnn.errors import JaxrnnError, listed, nearest
 from jaxrnn.features import FeatureColumn
 from jaxrnn.readers import SPLITS
@@ -225,6 +225,7 @@ def split(experiment: Experiment, dataset: Path, folder: Path) -> list[str]:
     groups = class_labels(task, labelled.labels)
     labelled = labelled.named(class_of(task, groups, labelled.labels))
     _check_counts(groups, labelled, settings)
+    check_classes(experiment, tuple(groups))
     names = labelled.strata(len(known.ids))
     seed = plan.split_seed(experiment.model_dump())
     surplus = _surplus(settings, known, names, seed)
@@ -316,7 +317,18 @@ def settings_digest(experiment: Experiment) -> str:
     """Returns what stands for everything in the experiment file that decides classes, splits and normalisation."""
     values = experiment.model_dump(mode="json")
     normalisation = [feature["normalisation"] for feature in values["data"]["features"]]
-    return digest([values["split"], plan.deciding_task(values["task"]), plan.split_seed(values), normalisation])
+    return digest([values["split"], plan.learnt_task(values["task"]), plan.split_seed(values), normalisation])
+
+
+def check_classes(experiment: Experiment, classes: Sequence[str]) -> None:
+    """Raises JaxrnnError where the loss or a score does not fit the classes that the labels make."""
+    if "binary" in experiment.grid.get("loss.kind", (experiment.loss.kind,)) and len(classes) != 2:
+        raise JaxrnnError(f"loss.kind: {not_binary(classes)}")
+    task = experiment.task
+    for key, names in (("class_importance", task.class_importance), ("target", [task.target] if task.target else [])):
+        unknown = undeclared(names, classes)
+        if unknown:
+            raise JaxrnnError(f"task.{key}: {unknown}")
 
 
 def class_labels(task: Task, labels: np.ndarray) -> dict[str, list[str]]:

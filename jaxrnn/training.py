@@ -5,7 +5,7 @@ is drawn by folding the trial's seed with the epoch, the window and the step (or
 that where the work is cut, or what trains beside it, changes nothing.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,10 +15,11 @@ import optax
 from flax import nnx
 from jaxtyping import Array
 
-from jaxrnn import losses, models, monitoring
+from jaxrnn import losses, models, monitoring, optimisers
 from jaxrnn.batches import Bucket, Schedule
-from jaxrnn.config import Model, Training
+from jaxrnn.config import LOWER_IS_BETTER, Model, Training
 from jaxrnn.monitoring import Scores
+from jaxrnn.optimisers import Plateau
 
 # What a trial's seed is folded with, so that its draws for different purposes have nothing in common.
 INITIALISATION, ORDER, DROPOUT, AUGMENTATION = range(4)
@@ -29,7 +30,8 @@ Augment = Callable[[Bucket, Array], Bucket]
 
 
 class Hyperparameters(NamedTuple):
-    """The traced keys of one trial; of a pack, each with a leading [trial] axis."""
+    """The traced keys of one trial; of a pack, each with a leading [trial] axis. Those with a value here do nothing by
+    it. gradient_clip: inf for none."""
 
     seed: Any
     learning_rate: Any
@@ -37,6 +39,14 @@ class Hyperparameters(NamedTuple):
     l2: Any
     gamma: Any
     class_weights: Any
+    label_smoothing: Any = np.float32(0)
+    momentum: Any = np.float32(0)
+    weight_decay: Any = np.float32(0)
+    gradient_clip: Any = np.float32(np.inf)
+    warmup_epochs: Any = np.float32(0)
+    final_share: Any = np.float32(1)
+    plateau_factor: Any = np.float32(1)
+    plateau_patience: Any = np.int32(1)
 
 
 class Targets(NamedTuple):
@@ -54,7 +64,8 @@ class Targets(NamedTuple):
 class State(NamedTuple):
     """One trial in training; of a pack, each leaf with a leading [trial] axis.
 
-    epoch: epochs finished. loss_sum, hits, seen: of the epoch under way, weighted as in `weighted_labels`. best_*: at
+    epoch: epochs finished. learning_rate: of the last step. loss_sum, hits, seen: of the epoch under way, weighted as
+    in `weighted_labels`. best_*: at
     the epoch with the best validation score (higher is better; a monitored loss is negated). running: False once it is
     finished, stopped or diverged.
     """
@@ -62,7 +73,9 @@ class State(NamedTuple):
     parameters: Any
     statistics: Any
     optimiser: Any
+    plateau: Plateau
     epoch: Array
+    learning_rate: Array
     loss_sum: Array
     hits: Array
     seen: Array
@@ -75,8 +88,10 @@ class State(NamedTuple):
 
 
 class EpochReport(NamedTuple):
-    """What a finished epoch says of one trial: means over its batches, in training mode, and validation scores."""
+    """What a finished epoch says of one trial: the learning rate of its last step, means over its batches, in training
+    mode, and validation scores."""
 
+    learning_rate: Array
     train_loss: Array
     train_accuracy: Array
     validation: Scores
@@ -96,9 +111,12 @@ def make(
     training: Training,
     features: int,
     metadata: int,
-    classes: int,
+    outputs: int,
     augment: Augment | None = None,
+    *,
     kind: str = "sequence",
+    importance: Sequence[float] | None = None,
+    target: int | None = None,
 ) -> Program:
     """Returns the program that trains packs of trials of one network. kind: `task.kind`.
 
@@ -106,26 +124,34 @@ def make(
     after the steps [start, stop) of a window's schedule; all but the states' shapes is traced, so that any cut of any
     window runs the same program. evaluate(state, buckets) -> logits [trial, place, class].
     finish_epoch(state, hyperparameters, validation logits, targets) -> state, report.
+    outputs: how many output units the network has, one a class, or a single one for two classes.
     augment: changes each batch before it is trained on; None compiles nothing in.
+    importance, target: what `monitoring.scores` needs of the task.
     """
-    template = network(model, features, metadata, classes, kind)
+    template = network(model, features, metadata, outputs, kind)
     structure = nnx.graphdef(template)
 
-    def optimiser(hyper: Hyperparameters) -> optax.GradientTransformation:
-        clip = training.gradient_clip
-        adam = optax.adam(hyper.learning_rate)
-        return adam if clip is None else optax.chain(optax.clip_by_global_norm(clip), adam)
+    def optimiser(hyper: Hyperparameters, learning_rate: Array) -> optax.GradientTransformation:
+        return optimisers.make(
+            training.optimiser,
+            learning_rate=learning_rate,
+            momentum=hyper.momentum,
+            weight_decay=hyper.weight_decay,
+            gradient_clip=hyper.gradient_clip,
+        )
 
     def begin(hyper: Hyperparameters) -> State:
         key = jax.random.fold_in(jax.random.key(hyper.seed), INITIALISATION)
         _, parameters, statistics = nnx.split(
-            network(model, features, metadata, classes, kind, key), nnx.Param, nnx.BatchStat
+            network(model, features, metadata, outputs, kind, key), nnx.Param, nnx.BatchStat
         )
         return State(
             parameters=parameters,
             statistics=statistics,
-            optimiser=optimiser(hyper).init(parameters),
+            optimiser=optimiser(hyper, hyper.learning_rate).init(parameters),
+            plateau=Plateau.begun(),
             epoch=jnp.int32(0),
+            learning_rate=jnp.float32(0),
             loss_sum=jnp.float32(0),
             hits=jnp.float32(0),
             seen=jnp.float32(0),
@@ -151,27 +177,38 @@ def make(
             orders.append(drawn.reshape(-1, training.batch_size))
         return tuple(orders)
 
-    def update(state: State, hyper: Hyperparameters, batch: Bucket, bits: Array) -> State:
-        """Returns the state after one step of gradient descent on one batch."""
+    def update(state: State, hyper: Hyperparameters, batch: Bucket, bits: Array, over: Array) -> State:
+        """Returns the state after one step of gradient descent on one batch; `over` is the share of the epoch before
+        it."""
         labels, weights = weighted_labels(kind, batch)
         total = weights.sum()
+        learning_rate = optimisers.learning_rate(
+            training.schedule,
+            state.epoch + over,
+            peak=hyper.learning_rate,
+            epochs=training.epochs,
+            warmup_epochs=hyper.warmup_epochs,
+            final_share=hyper.final_share,
+            plateau=state.plateau,
+        )
 
         def objective(parameters: Any) -> tuple[Array, tuple[Any, Array]]:
             net = nnx.merge(structure, parameters, state.statistics, copy=True)
-            logits = net(batch.features, batch.lengths, batch.metadata, dropout_rate=hyper.dropout, dropout_bits=bits)
-            each = losses.focal(logits, labels, class_weights=hyper.class_weights, gamma=hyper.gamma)
-            loss = _weighted_sum(weights, each) / total
+            found = net(batch.features, batch.lengths, batch.metadata, dropout_rate=hyper.dropout, dropout_bits=bits)
+            logits = losses.class_logits(found)
+            loss = _weighted_sum(weights, unreduced(logits, labels, hyper)) / total
             if model.dense_depth:
                 loss += hyper.l2 * jnp.square(models.penalised_kernel(parameters)).sum()
             hits = _weighted_sum(weights, logits.argmax(axis=-1) == labels)
             return loss, (nnx.state(net, nnx.BatchStat), hits)
 
         (loss, (statistics, hits)), gradient = jax.value_and_grad(objective, has_aux=True)(state.parameters)
-        steps, memory = optimiser(hyper).update(gradient, state.optimiser, state.parameters)
+        steps, memory = optimiser(hyper, learning_rate).update(gradient, state.optimiser, state.parameters)
         return state._replace(
             parameters=optax.apply_updates(state.parameters, steps),
             statistics=statistics,
             optimiser=memory,
+            learning_rate=learning_rate,
             loss_sum=state.loss_sum + loss * total,
             hits=state.hits + hits,
             seen=state.seen + total,
@@ -186,6 +223,7 @@ def make(
         place: Array,
         bucket: Array,
         number: Array,
+        over: Array,
     ) -> State:
         key = jax.random.fold_in(jax.random.fold_in(_epoch_key(hyper, DROPOUT, state.epoch), window), place)
         longest = max(bucket.features.shape[1] for bucket in buckets)
@@ -198,7 +236,7 @@ def make(
                 batch = batch._replace(lengths=jnp.where(rows >= 0, batch.lengths, 0))
                 if augment is not None:
                     batch = augment(batch, _epoch_key(hyper, AUGMENTATION, state.epoch))
-                return update(state, hyper, batch, bits)
+                return update(state, hyper, batch, bits, over)
 
             return branch
 
@@ -217,30 +255,33 @@ def make(
     ) -> State:
         orders = jax.vmap(order, in_axes=(0, 0, None, None))(hypers, states.epoch, window, buckets)
         # the schedule stays outside of vmap: a bucket that all trials share is a branch, else all branches would run
-        pack_step = jax.vmap(step, in_axes=(0, 0, 0, None, None, None, None, None))
+        pack_step = jax.vmap(step, in_axes=(0, 0, 0, None, None, None, None, None, None))
 
         def body(place: Array, states: State) -> State:
-            bucket, number = schedule.bucket[place], schedule.number[place]
-            return pack_step(states, hypers, orders, buckets, window, place, bucket, number)
+            at_place = schedule.bucket[place], schedule.number[place], schedule.over[place]
+            return pack_step(states, hypers, orders, buckets, window, place, *at_place)
 
         return jax.lax.fori_loop(start, stop, body, states)
 
     def finish_epoch(
         state: State, hyper: Hyperparameters, logits: Array, targets: Targets
     ) -> tuple[State, EpochReport]:
-        each = losses.focal(logits, targets.labels, class_weights=hyper.class_weights, gamma=hyper.gamma)
+        each = unreduced(logits, targets.labels, hyper)
         loss = _weighted_sum(targets.weights, each) / targets.weights.sum()
         places = targets.scored
         valid = jnp.ones(places.shape, dtype=bool)
-        scored = monitoring.scores(logits[places], each[places], targets.labels[places], valid)._replace(loss=loss)
+        scored = monitoring.scores(
+            logits[places], each[places], targets.labels[places], valid, importance=importance, target=target
+        )._replace(loss=loss)
         train_loss, train_accuracy = state.loss_sum / state.seen, state.hits / state.seen
         epoch = state.epoch + 1
-        score = -scored.loss if training.monitor == "loss" else getattr(scored, training.monitor)
+        score = getattr(scored, training.monitor) * (-1 if training.monitor in LOWER_IS_BETTER else 1)
         finite = jnp.isfinite(train_loss) & jnp.isfinite(scored.loss)
         better = state.running & finite & (score > state.best_score)
         best_epoch = jnp.where(better, epoch, state.best_epoch)
         patient = True if training.patience is None else epoch - best_epoch < training.patience
         state = state._replace(
+            plateau=state.plateau.after(better, factor=hyper.plateau_factor, patience=hyper.plateau_patience),
             epoch=epoch,
             loss_sum=jnp.float32(0),
             hits=jnp.float32(0),
@@ -252,7 +293,7 @@ def make(
             diverged=state.diverged | (state.running & ~finite),
             running=state.running & finite & patient & (epoch < training.epochs),
         )
-        return state, EpochReport(train_loss, train_accuracy, scored)
+        return state, EpochReport(state.learning_rate, train_loss, train_accuracy, scored)
 
     return Program(
         begin=jax.jit(jax.vmap(begin)),
@@ -264,6 +305,17 @@ def make(
             )
         ),
         finish_epoch=jax.jit(jax.vmap(finish_epoch, in_axes=(0, 0, 0, None))),
+    )
+
+
+def unreduced(logits: Array, labels: Array, hyper: Hyperparameters) -> Array:
+    """Returns the loss of each label, of which a trial minimises the mean."""
+    return losses.focal(
+        logits,
+        labels,
+        class_weights=hyper.class_weights,
+        gamma=hyper.gamma,
+        label_smoothing=hyper.label_smoothing,
     )
 
 
@@ -318,11 +370,11 @@ def _weighted_sum(weights: Array, values: Array) -> Array:
 
 
 def network(
-    model: Model, features: int, metadata: int, classes: int, kind: str = "sequence", key: Any = None
+    model: Model, features: int, metadata: int, outputs: int, kind: str = "sequence", key: Any = None
 ) -> models.Network:
     """Returns the network of a config; without a key only its structure is of use."""
     rngs = nnx.Rngs(params=jax.random.key(0) if key is None else key)
-    return models.Network(model, features, metadata, classes, rngs=rngs)
+    return models.Network(model, features, metadata, outputs, rngs=rngs)
 
 
 def evaluate(structure: Any, parameters: Any, statistics: Any, buckets: tuple[Bucket, ...]) -> Array:
@@ -333,7 +385,8 @@ def evaluate(structure: Any, parameters: Any, statistics: Any, buckets: tuple[Bu
     """
 
     def batch_logits(batch: Bucket) -> Array:
-        return nnx.merge(structure, parameters, statistics)(batch.features, batch.lengths, batch.metadata)
+        net = nnx.merge(structure, parameters, statistics)
+        return losses.class_logits(net(batch.features, batch.lengths, batch.metadata))
 
     logits = []
     for bucket in buckets:

@@ -458,6 +458,31 @@ def test_labels_that_do_not_fit_the_survey(spcc: Workplace, task: dict[str, Any]
     assert not (spcc.results / "tiny").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"loss__kind": "binary"}, "loss.kind: `binary` tells two classes apart, and there are 3 (1, 2, 3); use"),
+        ({"grid": {"loss.kind": ["categorical", "binary"]}}, "loss.kind: `binary` tells two classes apart"),
+        ({"task__target": "4"}, "task.target: there is no class '4' (the classes are 1, 2, 3)"),
+        ({"task__class_importance": {"33": 2}}, "task.class_importance: there is no class '33'; did you mean '3'?"),
+    ],
+)
+def test_losses_and_scores_that_do_not_fit_the_classes(spcc: Workplace, changes: dict[str, Any], said: str) -> None:
+    """Said when the labels are first known, and again before a job trains or results are merged."""
+    spcc.change(**changes)
+    spcc.done("ingest")
+    assert said in spcc.refused("split")
+    spcc.change()
+    spcc.done("split")
+    spcc.change(**changes)
+    spcc.done("plan")
+    jobs = sorted(spcc.results.glob("tiny/jobs/*/config.yaml"))
+    fitting = [job for job in jobs if "categorical" in job.parent.name]
+    assert len(jobs) > len(fitting)
+    for job in set(jobs) - set(fitting):
+        assert said.removeprefix("grid.") in refused("train", "--config", job, "--results", spcc.results)
+
+
 def test_a_label_that_the_survey_does_not_have_names_the_nearest(spcc: Workplace) -> None:
     arrays, metadata = surveys.spcc_tables()
     metadata["sim_type"] = ["Ia", "Ibc", "II"] * 8
@@ -491,13 +516,15 @@ def test_a_class_that_is_called_like_what_is_left_out(spcc: Workplace) -> None:
     assert table["class"].tolist().count("excluded") == 8
 
 
-def test_a_class_that_one_split_lacks(goto: Workplace) -> None:
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_class_that_one_split_lacks(goto: Workplace, split: str) -> None:
+    """No score that needs two classes is ever asked of a split that has one."""
     arrays = surveys.goto_arrays()
-    arrays["test_labels"][:] = [1, 0]
+    arrays[f"{split}_labels"][:] = [1, 0]
     surveys.write_goto(goto.survey, arrays)
     goto.done("ingest")
     assert (
-        "split: class '1' has no object in the test split (method 'given'); use `split.method: exact`"
+        f"split: class '1' has no object in the {split} split (method 'given'); use `split.method: exact`"
         in goto.refused("split")
     )
     goto.change(split={"train": 0.5, "validation": 0.25})

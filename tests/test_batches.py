@@ -241,6 +241,17 @@ def test_a_window_has_every_batch_once(counts: list[int], batch_size: int, more:
     assert all((first == second).all() for first, second in zip(schedule, again, strict=True))
 
 
+def test_a_window_knows_what_share_of_the_epoch_is_over() -> None:
+    counts = [np.array([10, 3]), np.array([4, 9]), np.array([7, 0])]
+    steps = [int(-(-of // 4).sum()) for of in counts]
+    found = [
+        batches.schedule(of, 4, 6, sum(steps[:index]), sum(steps)).over[:own]
+        for index, (of, own) in enumerate(zip(counts, steps, strict=True))
+    ]
+    np.testing.assert_allclose(np.concatenate(found), np.arange(sum(steps)) / sum(steps), rtol=1e-6)
+    np.testing.assert_array_equal(batches.schedule(counts[0], 4, 6).over, [0, 0.25, 0.5, 0.75, 0, 0])
+
+
 def test_an_epoch_mixes_the_buckets() -> None:
     order = batches.schedule(np.array([500, 500, 500, 500]), 10, 200).bucket
     # of 200 batches in 4 equal buckets drawn at random, 3 in 4 differ from the one before

@@ -376,6 +376,72 @@ def test_no_dense_layers_and_no_penalty(load: Load) -> None:
     assert load(model__dense_depth=0, loss__l2=1, grid={"loss.l2": [0], "model.dense_depth": [0, 1]})
 
 
+# Losses, schedules and scores
+
+TWO, THREE = {"a": ["0"], "b": ["1"]}, {"a": ["0"], "b": ["1"], "c": ["2"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"task__classes": THREE, "loss__kind": "binary"},
+            "loss.kind: `binary` tells two classes apart, and there are 3 (a, b, c); use `categorical`, or join",
+        ),
+        ({"task__classes": THREE, "grid": {"loss.kind": ["categorical", "binary"]}}, "grid.loss.kind: `binary` tells"),
+        ({"selection__metric": "figure_of_merit"}, "selection.metric: `figure_of_merit` is of one class; name it as"),
+        ({"training__monitor": "figure_of_merit"}, "training.monitor: `figure_of_merit` is of one class; name it as"),
+        ({"grid": {"training.monitor": ["loss", "figure_of_merit"]}}, "grid.training.monitor: `figure_of_merit` is of"),
+        (
+            {"task__classes": TWO, "task__target": "bb"},
+            "task.target: there is no class 'bb'; did you mean 'b'? (the classes are a, b)",
+        ),
+        (
+            {"task__classes": TWO, "task__class_importance": {"a": 2, "z": 1}},
+            "task.class_importance: there is no class",
+        ),
+        ({"task__class_importance": {"a": 0}}, "task.class_importance.a: expected a value > 0, found 0"),
+        ({"task__class_importance": ["a"]}, "task.class_importance: expected a mapping of keys to values"),
+        ({"task__target": 1}, "task.target: expected text, found 1"),
+        ({"training__warmup_epochs": 2}, "training.warmup_epochs: 2 epochs of warm-up leave none of 2 at the full"),
+        (
+            {"grid": {"training.warmup_epochs": [0, 1.5], "training.epochs": [1, 9]}},
+            "grid.training.warmup_epochs: 1.5 epochs of warm-up leave none of 1",
+        ),
+        ({"loss__beta": 1}, "loss.beta: expected a value < 1, found 1"),
+        ({"loss__label_smoothing": 1.0}, "loss.label_smoothing: expected a value < 1"),
+        ({"training__momentum": 1}, "training.momentum: expected a value < 1"),
+        ({"training__weight_decay": -1}, "training.weight_decay: expected a value >= 0"),
+        ({"training__plateau_factor": 1}, "training.plateau_factor: expected a value < 1"),
+        ({"training__plateau_patience": 0}, "training.plateau_patience: expected a value >= 1"),
+        ({"training__optimiser": "adamm"}, "training.optimiser: expected one of adam, adamw, rmsprop, sgd"),
+        ({"training__monitor": "auc"}, "training.monitor: expected one of loss, log_loss, accuracy, macro_f1"),
+    ],
+)
+def test_losses_schedules_and_scores_that_fit_nothing(refused: Refused, changes: dict[str, Any], said: str) -> None:
+    message = refused(**changes)
+    assert said in message
+    assert "1 mistake;" in message
+    # beside others, too
+    assert said in refused(**changes, seed=-1, data__reader="gotto")
+
+
+def test_losses_schedules_and_scores_that_fit(load: Load) -> None:
+    task = {"classes": TWO, "target": "b", "class_importance": {"a": 2}}
+    experiment = load(
+        task=task,
+        loss__kind="binary",
+        selection__metric="figure_of_merit",
+        training__monitor="plasticc_log_loss",
+        training__warmup_epochs=1,
+        grid={"loss.kind": ["binary", "categorical"], "training.warmup_epochs": [0, 1.9]},
+    )
+    assert experiment.task.importance(("b", "a")) == [1.0, 2.0]
+    assert experiment.task.target_index(("a", "b")) == 1
+    assert load(task={}).task.target_index(("a", "b")) is None
+    assert [experiment.loss.outputs(2), load().loss.outputs(7)] == [1, 7]
+
+
 # Simulated surveys
 
 

@@ -28,7 +28,7 @@ def test_the_tables_have_every_key_with_unit_and_reason() -> None:
     tables = config.tables()
     sections = (config.Experiment, config.Data, config.Feature, config.Split, config.Task, config.Model, config.Loss)
     sections += (config.Training, config.Selection, simulate.Simulation, simulate.Objects, config.Augmentation)
-    sections += (config.Detection, config.Cuts, config.FlagCut, config.Window, config.SigmaClip)
+    sections += (config.Detection, config.Cuts, config.FlagCut, config.Window, config.SigmaClip, config.Early)
     keys = [f"\n| `{key}` |" for section in sections for key in section.model_fields]
     assert all(key in tables for key in keys)
     assert tables.count("\n| `") == len(keys)

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from experiments import prepared
 
-from jaxrnn import aggregate, batches, bundles, jobs, plan, predict, predictions, splits
+from jaxrnn import aggregate, batches, bundles, jobs, metrics, plan, predict, predictions, splits
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import Results
 
@@ -270,6 +271,51 @@ def test_a_job_refuses_splits_of_other_settings(tmp_path: Path) -> None:
         train_all(at, made)
 
 
+def test_a_binary_network_is_trained_by_any_score_and_kept_with_one_output(tmp_path: Path) -> None:
+    grid = {"training.monitor": ["plasticc_log_loss", "figure_of_merit"], "loss.label_smoothing": [0, 0.1]}
+    settings = {"loss__kind": "binary", "loss__class_weights": "effective", "training__optimiser": "adamw"}
+    task = {"class_importance": {"1": 3.0}, "target": "1"}
+    _, at, made = prepared(tmp_path, grid=grid, task=task, **settings)
+    train_all(at, made)
+    statistics = splits.read_statistics(at.experiment("tiny"))
+    for job, monitor in zip(made.jobs, grid["training.monitor"], strict=True):
+        content, _ = predictions.read(at.job("tiny", job.name) / "predictions.h5")
+        history = pd.read_csv(at.job("tiny", job.name) / "history.csv")
+        table = pd.read_csv(at.job("tiny", job.name) / "trials.csv").set_index("trial")
+        other = "figure_of_merit" if monitor == "plasticc_log_loss" else "plasticc_log_loss"
+        assert history[f"validation_{other}"].isna().to_numpy().all()
+        for trial, rows in history.groupby("trial"):
+            watched = rows.set_index("epoch")[f"validation_{monitor}"]
+            best = watched.idxmin() if monitor == "plasticc_log_loss" else watched.idxmax()
+            assert table.loc[str(trial), "best_epoch"] == best
+            # what was watched on the device is what is scored from the predictions of the best epoch
+            seen = content["validation"]
+            found = metrics.scores(
+                seen.probabilities[str(trial)], seen.labels, statistics.classes, made.experiment.task
+            )
+            assert found[monitor] == pytest.approx(watched[best], rel=1e-5)
+    best = aggregate.aggregate(made.experiment, at)
+    bundle = bundles.load(at.experiment("tiny") / "best")
+    assert bundle.outputs == 1
+    folder = at.experiment("tiny")
+    part = batches.Corpus(at.dataset(made.dataset_key), splits.read_splits(folder), statistics).part("test")
+    stored, _ = predictions.read(at.job("tiny", best["job"]) / "predictions.h5")
+    predicted = predict.predict(bundle, part)
+    assert predicted.shape == (len(part), 2)
+    np.testing.assert_allclose(predicted, stored["test"].probabilities[best["trial"]], atol=1e-6)
+
+
+def test_what_predictions_are_worth_trains_nothing_again(
+    undisturbed: tuple[Path, Results, plan.Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(undisturbed[0], tmp_path / "copy")
+    given = {"grid": GRID, "data__path": str(undisturbed[0] / "survey")}
+    _, at, made = prepared(tmp_path / "copy", **given, task={"target": "1", "class_importance": {"0": 2.0}})
+    monkeypatch.setattr(jobs, "_Pack", lambda *_, **__: pytest.fail("trained again"))
+    train_all(at, made)
+    assert np.isfinite(aggregate.aggregate(made.experiment, at)["test"]["figure_of_merit"]["value"])
+
+
 def test_a_survey_without_metadata_is_trained(tmp_path: Path) -> None:
     _, at, made = prepared(tmp_path, data__metadata=[], training__epochs=1)
     train_all(at, made)
@@ -301,11 +347,18 @@ class Killed(BaseException):
     pass
 
 
+# The learning rate goes on from the step and the plateau where it was.
+FALLING = {"training__schedule": "cosine", "training__warmup_epochs": 0.5}
+ON_PLATEAU = {"training__schedule": "plateau", "training__plateau_patience": 1, "training__learning_rate": 0.3}
+WITH_MOMENTUM = {"training__optimiser": "sgd", "training__momentum": 0.9, "training__weight_decay": 0.01}
+
+
+@pytest.mark.parametrize("settings", [FALLING, ON_PLATEAU | WITH_MOMENTUM], ids=["falling", "on plateaus"])
 def test_a_job_in_windows_is_the_same_however_it_is_interrupted_and_its_trials_ordered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
     """Three trials at two places: the last one waits for both of the others."""
-    _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1, 2]}, **IN_WINDOWS)
+    _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1, 2]}, **IN_WINDOWS, **settings)
     config = at.job("tiny", made.jobs[0].name) / "config.yaml"
     config.write_text(config.read_text().replace("trials_per_job: 16", "trials_per_job: 2"))
     job_file = plan.load_job(config)
@@ -337,6 +390,14 @@ def test_a_job_in_windows_is_the_same_however_it_is_interrupted_and_its_trials_o
 
     whole = trained("whole", job_file)
     assert whole.groupby("trial")["epoch"].apply(list).tolist() == [[1, 2, 3]] * 3
+    if settings is FALLING:
+        # both packs walk through the same steps, here one at a time
+        steps = np.array([sum(epoch == each for epoch, *_ in walk) / 2 for each in range(3)])
+        last = np.arange(3) + (steps - 1) / steps
+        rates = 0.01 * np.minimum(last / 0.5, 1) * (1 + np.cos(np.pi * (last - 0.5) / 2.5)) / 2
+        np.testing.assert_allclose(whole["learning_rate"], np.tile(rates, 3), rtol=1e-5)
+    else:
+        assert len(set(whole["learning_rate"].tolist())) > 1
     windows = 1 + max(window for _, window, step in walk if step)
     assert windows >= 3
     # within the second window, and at the end of one in the second epoch, both in the first pack

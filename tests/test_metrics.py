@@ -11,10 +11,13 @@ from scipy import special, stats
 from sklearn import metrics as sk
 
 from jaxrnn import metrics
+from jaxrnn.config import Task
 
 NAMES = ("a", "b", "c")
 CLASSES = len(NAMES)
 Z = stats.norm.ppf(0.975)
+TASK = Task(class_importance={"a": 0.5, "c": 3}, target="b")
+IMPORTANCE = np.array([0.5, 1.0, 3.0])
 
 
 @st.composite
@@ -52,13 +55,19 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_scores_are_scikit_learns(drawn: Any) -> None:
     probabilities, labels = drawn
-    found = metrics.scores(probabilities, labels, NAMES)
+    found = metrics.scores(probabilities, labels, NAMES, TASK)
+    counts = np.bincount(labels, minlength=CLASSES)
+    wrong = ((probabilities.argmax(axis=1) == 1) & (labels != 1)).sum()
+    hits = ((probabilities.argmax(axis=1) == 1) & (labels == 1)).sum()
     predicted = probabilities.argmax(axis=1)
     expected = {
         "log_loss": sk.log_loss(labels, probabilities),
         "accuracy": sk.accuracy_score(labels, predicted),
         "macro_f1": sk.f1_score(labels, predicted, average="macro", zero_division=0.0),  # pyright: ignore
         "macro_auc": sk.roc_auc_score(labels, probabilities, multi_class="ovr", average="macro"),
+        # each class counts by its importance, shared evenly among its objects
+        "plasticc_log_loss": sk.log_loss(labels, probabilities, sample_weight=(IMPORTANCE / counts)[labels]),
+        "figure_of_merit": hits / counts[1] * (hits / (hits + 3 * wrong) if hits else 0.0),
     }
     for index, name in enumerate(NAMES):
         truth, claimed = labels == index, predicted == index
@@ -66,7 +75,10 @@ def test_scores_are_scikit_learns(drawn: Any) -> None:
         expected[f"precision_{name}"] = sk.precision_score(truth, claimed, zero_division=0.0)  # pyright: ignore
         expected[f"recall_{name}"] = sk.recall_score(truth, claimed)
     assert found == pytest.approx(expected, rel=1e-12, abs=1e-15)
-    assert list(found) == metrics.score_names(NAMES)
+    assert list(found) == metrics.score_names(NAMES, TASK)
+    plain = metrics.scores(probabilities, labels, NAMES)
+    assert list(plain) == metrics.score_names(NAMES) == [name for name in found if name != "figure_of_merit"]
+    assert {name for name in plain if plain[name] != found[name]} <= {"plasticc_log_loss"}
     matrix = metrics.confusion_matrix(probabilities, labels, NAMES)
     pairs = [
         [int(((labels == row) & (predicted == column)).sum()) for column in range(CLASSES)] for row in range(CLASSES)
@@ -80,6 +92,31 @@ def test_two_classes_have_the_area_of_either() -> None:
     assert metrics.macro_auc(probabilities, labels) == pytest.approx(expected, abs=1e-3)
     double = np.stack([1 - probabilities[:, 1].astype(float), probabilities[:, 1].astype(float)], axis=1)
     assert metrics.macro_auc(double, labels) == pytest.approx(expected, rel=1e-12)
+
+
+def test_plasticcs_log_loss_weighs_classes_whatever_their_sizes() -> None:
+    """Malz et al. 2019: -(sum over classes of w_m / N_m times the sum of its objects' ln p) / sum of w_m."""
+    probabilities = np.array([[0.5, 0.25, 0.25]] * 4 + [[0.2, 0.7, 0.1], [0.1, 0.1, 0.8]])
+    labels = np.array([0, 0, 0, 0, 1, 2])
+    expected = -(0.5 * np.log(0.5) + 1 * np.log(0.7) + 3 * np.log(0.8)) / 4.5
+    assert metrics.plasticc_log_loss(probabilities, labels, IMPORTANCE.tolist()) == pytest.approx(expected, rel=1e-12)
+    even = metrics.plasticc_log_loss(probabilities, labels, [1.0] * 3)
+    assert even == pytest.approx(-(np.log(0.5) + np.log(0.7) + np.log(0.8)) / 3, rel=1e-12)
+    # of as many objects a class, it is the log loss
+    assert metrics.plasticc_log_loss(probabilities[3:], labels[3:], [7.0] * 3) == pytest.approx(
+        metrics.log_loss(probabilities[3:], labels[3:]), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("right", "missed", "wrong", "expected"),
+    [(10, 0, 0, 1.0), (8, 2, 0, 0.8), (10, 0, 10, 0.25), (6, 4, 2, 0.6 * 6 / 12), (0, 5, 3, 0.0), (0, 5, 0, 0.0)],
+)
+def test_the_figure_of_merit_is_spccs(right: int, missed: int, wrong: int, expected: float) -> None:
+    """Kessler et al. 2010: N_true^2 / (N_total (N_true + 3 N_false))."""
+    truth = np.array([True] * (right + missed) + [False] * (wrong + 7))
+    claimed = np.array([True] * right + [False] * missed + [True] * wrong + [False] * 7)
+    assert metrics.figure_of_merit(claimed, truth) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("own", [0.0, 1e-30, 9e-8, 1e-7, 2e-7, 0.5, 1.0])
@@ -112,16 +149,17 @@ SHARES = {"accuracy", *(f"recall_{name}" for name in NAMES)}
         ((40, 30, 20), 1.0, set()),
         ((40, 30, 20), 0.0, set()),
         ((60, 5, 1), 2.0, set()),
-        ((1, 1, 1), 0.0, set(metrics.score_names(NAMES)) - SHARES),
-        ((20, 20, 20), 50.0, set(metrics.score_names(NAMES)) - SHARES),
+        ((1, 1, 1), 0.0, set(metrics.score_names(NAMES, TASK)) - SHARES),
+        ((20, 20, 20), 50.0, set(metrics.score_names(NAMES, TASK)) - SHARES),
     ],
     ids=["usual", "guessing", "one rare object", "one object each", "perfect"],
 )
 def test_every_value_is_within_its_interval(counts: tuple[int, ...], separation: float, without: set[str]) -> None:
     """Where all resamples agree, an interval of width 0 would say too much: it is left out."""
     probabilities, labels = classified(counts, separation)
-    found = metrics.with_intervals(probabilities, labels, NAMES, seed=1)
-    assert {name: entry["value"] for name, entry in found.items()} == metrics.scores(probabilities, labels, NAMES)
+    found = metrics.with_intervals(probabilities, labels, NAMES, 1, TASK)
+    values = {name: entry["value"] for name, entry in found.items()}
+    assert values == metrics.scores(probabilities, labels, NAMES, TASK)
     for name, entry in found.items():
         value, low, high = entry["value"], entry["low"], entry["high"]
         assert value is not None
@@ -132,7 +170,7 @@ def test_every_value_is_within_its_interval(counts: tuple[int, ...], separation:
         assert low < high
         # the resampled means are sums in another order than the value's
         assert low - 1e-12 <= value <= high + 1e-12, name
-        assert name == "log_loss" or 0 <= low < high <= 1, name
+        assert name.endswith("log_loss") or 0 <= low < high <= 1, name
     assert {name for name, entry in found.items() if entry["low"] is None} >= without
 
 
@@ -218,17 +256,21 @@ def test_weighted_areas_are_sklearns() -> None:
     np.testing.assert_allclose(metrics._weighted_auc(score, positive, weights), expected, atol=1e-12)
 
 
-def test_resampled_scores_are_those_of_the_resampled_objects() -> None:
+@pytest.mark.parametrize("by_sequence", [False, True])
+def test_resampled_scores_are_those_of_the_resampled_objects(by_sequence: bool) -> None:
     """The first bootstrap sample, drawn again by hand and scored by `scores`."""
     generator = np.random.default_rng(6)
-    labels = np.repeat([0, 1, 2], [50, 30, 20])
+    labels = generator.permutation(np.repeat([0, 1, 2], [50, 30, 20]))
     probabilities = generator.dirichlet(np.ones(3), 100) * 0.6 + 0.4 * np.eye(3)[labels]
-    members = [np.flatnonzero(labels == index) for index in range(3)]
-    found = metrics._resampled(probabilities, labels, members, np.random.default_rng(7))[0]
+    owners = generator.integers(0, 25, 100) if by_sequence else np.arange(100)
+    strata = [np.arange(25)] if by_sequence else [np.flatnonzero(labels == index) for index in range(3)]
+    importance, target = TASK.importance(NAMES), TASK.target_index(NAMES)
+    settings = owners, strata, importance, target
+    found = metrics._resampled(probabilities, labels, *settings, np.random.default_rng(7))[0]
     again = np.random.default_rng(7)
-    drawn = np.zeros(100, dtype=int)
-    for rows in members:
+    drawn = np.zeros(max(owners) + 1, dtype=int)
+    for rows in strata:
         drawn[rows] = again.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=metrics.RESAMPLES)[0]
-    rows = np.repeat(np.arange(100), drawn)
-    expected = list(metrics.scores(probabilities[rows], labels[rows], ("a", "b", "c")).values())
+    rows = np.repeat(np.arange(100), drawn[owners])
+    expected = list(metrics.scores(probabilities[rows], labels[rows], NAMES, TASK).values())
     np.testing.assert_allclose(found, expected, atol=1e-12)

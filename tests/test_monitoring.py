@@ -11,11 +11,14 @@ from numpy.random import default_rng
 from sklearn import metrics as sk
 
 from jaxrnn import metrics, monitoring
+from jaxrnn.config import Task
+from jaxrnn.results import HISTORY_COLUMNS
 
 # one shape, so that one program serves all draws
 ROWS, CLASSES = 48, 3
 softmax = jax.jit(jax.nn.softmax)
-scores = jax.jit(monitoring.scores)
+IMPORTANCE, TARGET = (0.5, 1.0, 3.0), 1
+scores = jax.jit(monitoring.scores, static_argnames=("importance", "target"))
 roc_auc = jax.jit(monitoring.roc_auc)
 TOLERANCE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
 
@@ -25,6 +28,11 @@ def scattered(values: np.ndarray, valid: np.ndarray, filling: Any) -> np.ndarray
     result = np.full((len(valid), *values.shape[1:]), filling, dtype=values.dtype)
     result[valid] = values
     return result
+
+
+def log_loss(labels: np.ndarray, probabilities: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
+    """Returns scikit-learn's, of float32 probabilities, which sum to 1 but for their rounding."""
+    return sk.log_loss(labels, probabilities / probabilities.sum(axis=1, keepdims=True), sample_weight=sample_weight)
 
 
 @st.composite
@@ -49,12 +57,23 @@ def test_scores_are_scikit_learns_over_the_valid_rows(drawn: Any, filling: float
     logits, labels, valid = drawn
     losses = default_rng(0).uniform(0, 5, len(labels)).astype(np.float32)
     found = scores(
-        scattered(logits, valid, filling), scattered(losses, valid, filling), scattered(labels, valid, 1), valid
+        scattered(logits, valid, filling),
+        scattered(losses, valid, filling),
+        scattered(labels, valid, 1),
+        valid,
+        importance=IMPORTANCE,
+        target=TARGET,
     )
-    probabilities = np.asarray(softmax(scattered(logits, valid, 0.0)))[valid]
+    probabilities = np.asarray(softmax(scattered(logits, valid, 0.0)))[valid].astype(np.float64)
     predicted = logits.argmax(axis=1)
     areas = [sk.roc_auc_score(labels == index, probabilities[:, index]) for index in range(CLASSES)]
     np.testing.assert_allclose(found.loss, losses.mean(), **TOLERANCE)
+    np.testing.assert_allclose(found.log_loss, log_loss(labels, probabilities), **TOLERANCE)
+    shares = (np.array(IMPORTANCE) / np.bincount(labels, minlength=CLASSES))[labels]
+    weighted = log_loss(labels, probabilities, sample_weight=shares)
+    np.testing.assert_allclose(found.plasticc_log_loss, weighted, **TOLERANCE)
+    merit = metrics.figure_of_merit(predicted == TARGET, labels == TARGET)
+    np.testing.assert_allclose(found.figure_of_merit, merit, **TOLERANCE)
     np.testing.assert_allclose(found.accuracy, sk.accuracy_score(labels, predicted), **TOLERANCE)
     np.testing.assert_allclose(found.macro_f1, sk.f1_score(labels, predicted, average="macro"), **TOLERANCE)
     np.testing.assert_allclose(found.macro_auc, np.mean(areas), **TOLERANCE)
@@ -70,11 +89,44 @@ def test_what_training_watches_is_what_the_tables_report(separation: float) -> N
     )
     probabilities = np.asarray(softmax(logits))
     losses = -np.log(probabilities[np.arange(count), labels])
-    watched = scores(logits, losses, labels, np.ones(count, dtype=bool))
-    reported = metrics.scores(probabilities, labels, tuple(map(str, range(classes))))
-    for name in ("accuracy", "macro_f1", "macro_auc"):
-        assert float(getattr(watched, name)) == pytest.approx(reported[name], abs=2e-6)
+    names = tuple(map(str, range(classes)))
+    task = Task(class_importance={"1": 2.0, "3": 0.25}, target="2")
+    watched = scores(
+        logits,
+        losses,
+        labels,
+        np.ones(count, dtype=bool),
+        importance=tuple(task.importance(names)),
+        target=task.target_index(names),
+    )
+    reported = metrics.scores(probabilities, labels, names, task)
+    for name in metrics.overall(task):
+        assert float(getattr(watched, name)) == pytest.approx(reported[name], rel=1e-5, abs=2e-6), name
     assert float(watched.loss) == pytest.approx(reported["log_loss"], rel=1e-5)
+
+
+def test_what_is_watched_is_every_overall_score_and_stands_in_the_history() -> None:
+    assert {*monitoring.Scores._fields} == {"loss", *metrics.overall(Task(target="a"))}
+    watched = [f"validation_{name}" for name in monitoring.Scores._fields]
+    assert [name for name in HISTORY_COLUMNS if name.startswith("validation_")] == watched
+
+
+def test_what_the_task_does_not_define_is_no_number() -> None:
+    logits = np.eye(CLASSES, dtype=np.float32)
+    found = scores(logits, np.ones(CLASSES, np.float32), np.arange(CLASSES, dtype=np.int32), np.ones(CLASSES, bool))
+    missing = [name for name, value in found._asdict().items() if np.isnan(value)]
+    assert missing == ["plasticc_log_loss", "figure_of_merit"]
+
+
+def test_a_hopeless_object_costs_as_much_as_in_the_tables() -> None:
+    """A probability of 0 in float32 counts as the least that there is, on the device too."""
+    logits = np.array([[-200.0, 200.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], dtype=np.float32)
+    labels = np.arange(CLASSES, dtype=np.int32)
+    found = scores(logits, np.ones(CLASSES, np.float32), labels, np.ones(CLASSES, bool), importance=IMPORTANCE)
+    task = Task(class_importance={"0": 0.5, "2": 3.0})
+    reported = metrics.scores(np.asarray(softmax(logits)), labels, ("0", "1", "2"), task)
+    assert float(found.log_loss) == pytest.approx(reported["log_loss"], rel=1e-5)
+    assert float(found.plasticc_log_loss) == pytest.approx(reported["plasticc_log_loss"], rel=1e-5)
 
 
 # Subnormal numbers are left out: XLA takes them for 0, in the softmax that the scores come from too.

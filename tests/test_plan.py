@@ -40,7 +40,11 @@ GRIDS = st.fixed_dictionaries(
         "training.gradient_clip": st.lists(st.none() | NUMBERS, min_size=1, max_size=3, unique=True),
         "training.learning_rate": st.lists(st.floats(1e-8, 1e30), min_size=1, max_size=3, unique=True),
         "loss.gamma": st.lists(st.floats(0, 10), min_size=1, max_size=3, unique=True),
-        "loss.class_weights": st.lists(st.sampled_from(["balanced", "none"]), min_size=1, unique=True),
+        "loss.class_weights": st.lists(st.sampled_from(["balanced", "effective", "none"]), min_size=1, unique=True),
+        "loss.kind": st.lists(st.sampled_from(["categorical", "binary"]), min_size=1, unique=True),
+        "training.optimiser": st.lists(st.sampled_from(["adam", "adamw", "rmsprop", "sgd"]), min_size=1, unique=True),
+        "training.schedule": st.lists(st.sampled_from(["constant", "cosine", "plateau"]), min_size=1, unique=True),
+        "training.plateau_patience": st.lists(st.integers(1, 99), min_size=1, max_size=3, unique=True),
     },
 )
 
@@ -80,6 +84,50 @@ def test_jobs_are_as_few_as_compiling_allows() -> None:
     planned = made(grid=grid, seeds=2, training__trials_per_job=5)
     assert [len(job.trials) for job in planned.jobs] == [5, 5, 2, 5, 5, 2]
     assert [job.name for job in made().jobs] == ["all-1"]
+
+
+def test_numbers_of_losses_and_optimisers_share_a_program_and_their_kinds_do_not() -> None:
+    grid = {
+        "loss.label_smoothing": [0, 0.1],
+        "loss.class_weights": ["effective", "balanced"],
+        "loss.beta": [0.9, 0.999],
+        "training.optimiser": ["adamw", "sgd"],
+        "training.weight_decay": [0, 1e-2],
+        "training.momentum": [0, 0.9],
+        "training.gradient_clip": [None, 1.0],
+        "training.schedule": ["cosine", "plateau"],
+        "training.warmup_epochs": [0, 0.5],
+    }
+    planned = made(grid=grid, training__trials_per_job=4096)
+    assert [(job.name, len(job.trials)) for job in planned.jobs] == [
+        (f"optimiser-{optimiser}_schedule-{schedule}-1", 128)
+        for optimiser in ("adamw", "sgd")
+        for schedule in ("cosine", "plateau")
+    ]
+    assert len({trial.fingerprint for trial in planned.trials}) == 512
+    first = planned.trials[0].hyperparameters
+    assert {**first, "training.gradient_clip": None} == first
+    assert (first["training.warmup_epochs"], first["loss.beta"]) == (0.0, 0.9)
+    # what is no axis of the grid is handed to the program all the same
+    assert set(first) == set(TRACED_KEYS) - {"seed"}
+
+
+def test_what_scores_need_decides_a_trial_where_it_monitors_that_score() -> None:
+    scoring = {"task__class_importance": {"0": 2.0}, "task__target": "1"}
+    (plain,) = made().trials
+    (scored,) = made(**scoring).trials
+    assert plain.fingerprint == scored.fingerprint
+    for monitor, key in (("plasticc_log_loss", "class_importance"), ("figure_of_merit", "target")):
+        (before,) = made(**scoring, training__monitor=monitor).trials
+        (other,) = made(
+            **{**scoring, f"task__{key}": {"0": 3.0} if key != "target" else "0"}, training__monitor=monitor
+        ).trials
+        unwatched = "target" if key != "target" else "class_importance"
+        (same,) = made(
+            **{**scoring, f"task__{unwatched}": None if unwatched == "target" else {}}, training__monitor=monitor
+        ).trials
+        assert before.fingerprint != other.fingerprint
+        assert before.fingerprint == same.fingerprint
 
 
 def test_names_are_readable() -> None:
@@ -132,6 +180,8 @@ OTHER_VALUES: dict[str, Any] = {
     "split.seed": 5,
     "task.classes": {"a": ["0"], "b": ["*"]},
     "task.exclude": ["7"],
+    "task.class_importance": {"0": 2.0},
+    "task.target": "1",
     "model.cell": "lstm",
     "model.units": 5,
     "model.depth": 3,
@@ -142,7 +192,10 @@ OTHER_VALUES: dict[str, Any] = {
     "model.dense_units": 7,
     "model.dense_depth": 3,
     "model.dense_activation": "relu",
+    "loss.kind": "binary",
     "loss.class_weights": "none",
+    "loss.beta": 0.99,
+    "loss.label_smoothing": 0.1,
     "loss.gamma": 1.0,
     "loss.l2": 0.1,
     "augmentation.truncation": 0.5,
@@ -151,7 +204,15 @@ OTHER_VALUES: dict[str, Any] = {
     "augmentation.drop_passbands": 0.1,
     "augmentation.time_shift": 3.0,
     "training.batch_size": 8,
+    "training.optimiser": "sgd",
     "training.learning_rate": 2e-3,
+    "training.momentum": 0.9,
+    "training.weight_decay": 0.01,
+    "training.schedule": "cosine",
+    "training.warmup_epochs": 1.0,
+    "training.final_share": 0.1,
+    "training.plateau_factor": 0.1,
+    "training.plateau_patience": 3,
     "training.gradient_clip": None,
     "training.epochs": 9,
     "training.monitor": "macro_f1",
@@ -166,7 +227,8 @@ OTHER_VALUES: dict[str, Any] = {
     "experiment": "other",
 }
 # They decide where a trial lies, how it runs and whether it is chosen, but not what it becomes.
-WITHOUT_EFFECT = {"experiment", "selection.metric", "data.most_rejected", *(f"training.{key}" for key in RUN_KEYS)}
+WITHOUT_EFFECT = {"experiment", "selection.metric", "data.most_rejected", "task.class_importance", "task.target"}
+WITHOUT_EFFECT |= {f"training.{key}" for key in RUN_KEYS}
 
 
 def with_value(key: str, value: Any) -> dict[str, Any]:

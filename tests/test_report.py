@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
-from jaxrnn import __version__, report
+from jaxrnn import __version__, early, report
 from jaxrnn.config import read_yaml, to_yaml
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.report import figures
@@ -28,7 +28,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 FIGURES = ("class_counts", "sequence_lengths", "grid_scores", "learning_curves", "confusion_matrix_validation",
            "confusion_matrix_test", "class_scores")  # fmt: skip
-SCORES = ("accuracy", "macro_f1", "macro_auc", "log_loss")
+SCORES = ("accuracy", "macro_f1", "macro_auc", "log_loss", "plasticc_log_loss")
 CLASSES = ("AGN", "RR Lyrae", "SN Ia", "SN II", "Cepheid")
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -73,8 +73,10 @@ def make(
     rejected: int = 23,
     metric: str = "macro_auc",
     folds: int | None = None,
+    target: str | None = None,
 ) -> Made:
-    """Writes an experiment whose numbers are drawn from one seed."""
+    """Writes an experiment whose numbers are drawn from one seed; with a target, it has a figure of merit."""
+    scores = SCORES if target is None else (*SCORES, "figure_of_merit")
     rng = np.random.default_rng(20)
     folder, dataset = root / "results" / "demo", root / "results" / "datasets" / "3f9a"
     folder.mkdir(parents=True)
@@ -133,7 +135,7 @@ def make(
             {
                 "experiment": "demo", "seed": 7, "seeds": seeds,
                 "data": {"reader": "simulated", "simulation": {"objects": objects}, "features": [{"name": "flux"}]},
-                "split": {"method": "exact"}, "task": {}, "model": {"cell": "gru", "units": 32},
+                "split": {"method": "exact"}, "task": {"target": target}, "model": {"cell": "gru", "units": 32},
                 "loss": {"class_weights": "balanced"}, "training": {"epochs": epochs, "monitor": "loss"},
                 "selection": {"metric": metric}, "grid": grid,
             }
@@ -159,6 +161,10 @@ def make(
             if len(trials) < diverged:
                 ended, best, outcome, values = 9, 8, "diverged", dict.fromkeys(values, np.nan)
             prefixed = {f"test_{key}": value - 0.01 * rng.random() for key, value in values.items()}
+            for values_of, prefix in ((values, ""), (prefixed, "test_")):
+                values_of[f"{prefix}plasticc_log_loss"] = values_of[f"{prefix}log_loss"] + 0.2
+                if target is not None:
+                    values_of[f"{prefix}figure_of_merit"] = values_of[f"{prefix}macro_f1"] - 0.2
             per_class = {f"f1_{c}": values["macro_f1"] + 0.02 * rng.normal() for c in classes}
             tested = {f"test_f1_{c}": v - 0.01 for c, v in zip(classes, per_class.values(), strict=True)}
             row |= {"loss": values["log_loss"] * 1.1, **values, **per_class}
@@ -180,8 +186,8 @@ def make(
                 )
                 if outcome == "diverged" and epoch > 4:
                     train = loss = 10.0 ** (epoch - 3)
-                history.append([name, epoch, train, level * rise, loss, (level - 0.02) * rise, (level - 0.1) * rise,
-                                0.5 + (level - 0.46) * rise])  # fmt: skip
+                history.append([name, epoch, 0.001, train, level * rise, loss, loss, (level - 0.02) * rise,
+                                (level - 0.1) * rise, 0.5 + (level - 0.46) * rise, np.nan, np.nan])  # fmt: skip
     order = [k for k in trials[0] if not k.startswith("test_")]
     rows("training_results.csv", order, [[row[k] for k in order] for row in trials])
     rows("experiment_results.csv", list(trials[0]), [list(row.values()) for row in trials])
@@ -192,7 +198,7 @@ def make(
     )
     rows("history.csv", list(report.HISTORY), history)
 
-    names = [*SCORES, *(f"test_{score}" for score in SCORES)]
+    names = [*scores, *(f"test_{score}" for score in scores)]
     header = [*keys, "seeds", *(["folds"] if folds else []), "diverged"]
     header += [f"{name}_{part}" for name in names for part in ("mean", "low", "high")]
     summary: list[list[Any]] = []
@@ -210,7 +216,7 @@ def make(
         summary.append(line)
     rows("grid_results.csv", header, summary)
 
-    sign = -1 if metric == "log_loss" else 1
+    sign = -1 if metric.endswith("log_loss") else 1
     whole = [own for own in groups if all(row["outcome"] != "diverged" for row in own)]
     point_of_best = max(whole, key=lambda own: sign * np.mean([row[metric] for row in own]))
     chosen = max(point_of_best, key=lambda row: sign * row[metric])
@@ -235,7 +241,7 @@ def make(
         return {"value": float(value), "low": float(max(0, value - half)), "high": float(min(1, value + half))}
 
     matrix = confusion["test"]
-    test = {score: interval(chosen[f"test_{score}"], 0.011) for score in SCORES}
+    test = {score: interval(chosen[f"test_{score}"], 0.011) for score in scores}
     for c, name in enumerate(classes):
         recall = matrix[c, c] / max(1, matrix[c].sum())
         precision = matrix[c, c] / max(1, matrix[:, c].sum())
@@ -248,7 +254,7 @@ def make(
             "trial": chosen["trial"], "job": chosen["job"], "metric": metric, "seed": chosen["seed"],
             **({"fold": chosen["fold"]} if folds else {}),
             "grid_point": {k: chosen[k] for k in keys},
-            "validation": {score: interval(chosen[score], 0.009) for score in SCORES}, "test": test,
+            "validation": {score: interval(chosen[score], 0.009) for score in scores}, "test": test,
             "objects": {"validation": int(confusion["validation"].sum()), "test": int(matrix.sum())},
             "interval": "95 %, bootstrap over objects, 1,000 resamples",
             "software": {"jaxrnn": __version__, "jax": "0.10.2", "device": "cpu (cpu)"},
@@ -332,7 +338,7 @@ def test_the_tables_of_scores_hold_the_numbers_of_the_files(made: Made, page: Pa
     head, *rows = page.tables["trials"]
     places = {name: [cell[0] for cell in head].index(shown) for name, shown in
               {"accuracy": "Accuracy", "macro_f1": "Macro F1", "macro_auc": "Macro AUC", "log_loss": "Log loss",
-               "seconds": "Seconds", "input_seconds": "Input seconds",
+               "plasticc_log_loss": "PLAsTiCC log loss", "seconds": "Seconds", "input_seconds": "Input seconds",
                "best_epoch": "Best epoch", "epochs": "Epochs"}.items()}  # fmt: skip
     shown = {row[0][0].removesuffix("chosen").strip(): row for row in rows}
     results = made.table("training_results.csv")
@@ -352,7 +358,7 @@ def test_the_tables_of_scores_hold_the_numbers_of_the_files(made: Made, page: Pa
     tests = {row["trial"]: row for row in made.table("experiment_results.csv")}
     for row in page.tables["trials-test"][1:]:
         result = tests[row[0][0].removesuffix("chosen").strip()]
-        names = ("test_macro_auc", "test_macro_f1", "test_accuracy", "test_log_loss")
+        names = [f"test_{name}" for name in ("macro_auc", "macro_f1", "accuracy", "log_loss", "plasticc_log_loss")]
         np.testing.assert_equal([cell[1] for cell in row[1:]], [number(result[name]) for name in names])
 
 
@@ -373,7 +379,8 @@ def test_the_tables_of_grid_points_hold_means_and_intervals(made: Made, page: Pa
 
 def test_the_verdict_and_the_classes_hold_the_numbers_of_best(made: Made, page: Page) -> None:
     best = json.loads((made.folder / "best.json").read_text())
-    assert page.numbers == [best["test"][score]["value"] for score in ("macro_auc", "macro_f1", "accuracy", "log_loss")]
+    shown = ("macro_auc", "macro_f1", "accuracy", "log_loss", "plasticc_log_loss")
+    assert page.numbers == [best["test"][score]["value"] for score in shown]
     auc = best["test"]["macro_auc"]
     assert f"macro AUC {auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]" in " ".join(page.text.split())
     assert best["interval"] in page.text and best["trial"] in page.text
@@ -579,10 +586,10 @@ def test_growing_sequences_are_drawn_and_tabled(tmp_path: Path) -> None:
     values["task"] = {"kind": "prefix", "early": {"around": "peak", "at": [-7, 0]}}
     path.write_text(to_yaml(values))
     best = json.loads((made.folder / "best.json").read_text())["trial"]
-    header = ["trial", "by", "at", "objects", "unobserved", *SCORES, "calibration_error"]
+    header = ["trial", *early.COLUMNS]
     moments = [("steps", 1.0), ("steps", 9.0), ("time_since_first", 0.0), ("time_since_first", 80.0)]
     rows = [
-        [trial, by, at, 590, 10, *([score] * len(SCORES)), 0.07]
+        [trial, by, at, 590, 10, *([score] * len(early.SCORES))]
         for trial, score in (("another", 0.1), (best, 0.625))
         for by, at in [*moments, ("peak", -7.0), ("peak", 0.0)]
     ]
@@ -699,12 +706,47 @@ def test_scores_that_are_all_one_have_a_frame(copied: Made) -> None:
     assert {"0.96", "1.00"} <= set(words) and "1.02" not in words
 
 
-def test_log_loss_is_better_when_lower(tmp_path: Path) -> None:
-    page = Page(make(tmp_path, metric="log_loss", diverged=0).write())
+@pytest.mark.parametrize(("metric", "shown"), [("log_loss", "Log loss"), ("plasticc_log_loss", "PLAsTiCC log loss")])
+def test_log_loss_is_better_when_lower(tmp_path: Path, metric: str, shown: str) -> None:
+    page = Page(make(tmp_path, metric=metric, diverged=0).write())
     head, *rows = page.tables["grid"]
-    place = [cell[0] for cell in head].index("Log loss")
+    place = [cell[0] for cell in head].index(shown)
     losses = [row[place][1] for row in rows]
     assert losses == sorted(losses, key=lambda value: value or 0.0)
+
+
+def test_a_target_has_its_figure_of_merit_in_every_table_of_scores(tmp_path: Path) -> None:
+    made = make(tmp_path, metric="figure_of_merit", target="SN Ia", diverged=0)
+    page = Page(made.write())
+    for name in ("grid", "grid-test", "trials", "trials-test"):
+        assert "Figure of merit" in [cell[0] for cell in page.tables[name][0]], name
+    head, *rows = page.tables["grid"]
+    place = [cell[0] for cell in head].index("Figure of merit")
+    merits = [row[place][1] for row in rows]
+    assert merits == sorted(merits, key=lambda value: -(value or 0.0))
+    best = json.loads((made.folder / "best.json").read_text())
+    assert page.numbers[-1] == best["test"]["figure_of_merit"]["value"]
+    # it was not watched: macro AUC is drawn in its place
+    assert "Loss and macro AUC at each epoch" in page.text
+
+    def watched(rows: list[dict[str, str]]) -> None:
+        for row in rows:
+            row["validation_figure_of_merit"] = "0.5"
+
+    edit(made.folder / "history.csv", watched)
+    assert "Loss and figure of merit at each epoch" in Page(made.write()).text
+
+
+def test_loss_and_optimiser_are_told_in_words(copied: Made) -> None:
+    path = copied.folder / "experiment.yaml"
+    values = yaml.safe_load(path.read_text())
+    values["loss"] = {"kind": "binary", "class_weights": "effective", "beta": 0.99, "label_smoothing": 0.1}
+    values["training"] |= {"optimiser": "adamw", "schedule": "cosine"}
+    write_text(path, to_yaml(values))
+    text = " ".join(Page(copied.write()).text.split())
+    assert "label smoothing 0.1, class weights by effective number (beta 0.99), AdamW and learning rate" in text
+    assert ", falling in a cosine" in text
+    assert "binary" in text
 
 
 def test_a_large_grid_with_many_classes(tmp_path: Path) -> None:

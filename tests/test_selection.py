@@ -14,9 +14,9 @@ from numpy.random import default_rng
 from test_leaks import shard, write_dataset
 
 from jaxrnn import aggregate, bundles, plan, predictions, results, selection, splits, trials
-from jaxrnn.config import Experiment
+from jaxrnn.config import Experiment, Selection, Task
 from jaxrnn.errors import JaxrnnError
-from jaxrnn.metrics import mean_with_interval
+from jaxrnn.metrics import mean_with_interval, score_names, scores
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
 from jaxrnn.results import COMPLETED, DIVERGED, EARLY_STOPPED, Results
 from jaxrnn.selection import Choice, choose
@@ -293,6 +293,37 @@ def test_tables_and_choice_come_from_each_trials_own_validation(tmp_path: Path, 
     )
     matrix = pd.read_csv(folder / "confusion_matrix_validation.csv").set_index("truth")
     assert matrix.to_numpy().sum() == best["objects"]["validation"]
+
+
+def test_scores_that_the_task_defines_stand_in_every_table_and_may_choose(tmp_path: Path) -> None:
+    """As `metrics` computes them, with intervals; naming a target afterwards trains nothing again."""
+    task = Task(class_importance={"a": 3.0}, target="b")
+    plain, at = invented(tmp_path, None)
+    aggregate.aggregate(plain, at)
+    folder = at.experiment("tiny")
+    assert "figure_of_merit" not in pd.read_csv(folder / "training_results.csv")
+    before = pd.read_csv(folder / "training_results.csv")["plasticc_log_loss"]
+    for metric in ("figure_of_merit", "plasticc_log_loss"):
+        changed = plain.model_copy(update={"task": task, "selection": Selection.model_validate({"metric": metric})})
+        best = aggregate.aggregate(changed, at)
+        training, both, grid = (pd.read_csv(folder / f"{n}_results.csv") for n in ("training", "experiment", "grid"))
+        for row in both.to_dict("records"):
+            content, _ = predictions.read(at.job("tiny", row["job"]) / "predictions.h5")
+            for prefix, split in (("", "validation"), ("test_", "test")):
+                seen = content[split]
+                found = scores(seen.probabilities[row["trial"]], seen.labels, ("a", "b"), task)
+                for name in ("figure_of_merit", "plasticc_log_loss"):
+                    assert row[f"{prefix}{name}"] == pytest.approx(found[name])
+        assert np.abs(training["plasticc_log_loss"].to_numpy() - before.to_numpy()).min() > 1e-6
+        sign = 1 if metric == "figure_of_merit" else -1
+        means = sign * grid[f"{metric}_mean"]
+        assert best["metric"] == metric
+        assert sign * best["grid_point_mean"] == pytest.approx(means.max())
+        for name in (f"{metric}_low", f"{metric}_high", f"test_{metric}_low", f"test_{metric}_high"):
+            assert grid[name].notna().to_numpy().any(), name
+        chosen = best["validation"]["plasticc_log_loss"]
+        assert chosen["low"] < chosen["value"] < chosen["high"]
+        assert set(best["test"]) == set(best["validation"]) == set(score_names(("a", "b"), task))
 
 
 def test_a_job_of_other_splits_is_not_read(tmp_path: Path) -> None:

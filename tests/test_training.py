@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
-from jaxrnn import batches, losses, training
+from jaxrnn import batches, losses, monitoring, training
 from jaxrnn.batches import Bucket, Examples, Part, Window, Windows
 from jaxrnn.config import Model, Training
 from jaxrnn.training import Hyperparameters, State
@@ -30,7 +31,7 @@ def examples(count: int = 90, longest: int = 15, seed: int = 0) -> Examples:
 
 
 class Setting:
-    """A program with data, for packs of any trials."""
+    """A program with data, for packs of any trials; its hyperparameters are the settings' where they don't differ."""
 
     def __init__(self, cell: str = "gru", **settings: Any) -> None:
         network = {"cell": cell, "units": 5, "dense_units": 4, "dropout": 0.3}
@@ -47,11 +48,32 @@ class Setting:
         self.schedule = batches.schedule(window.counts, self.training.batch_size, self.steps)
         self.validation = Windows(Part.of([validation]), longest, np.inf).get()
         self.targets = training.targets("sequence", self.validation.buckets)
-        self.program = training.make(self.model, self.training, FEATURES, METADATA, CLASSES, augment)
+        self.program = training.make(
+            self.model, self.training, FEATURES, METADATA, CLASSES, augment, importance=(1.0, 2.0, 3.0), target=1
+        )
 
-    def hyper(self, seed: int, rate: float = 0.01, gamma: float = 0.0, dropout: float = 0.3) -> Hyperparameters:
-        weights = losses.class_weights("balanced", np.array([20, 40, 30]))
-        return Hyperparameters(np.uint32(seed), *map(np.float32, (rate, dropout, 0.001, gamma)), weights)  # pyright: ignore[reportCallIssue]
+    def hyper(
+        self, seed: int, rate: float = 0.01, gamma: float = 0.0, dropout: float = 0.3, **others: float
+    ) -> Hyperparameters:
+        clip = self.training.gradient_clip
+        traced = {
+            "learning_rate": rate,
+            "dropout": dropout,
+            "l2": 0.001,
+            "gamma": gamma,
+            "gradient_clip": np.inf if clip is None else clip,
+            **{
+                key: getattr(self.training, key)
+                for key in ("momentum", "weight_decay", "warmup_epochs", "final_share", "plateau_factor")
+            },
+            **others,
+        }
+        return Hyperparameters(
+            seed=np.uint32(seed),
+            class_weights=losses.class_weights("balanced", np.array([20, 40, 30])),
+            plateau_patience=np.int32(self.training.plateau_patience),
+            **{name: np.float32(value) for name, value in traced.items()},
+        )
 
     def begin(self, pack: list[Hyperparameters]) -> tuple[Hyperparameters, State]:
         hypers = training.stacked(pack)
@@ -168,12 +190,12 @@ def test_patience_stops_a_trial_that_gets_no_better() -> None:
         assert int(states.best_epoch[0]) == int(np.argmin(watched[:stop])) + 1
 
 
-@pytest.mark.parametrize("monitor", ["loss", "accuracy", "macro_f1", "macro_auc"])
+@pytest.mark.parametrize("monitor", monitoring.Scores._fields)
 def test_the_best_epoch_is_the_monitored_scores_first_best(monitor: str) -> None:
     setting = Setting(epochs=6, monitor=monitor, length_buckets=1)
     states, reports = setting.trained([setting.hyper(3, 0.05)], epochs=6)
     watched = [float(getattr(report.validation, monitor)[0]) for report in reports]
-    best = np.argmin(watched) if monitor == "loss" else np.argmax(watched)
+    best = np.argmin(watched) if monitor.endswith("loss") else np.argmax(watched)
     assert int(states.best_epoch[0]) == best + 1
     assert not bool(states.running[0])
 
@@ -185,6 +207,99 @@ def test_l2_shrinks_the_last_dense_layer(shallow: Setting) -> None:
     states, _ = shallow.trained([strong, shallow.hyper(1)], epochs=3)
     norms = [float(np.square(np.asarray(penalised_kernel(states.parameters))[index]).sum()) for index in range(2)]
     assert norms[0] < norms[1]
+
+
+# Optimisers and schedules
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "plateau"])
+def test_trials_of_every_schedule_are_cut_alike_and_keep_to_themselves(schedule: str) -> None:
+    """A learning rate that changes in every step is no reason to compile again, whatever the trials' own numbers."""
+    setting = Setting(epochs=5, schedule=schedule, optimiser="sgd", momentum=0.9, warmup_epochs=1.5, plateau_patience=1)
+    pack = [setting.hyper(1), setting.hyper(2, warmup_epochs=0.3, final_share=0.5), setting.hyper(1, momentum=0.0)]
+    hypers, whole = setting.begin(pack)
+    cut, rates = whole, []
+    for epoch in range(5):
+        whole = setting.advance(whole, hypers, 0, setting.steps)
+        for start, stop in ((0, 2), (2, 3), (3, setting.steps)):
+            cut = setting.advance(cut, hypers, start, stop)
+        whole, report = setting.finish_epoch(whole, hypers)
+        cut, other = setting.finish_epoch(cut, hypers)
+        assert same(member(report, 1), member(other, 1)), epoch
+        rates.append(np.asarray(report.learning_rate))
+    assert all(same(member(whole, index), member(cut, index)) for index in range(3))
+    assert setting.program.advance._cache_size() == 1  # pyright: ignore[reportFunctionMemberAccess]
+    swapped, _ = setting.trained([pack[1], pack[2], pack[0]], epochs=5)
+    assert same(member(jax.device_get(whole), 1), member(swapped, 0))
+    # of the epoch's last step
+    last = np.arange(5) + (setting.steps - 1) / setting.steps
+    expected = np.stack([np.minimum(last / 1.5, 1), np.ones(5), np.minimum(last / 1.5, 1)], axis=1)
+    if schedule == "cosine":
+        for column, (warmup, final) in enumerate([(1.5, 0.0), (0.3, 0.5), (1.5, 0.0)]):
+            over = np.clip((last - warmup) / (5 - warmup), 0, 1)
+            expected[:, column] *= final + (1 - final) * (1 + np.cos(np.pi * over)) / 2
+    found = np.stack(rates) / 0.01
+    if schedule == "plateau":
+        # 1, 1/2, 1/4, ... of it; when, is the next test
+        found = found / expected
+        expected = 0.5 ** np.round(-np.log2(found))
+        assert (np.diff(found, axis=0) <= 1e-6).all()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("monitor", ["loss", "accuracy"])
+def test_the_learning_rate_falls_where_the_monitor_gets_no_better(monitor: str) -> None:
+    setting = Setting(epochs=30, schedule="plateau", monitor=monitor, length_buckets=1, plateau_patience=2)
+    _, reports = setting.trained([setting.hyper(1, 0.05, plateau_factor=0.25)], epochs=14)
+    best, waited, scale, falls = -np.inf, 0, 1.0, 0
+    for report in reports:
+        assert float(report.learning_rate[0]) == pytest.approx(0.05 * scale, rel=1e-6)
+        score = float(getattr(report.validation, monitor)[0]) * (-1 if monitor == "loss" else 1)
+        waited = 0 if score > best else waited + 1
+        best = max(best, score)
+        if waited == 2:
+            scale, waited, falls = scale / 4, 0, falls + 1
+    assert falls
+
+
+def test_what_a_trial_is_made_with_is_all_that_its_optimiser_has() -> None:
+    """Each number changes the trial that has it, and no other."""
+    setting = Setting(length_buckets=1, optimiser="rmsprop")
+    changes: dict[str, float] = {
+        "momentum": 0.5, "weight_decay": 0.1, "gradient_clip": 0.01, "label_smoothing": 0.2, "warmup_epochs": 2.0
+    }  # fmt: skip
+    pack = [setting.hyper(1), *(setting.hyper(1, **{name: value}) for name, value in changes.items()), setting.hyper(1)]
+    states, _ = setting.trained(pack, epochs=1)
+    parameters = [member(states.parameters, index) for index in range(len(pack))]
+    assert same(parameters[0], parameters[-1])
+    assert not any(same(parameters[0], other) for other in parameters[1:-1])
+
+
+def test_one_output_is_trained_by_the_binary_cross_entropy() -> None:
+    """One step of plain gradient descent moves the output's bias by PyTorch's gradient, and its logits are [0, z]."""
+    model = Model.model_validate({"units": 4, "depth": 1, "dense_depth": 0, "dropout": 0.0, "normalisation": "none"})
+    settings = Training.model_validate({"batch_size": 64, "length_buckets": 1, "optimiser": "sgd"})
+    data = examples(64)
+    data.labels[:] = data.labels > 0
+    window = Windows(Part.of([data]), [15], np.inf).get()
+    schedule = batches.schedule(window.counts, 64, 1)
+    weights = np.array([0.7, 1.4], np.float32)
+    hypers = training.stacked([Hyperparameters(np.uint32(3), *map(np.float32, (0.5, 0, 0, 0)), weights)])  # pyright: ignore[reportCallIssue]
+    program = training.make(model, settings, FEATURES, METADATA, 1)
+    before = program.begin(hypers)
+    logits = np.asarray(program.evaluate(before, window.buckets))[0]
+    assert logits.shape == (len(window.sources), 2)
+    assert not logits[:, 0].any()
+    after = program.advance(before, hypers, window.buckets, schedule, *map(jnp.int32, (0, 0, 1)))
+    truth = torch.tensor(data.labels[window.sources], dtype=torch.float32)
+    leaf = torch.tensor(logits[:, 1], requires_grad=True)
+    weight = torch.tensor(weights)[truth.long()]
+    torch.nn.functional.binary_cross_entropy_with_logits(leaf, truth, weight).backward()
+    assert leaf.grad is not None
+    moved = after.parameters["classes"]["bias"][...] - before.parameters["classes"]["bias"][...]
+    np.testing.assert_allclose(np.asarray(moved)[0, 0], -0.5 * float(leaf.grad.sum()), rtol=1e-5)
+    assert abs(float(leaf.grad.sum())) > 1e-3
+    assert int(after.hits[0]) == ((logits[:, 1] > 0) == data.labels[window.sources]).sum()
 
 
 def in_windows(setting: Setting, windows: Windows, states: State, hypers: Hyperparameters, longest: int) -> State:

@@ -24,7 +24,8 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from jaxrnn.config import Loss, Model, Training, read_yaml, substituted, to_yaml
+from jaxrnn import early
+from jaxrnn.config import LOWER_IS_BETTER, Loss, Model, Training, read_yaml, substituted, to_yaml
 from jaxrnn.early import SINCE_FIRST, STEPS
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.readers import SPLITS
@@ -37,8 +38,7 @@ FEW_OBJECTS = 10  # in the test split: fewer say little about a class
 LARGE_GAP = 0.05  # of accuracy between training and validation
 MANY_REJECTED = 0.01  # share of objects
 HISTORY = ("trial", *HISTORY_COLUMNS)
-EARLY = ("by", "at", "objects", "unobserved", *SCORES, "calibration_error")
-TRIALS = ("trial", "job", "seed", *SCORES, "epochs", "best_epoch", "seconds", "input_seconds", "outcome")
+TRIALS = ("trial", "job", "seed", "epochs", "best_epoch", "seconds", "input_seconds", "outcome")
 FOLDS_DEPEND = "Folds share training objects, so that intervals over them are too narrow."
 Row = dict[str, Any]
 NOT_A_NUMBER = "\N{EN DASH}"
@@ -72,8 +72,8 @@ class Inputs:
     objects: how many of each (label, class, split), as the chosen trial's fold has them. steps: how many of each class
     in each split, where steps have labels. leaks: how many objects stand in two splits, by kind, and what was done
     about them. remarks: what else `jaxrnn split` said. early: the chosen trial's rows of early_test.csv, none where it
-    predicts no prefixes. confusion: counts `[truth, predicted]` of validation and test. keys: the grid's dotted keys.
-    chosen: the chosen trial's row.
+    predicts no prefixes. scores: those that the task defines, by the names of their columns. confusion: counts
+    `[truth, predicted]` of validation and test. keys: the grid's dotted keys. chosen: the chosen trial's row.
     """
 
     folder: Path
@@ -91,6 +91,7 @@ class Inputs:
     best: dict[str, Any]
     classes: list[str]
     confusion: dict[str, NDArray[np.int64]]
+    scores: dict[str, str]
     keys: list[str]
     chosen: Row
 
@@ -134,7 +135,11 @@ class Inputs:
         """Returns what sorts scores of the metric, best first and those that are no number last."""
         if not math.isfinite(score):
             return math.inf
-        return score if self.metric == "log_loss" else -score
+        return score if self.lower_is_better else -score
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.metric in LOWER_IS_BETTER
 
     def label(self, row: Row) -> str:
         """Returns a grid point's values of the keys that vary."""
@@ -174,11 +179,13 @@ def _read(folder: Path, dataset: Path) -> Inputs:
         command,
         ("trial", "job", "metric", "grid_point", "seed", "validation", "test", "software"),
     )
+    targeted = (config["task"] or {}).get("target") is not None
+    scores = {name: shown for name, shown in SCORES.items() if name != "figure_of_merit" or targeted}
     for split in ("validation", "test"):
-        _expect(best[split], folder / "best.json", command, SCORES)
-    if best["metric"] not in SCORES:
+        _expect(best[split], folder / "best.json", command, scores)
+    if best["metric"] not in scores:
         raise JaxrnnError(
-            f"{folder / 'best.json'}: metric is {best['metric']!r}; expected one of {listed(list(SCORES))}"
+            f"{folder / 'best.json'}: metric is {best['metric']!r}; expected one of {listed(list(scores))}"
         )
 
     statistics = read_json(folder / "statistics.json", "jaxrnn split")
@@ -186,10 +193,10 @@ def _read(folder: Path, dataset: Path) -> Inputs:
 
     folds = ["fold"] if "fold" in best else []
     text = ("trial", "job", "seed", "fold", "outcome", *keys)
-    trials = _table(folder / "training_results.csv", command, (*TRIALS, *folds, *keys), text)
-    tests = _table(folder / "experiment_results.csv", command, (*TRIALS, *(f"test_{s}" for s in SCORES)), text)
+    trials = _table(folder / "training_results.csv", command, (*TRIALS, *scores, *folds, *keys), text)
+    tests = _table(folder / "experiment_results.csv", command, (*TRIALS, *(f"test_{s}" for s in scores)), text)
     parts = tuple(
-        f"{prefix}{score}_{part}" for prefix in ("", "test_") for score in SCORES for part in ("mean", "low", "high")
+        f"{prefix}{score}_{part}" for prefix in ("", "test_") for score in scores for part in ("mean", "low", "high")
     )
     grid = _table(folder / "grid_results.csv", command, (*keys, "seeds", *(["folds"] if folds else []), *parts), keys)
     history = _table(folder / "history.csv", command, HISTORY, ("trial",))
@@ -197,10 +204,10 @@ def _read(folder: Path, dataset: Path) -> Inputs:
     columns = ("label", "class", "split", *own)
     splits = _table(folder / "splits.csv", "jaxrnn split", columns, columns)
     task = (config["task"] or {}).get("kind", "sequence")
-    early = []
+    growing: list[Row] = []
     if task == "prefix":
-        rows = _table(folder / "early_test.csv", command, ("trial", *EARLY), ("trial", "by"))
-        early = [row for row in rows if row["trial"] == str(best["trial"])]
+        rows = _table(folder / "early_test.csv", command, ("trial", *early.COLUMNS), ("trial", "by"))
+        growing = [row for row in rows if row["trial"] == str(best["trial"])]
     classes, validation = _matrix(folder / "confusion_matrix_validation.csv", command)
     classes_test, test = _matrix(folder / "confusion_matrix_test.csv", command)
     if classes != classes_test:
@@ -219,7 +226,7 @@ def _read(folder: Path, dataset: Path) -> Inputs:
         folder=folder,
         config=config,
         manifest=manifest,
-        early=early,
+        early=growing,
         steps=statistics["counts"][best.get("fold") or 0] if task == "step" else {},
         objects=Counter((row["label"], row["class"], _split(row, best.get("fold"))) for row in splits),
         leaks=statistics["leaks"],
@@ -231,6 +238,7 @@ def _read(folder: Path, dataset: Path) -> Inputs:
         best=best,
         classes=classes,
         confusion={"validation": validation, "test": test},
+        scores=scores,
         keys=keys,
         chosen=chosen[0],
     )
@@ -399,9 +407,8 @@ class Check:
 def _verdict(inputs: Inputs) -> dict[str, Any]:
     test, validation = inputs.best["test"], inputs.best["validation"]
     scores = []
-    for score, name in SCORES.items():
-        if score in test:
-            scores.append({"name": name, "test": _measured(test[score]), "validation": _measured(validation[score])})
+    for score, name in inputs.scores.items():
+        scores.append({"name": name, "test": _measured(test[score]), "validation": _measured(validation[score])})
     checks = _checks(inputs)
     warnings = sum(check.level == "warning" for check in checks)
     return {
@@ -429,12 +436,20 @@ def _model(inputs: Inputs) -> str:
     cell = {"gru": "GRU", "lstm": "LSTM", "simple": "simple recurrent"}.get(model["cell"], str(model["cell"]))
     direction = "bidirectional " if model["bidirectional"] else ""
     kind = f"focal loss (gamma {_value(loss['gamma'])})" if loss["gamma"] else "cross-entropy"
-    weights = "balanced class weights" if loss["class_weights"] == "balanced" else "no class weights"
+    kind = f"binary {kind}" if loss["kind"] == "binary" else kind
+    smoothing = f"label smoothing {_value(loss['label_smoothing'])}, " if loss["label_smoothing"] else ""
+    effective = f"class weights by effective number (beta {_value(loss['beta'])})"
+    weights = {"balanced": "balanced class weights", "effective": effective}.get(
+        loss["class_weights"], "no class weights"
+    )
+    optimiser = {"adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop", "sgd": "SGD"}[training["optimiser"]]
+    schedule = {"cosine": ", falling in a cosine", "plateau": ", falling on plateaus"}.get(training["schedule"], "")
     article = "an" if cell == "LSTM" and not direction else "a"
     layers = f"{_plural(model['depth'], 'layer')} of {_plural(model['units'], 'unit')}"
     return (
         f"{article} {direction}{cell} network, {layers}, "
-        f"trained with {kind}, {weights} and learning rate {_value(training['learning_rate'])}"
+        f"trained with {kind}, {smoothing}{weights}, {optimiser} and learning rate "
+        f"{_value(training['learning_rate'])}{schedule}"
     )
 
 
@@ -510,7 +525,7 @@ def _check_transfer(inputs: Inputs) -> Check | None:
     test, validation = inputs.best["test"].get(inputs.metric), inputs.best["validation"].get(inputs.metric)
     if not test or not validation or None in (validation["value"], test["value"], test.get("low"), test.get("high")):
         return None
-    worse = validation["value"] > test["high"] if inputs.metric != "log_loss" else validation["value"] < test["low"]
+    worse = validation["value"] < test["low"] if inputs.lower_is_better else validation["value"] > test["high"]
     shown = f"{_measured(test).text} {_measured(test).note}"
     text = f"The {name} was {validation['value']:.3f} on validation, which chose the trial, and is {shown} on test"
     if worse:
@@ -563,7 +578,7 @@ def _check_margin(inputs: Inputs) -> Check | None:
 
     def apart(point: Row) -> bool:
         # false where an interval is unknown, as for seeds with equal scores
-        return first["low"] > point["high"] if inputs.metric != "log_loss" else first["high"] < point["low"]
+        return first["high"] < point["low"] if inputs.lower_is_better else first["low"] > point["high"]
 
     if apart(second):
         dependent = f" {FOLDS_DEPEND}" if inputs.in_folds else ""
@@ -757,7 +772,7 @@ def _search(inputs: Inputs) -> dict[str, Any]:
     trials = sorted(inputs.trials, key=lambda row: (inputs.order(row[inputs.metric]), row["log_loss"]))
     tests = {row["trial"]: row for row in inputs.tests}
     keys = [_sentence(key.rpartition(".")[2].replace("_", " ")) for key in inputs.keys]
-    scores = [_sentence(name) for name in SCORES.values()]
+    scores = [_sentence(name) for name in inputs.scores.values()]
     marked_points = [index for index, point in enumerate(points) if point["chosen"]]
     marked_trials = [index for index, row in enumerate(trials) if row is inputs.chosen]
     means = f" Mean over {inputs.drawn} with its 95 % interval." if inputs.drawn else ""
@@ -770,7 +785,10 @@ def _search(inputs: Inputs) -> dict[str, Any]:
             [
                 Cell(str(rank), float(rank)),
                 *(_number_or_text(point[key]) for key in inputs.keys),
-                *(_score(*(point[f"{prefix}{score}_{part}"] for part in ("mean", "low", "high"))) for score in SCORES),
+                *(
+                    _score(*(point[f"{prefix}{score}_{part}"] for part in ("mean", "low", "high")))
+                    for score in inputs.scores
+                ),
                 _count(point["seeds"]),
                 *([_count(point["folds"])] if inputs.in_folds else []),
                 _count(point["diverged"]),
@@ -785,7 +803,7 @@ def _search(inputs: Inputs) -> dict[str, Any]:
             *(_number_or_text(row[key]) for key in inputs.keys),
             _number_or_text(row["seed"]),
             *([_number_or_text(row["fold"])] if inputs.in_folds else []),
-            *(_score(row[score]) for score in SCORES),
+            *(_score(row[score]) for score in inputs.scores),
             _count(row["best_epoch"]),
             _count(row["epochs"]),
             Cell(f"{row['seconds']:,.1f}", row["seconds"]),
@@ -795,7 +813,8 @@ def _search(inputs: Inputs) -> dict[str, Any]:
         for row in trials
     ]
     test_rows = [
-        [_text(row["trial"]), *(_score(tests[row["trial"]][f"test_{score}"]) for score in SCORES)] for row in trials
+        [_text(row["trial"]), *(_score(tests[row["trial"]][f"test_{score}"]) for score in inputs.scores)]
+        for row in trials
     ]
     fold = ["Fold"] if inputs.in_folds else []
     spent = sum(row["seconds"] for row in trials)
@@ -836,7 +855,7 @@ def _float(text: str) -> float:
 def _training(inputs: Inputs) -> dict[str, Any]:
     training = {**Training().model_dump(), **(inputs.config["training"] or {})}
     return {
-        "score": SCORES[inputs.metric if f"validation_{inputs.metric}" in HISTORY else "macro_auc"],
+        "score": SCORES[inputs.metric if figures.is_watched(inputs.history, inputs.metric) else "macro_auc"],
         "monitor": SCORES.get(training["monitor"], training["monitor"]),
         "best_epoch": int(inputs.chosen["best_epoch"]),
         "epochs": int(inputs.chosen["epochs"]),
@@ -898,13 +917,13 @@ def _early(inputs: Inputs) -> dict[str, Any] | None:
     around = [row for row in inputs.early if row["by"] not in (STEPS, SINCE_FIRST)]
     first, last = (next(row for row in rows if row["by"] == STEPS) for rows in (inputs.early, inputs.early[::-1]))
     columns = [f"Time from {around[0]['by']} ({unit})" if around else "", "Objects", "Not observed yet"]
-    scores = [*SCORES, "calibration_error"]
+    scores = early.SCORES
     rows = [
         [Cell(f"{row['at']:+g}", row["at"]), _count(row["objects"]), _count(row["unobserved"]),
          *(_score(row[score]) for score in scores)]
         for row in around
     ]  # fmt: skip
-    heads = [*columns, *(_sentence(SCORES.get(score, "calibration error")) for score in scores)]
+    heads = [*columns, *(_sentence(SCORES.get(score, score.replace("_", " "))) for score in scores)]
     return {
         "first": f"{first['accuracy']:.3f}",
         "last": f"{last['accuracy']:.3f}",

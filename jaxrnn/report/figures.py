@@ -19,6 +19,7 @@ import numpy as np
 import vl_convert
 from numpy.typing import NDArray
 
+from jaxrnn.config import LOWER_IS_BETTER
 from jaxrnn.early import SINCE_FIRST, STEPS
 from jaxrnn.readers import SPLITS
 
@@ -52,7 +53,14 @@ MOST_POINTS = 20_000  # of all pale curves of a panel together
 BAND_TOKENS = ("first", "third", "second", "fourth", "fifth", "muted")
 BAND_SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "triangle-right", "triangle-left")
 CROSS = "M-1,-1L1,1M-1,1L1,-1"
-SCORES = {"macro_auc": "macro AUC", "macro_f1": "macro F1", "accuracy": "accuracy", "log_loss": "log loss"}
+SCORES = {
+    "macro_auc": "macro AUC",
+    "macro_f1": "macro F1",
+    "accuracy": "accuracy",
+    "log_loss": "log loss",
+    "plasticc_log_loss": "PLAsTiCC log loss",
+    "figure_of_merit": "figure of merit",
+}
 
 _SVG = "http://www.w3.org/2000/svg"
 ElementTree.register_namespace("", _SVG)
@@ -234,7 +242,7 @@ def grid_scores(
     values = [row["mean"] for row in rows if row["mean"] is not None] + [ring["score"] for ring in rings]
     same = bool(values) and max(values) - min(values) < 1e-6
     # where all scores are one, a frame of no width would have no ticks
-    most = np.inf if metric == "log_loss" else 1.0
+    most = np.inf if metric in LOWER_IS_BETTER else 1.0
     domain = [max(values[0] - 0.05, 0.0), min(values[0] + 0.05, most)] if same else alt.Undefined
 
     def x(field: str) -> alt.X:
@@ -273,9 +281,9 @@ def grid_scores(
 def learning_curves(history: Sequence[Mapping[str, Any]], chosen: str, best_epoch: int, metric: str) -> Figure:
     """Draws loss and `metric` against the epoch, of every trial, with the chosen one on top.
 
-    history: the rows of history.csv.
+    history: the rows of history.csv. metric: macro AUC stands in for one that was not watched.
     """
-    score = metric if f"validation_{metric}" in history[0] else "macro_auc"
+    score = metric if is_watched(history, metric) else "macro_auc"
     trials = len({row["trial"] for row in history})
     kinds = ("chosen, validation", "chosen, training", "other trials, validation")
     panels, data = [], {}
@@ -332,6 +340,11 @@ def learning_curves(history: Sequence[Mapping[str, Any]], chosen: str, best_epoc
         chart,
         data=data,
     )
+
+
+def is_watched(history: Sequence[Mapping[str, Any]], metric: str) -> bool:
+    """Returns whether history.csv has a score's values: those that the task defines were watched if monitored."""
+    return any(np.isfinite(row.get(f"validation_{metric}", np.nan)) for row in history)
 
 
 def _curves(

@@ -65,7 +65,14 @@ rule split:
         mem_mb=8000,
     params:
         experiment=experiment_path,
-        values=digest([values["split"], values["task"], values["data"]["features"], jaxrnn.plan.split_seed(values)]),
+        values=digest(
+            [
+                values["split"],
+                jaxrnn.plan.learnt_task(values["task"]),
+                values["data"]["features"],
+                jaxrnn.plan.split_seed(values),
+            ]
+        ),
     message:
         "Split the objects of {wildcards.experiment}"
     shell:

@@ -35,7 +35,7 @@ rule aggregate:
         mem_mb=4000,
     params:
         experiment=experiment_path,
-        selection=digest(values["selection"]),
+        selection=digest([values["selection"], values["task"]]),
     message:
         "Choose the best trial of {wildcards.experiment} and merge all results"
     shell:
