@@ -1,0 +1,141 @@
+"""From probabilities to label sequences, and from these to errors, on the host: no jax.
+
+`ctc` has the loss, and the twins on the device of what training watches.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def needed_steps(labels: np.ndarray) -> int:
+    """Returns the length of the shortest input that can spell the labels [position] by CTC.
+
+    Each label takes a step, and so does the blank that must part two equal ones.
+    """
+    return len(labels) + int(np.count_nonzero(labels[1:] == labels[:-1]))
+
+
+def greedy(probabilities: np.ndarray, *, blank: int) -> tuple[int, ...]:
+    """Returns the labels that the most probable path spells: repeats collapsed, then blanks dropped.
+
+    probabilities: [step, label] of one sequence, without padding; logits do as well.
+    """
+    path = probabilities.argmax(axis=1)
+    begins = np.append(True, path[1:] != path[:-1])[: len(path)]
+    return tuple(path[begins & (path != blank)].tolist())
+
+
+def prefix_beam(probabilities: np.ndarray, *, blank: int, width: int) -> list[tuple[tuple[int, ...], float]]:
+    """Returns at most `width` label sequences with the logarithm of their probability, the most probable first.
+
+    Prefix beam search (Graves 2012, Supervised Sequence Labelling, section 7.5; Hannun et al. 2014, arXiv 1408.2873,
+    algorithm 1, without a language model). After each step the `width` most probable prefixes go on. A probability is
+    summed over those paths alone whose every prefix was kept: it is a lower bound, and exact where none was dropped.
+    With all prefixes kept the first is the most probable labelling. A narrower beam promises less: that of width 1 may
+    find a less probable labelling than `greedy`; it finds the same where one label has more than 1 / sqrt(2) of each
+    step's probability.
+
+    probabilities: [step, label] of one sequence, without padding, each step's sum 1.
+    """
+    with np.errstate(divide="ignore"):
+        log_probabilities = np.log(probabilities.astype(np.float64))
+    classes = probabilities.shape[1]
+    # prefixes are nodes of a tree: a parent and a last label each; the root is the empty prefix
+    parents, lasts = [-1], [-1]
+    children: dict[tuple[int, int], int] = {}
+    beam = [0]
+    # log probability of the paths so far that spell the prefix and end with a blank, or with its last label
+    by_blank, by_label = np.zeros(1), np.full(1, -np.inf)
+    for emitted in log_probabilities:
+        count = len(beam)
+        last = np.array([lasts[node] for node in beam])
+        labelled = np.flatnonzero(last >= 0)
+        either = np.logaddexp(by_blank, by_label)
+        longer = either[:, None] + emitted[None, :]
+        longer[:, blank] = -np.inf
+        # the same label again is a new one only after a blank, and else the same
+        longer[labelled, last[labelled]] = by_blank[labelled] + emitted[last[labelled]]
+        by_label[labelled] += emitted[last[labelled]]
+        by_blank = either + emitted[blank]
+        # what makes one prefix of the beam longer may be another of the beam
+        place = {node: index for index, node in enumerate(beam)}
+        for index, node in enumerate(beam):
+            parent = place.get(parents[node])
+            if parent is not None:
+                by_label[index] = np.logaddexp(by_label[index], longer[parent, last[index]])
+                longer[parent, last[index]] = -np.inf
+        scores = np.concatenate([np.logaddexp(by_blank, by_label), longer.ravel()])
+        # stable, so that ties fall alike everywhere
+        best = np.argsort(-scores, kind="stable")[:width]
+        best = best[scores[best] > -np.inf]
+        nodes = []
+        for choice in best.tolist():
+            if choice < count:
+                nodes.append(beam[choice])
+                continue
+            parent, label = divmod(choice - count, classes)
+            key = (beam[parent], label)
+            if key not in children:
+                children[key] = len(parents)
+                parents.append(key[0])
+                lasts.append(label)
+            nodes.append(children[key])
+        by_blank = np.concatenate([by_blank, np.full(longer.size, -np.inf)])[best]
+        by_label = np.concatenate([by_label, longer.ravel()])[best]
+        beam = nodes
+
+    def spelled(node: int) -> tuple[int, ...]:
+        labels = []
+        while node:
+            labels.append(lasts[node])
+            node = parents[node]
+        return tuple(reversed(labels))
+
+    return [(spelled(node), total) for node, total in zip(beam, np.logaddexp(by_blank, by_label).tolist(), strict=True)]
+
+
+def edit_operations(reference: Sequence[int], hypothesis: Sequence[int]) -> list[tuple[int | None, int | None]]:
+    """Returns a shortest list of edits that turns the reference into the hypothesis, in the order of the labels.
+
+    A pair is what stands in the reference and what in the hypothesis: (3, 5) a substitution, (None, 5) an insertion,
+    (3, None) a deletion. There are as many as the edit distance (Levenshtein 1966). Of equally short lists it is the
+    one that, seen from the end, substitutes before it deletes and deletes before it inserts.
+    """
+    rows, columns = len(reference), len(hypothesis)
+    place = np.arange(columns + 1)
+    distances = np.zeros((rows + 1, columns + 1), dtype=np.int64)
+    distances[0] = place
+    labels = np.asarray(hypothesis, dtype=np.int64)
+    for row, label in enumerate(reference, start=1):
+        without = distances[row - 1] + 1
+        without[1:] = np.minimum(without[1:], distances[row - 1, :-1] + (labels != label))
+        distances[row] = np.minimum.accumulate(without - place) + place
+    operations: list[tuple[int | None, int | None]] = []
+    row, column = rows, columns
+    while row or column:
+        here = distances[row, column]
+        pair = (reference[row - 1] if row else None, hypothesis[column - 1] if column else None)
+        if row and column and here == distances[row - 1, column - 1] + (pair[0] != pair[1]):
+            row, column = row - 1, column - 1
+            if pair[0] != pair[1]:
+                operations.append(pair)
+        elif row and here == distances[row - 1, column] + 1:
+            row -= 1
+            operations.append((pair[0], None))
+        else:
+            column -= 1
+            operations.append((None, pair[1]))
+    return operations[::-1]
+
+
+def label_error_rate(references: Sequence[Sequence[int]], hypotheses: Sequence[Sequence[int]]) -> float:
+    """Returns the sum of the edit distances over the sum of the references' lengths (at least 1)."""
+    distances = [len(edit_operations(*pair)) for pair in zip(references, hypotheses, strict=True)]
+    return sum(distances) / max(sum(map(len, references)), 1)
+
+
+def sequence_error_rate(references: Sequence[Sequence[int]], hypotheses: Sequence[Sequence[int]]) -> float:
+    """Returns the share of the sequences whose labels are not all right; there must be one."""
+    wrong = [tuple(reference) != tuple(found) for reference, found in zip(references, hypotheses, strict=True)]
+    return sum(wrong) / len(wrong)
