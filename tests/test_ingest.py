@@ -471,6 +471,8 @@ def test_shards_are_read_the_same_with_and_without_checksums(survey: Path, compr
 # ---------------------------------------------------------------- killed, and no room
 
 
+# the children, which are this process's copies, touch nothing of JAX's
+@pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
 @pytest.mark.parametrize("kind", ["sequences", "rows"])
 def test_killed_at_random_instants_it_ends_in_the_same_bytes(tmp_path: Path, kind: str) -> None:
     """Children of this process are killed at 25 random instants, up to five of them with the same folder."""
