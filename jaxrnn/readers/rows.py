@@ -34,7 +34,8 @@ SHOWN_TEXT = 40
 # What a compressed text grows by, about; the file itself does not say it reliably.
 GZIP_RATIO = 4
 MISSING = ("", "nan", "NaN", "NAN", "-nan", "NA", "N/A", "n/a", "<NA>", "null", "NULL", "None")
-SPLIT_NAMES = {**{name: name for name in SPLITS}, "training": "train", "val": "validation", "valid": "validation", "testing": "test"}
+SPLIT_NAMES = {"training": "train", "val": "validation", "valid": "validation", "testing": "test"}
+SPLIT_NAMES |= {name: name for name in SPLITS}
 TABLE_ENDINGS = (".csv", ".csv.gz", ".parquet")
 
 
