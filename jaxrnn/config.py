@@ -368,13 +368,21 @@ class Split(Section):
     )
     folds: Annotated[Whole, Field(ge=2, le=50)] | None = Field(
         default=None,
-        description="k-fold cross-validation: what `train` and `validation` hold together is cut into so many folds, "
-        "each the validation split of one more trial a grid point; the test split stays as it is. For small surveys.",
+        description="So many splits of the same objects, each with a trial of its own at every grid point; "
+        "`fold_kind` says how they differ. For small surveys, and for means over splits.",
+    )
+    fold_kind: Literal["k_fold", "random"] = Field(
+        default="k_fold",
+        description="`k_fold`: cross-validation; what `train` and `validation` hold together is cut into `folds`, each "
+        "the validation split of some trials; the test split stays as it is. `random`: every fold is another random "
+        "split, its test split too, with the seeds `seed`, `seed` + 1, ...: for scores with their spread over splits, "
+        "as many papers quote them. Not with `method: given`.",
     )
     leaks: Literal["refuse", "drop_from_training", "report"] = Field(
         default="refuse",
         description="What happens where a group, or a sequence equal or almost equal to another, stands in two splits, "
-        "which makes test scores too good (almost: their root mean square difference is below 1 % of their spread): "
+        "which makes test scores too good (almost: their root mean square difference is below 1 % of their spread; "
+        "with fewer than 8 numbers that vary only equal ones count, and not those that could be equal by chance): "
         "`refuse` stops with the list; `drop_from_training` takes it from training "
         "(and validation, where it is also in test), counted; `report` goes on and says so.",
     )
@@ -383,6 +391,13 @@ class Split(Section):
         description="Seed of the split; the experiment's `seed` where left out. Set it to change the experiment's seed "
         "and keep the split, or to draw another split for the same networks.",
     )
+
+    @field_validator("fold_kind")
+    @classmethod
+    def _drawn_by_us(cls, fold_kind: str, info: Info) -> str:
+        if fold_kind == "random" and info.data.get("method") == "given":
+            raise ValueError("draws splits, and `method: given` takes them from the files; use `exact` or `hash`")
+        return fold_kind
 
     @field_validator("validation")
     @classmethod

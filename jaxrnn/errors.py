@@ -19,7 +19,11 @@ class JaxrnnError(Exception):
 
 
 class Interrupted(Exception):
-    """A signal stopped the work between two segments, after the checkpoint was written."""
+    """A signal stopped the work; what was done is kept."""
+
+
+class EndedElsewhere(SystemExit):
+    """This process ends with the code that it holds, and without a word: another rank tells the user why."""
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ from experiments import write_arrays, write_config
 from jaxrnn import config, faults, ingest, plan, readers, shards
 from jaxrnn.config import Data
 from jaxrnn.errors import JaxrnnError
-from jaxrnn.ranks import Ranks, join
+from jaxrnn.ranks import Ranks
 from jaxrnn.results import Results
 from jaxrnn.shards import Shard
 
@@ -89,16 +89,6 @@ def test_a_fault_on_one_rank_ends_all_with_its_message_once(survey: Path) -> Non
     assert done.returncode == 2
     assert done.stderr.count("value not finite") == 1 and "Traceback" not in done.stderr
     assert not list((survey / "out").rglob("manifest.json"))
-
-
-def test_ranks_that_each_think_they_are_alone_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Alone:
-        COMM_WORLD = type("World", (), {"Get_size": lambda self: 1, "Get_rank": lambda self: 0})()
-
-    monkeypatch.setitem(sys.modules, "mpi4py", type("mpi4py", (), {"MPI": Alone}))
-    monkeypatch.setenv("PMI_SIZE", "4")
-    with pytest.raises(JaxrnnError, match="4 MPI ranks were asked for, and this process sees 1"):
-        join(None)
 
 
 def test_shards_give_back_what_the_survey_holds(survey: Path) -> None:

@@ -136,6 +136,28 @@ def test_each_fold_has_the_statistics_of_its_own_training(tmp_path: Path, method
             splits.read_statistics(tmp_path, fold)
 
 
+@pytest.mark.parametrize("by", ["object", "group"])
+@pytest.mark.parametrize("method", ["exact", "hash"])
+def test_a_random_fold_is_the_split_of_its_seed(tmp_path: Path, method: str, by: str) -> None:
+    entries = content(groups=np.array([f"star {i // 5}" for i in range(150)]))
+    settings: dict[str, Any] = {"method": method, "by": by, "leaks": "report"}
+    table = made(tmp_path / "folds", entries, experiment(seed=3, folds=4, fold_kind="random", **settings))
+    tests = set()
+    for fold in range(4):
+        alone = made(tmp_path / f"alone-{fold}", entries, experiment(seed=3 + fold, **settings))
+        np.testing.assert_array_equal(splits.assigned(table, fold), splits.assigned(alone))
+        own, single = splits.read_statistics(tmp_path / "folds", fold), splits.read_statistics(tmp_path / f"alone-{fold}")
+        for name in ("feature_mean", "feature_deviation", "metadata_mean", "metadata_deviation", "class_counts"):
+            np.testing.assert_array_equal(getattr(own, name), getattr(single, name))
+        tests.add(tuple(np.flatnonzero(splits.assigned(table, fold) == "test")))
+    assert len(tests) == 4, "every fold has a test split of its own"
+
+
+def test_random_folds_are_not_drawn_from_given_splits() -> None:
+    with pytest.raises(ValueError, match="takes them from the files; use `exact` or `hash`"):
+        experiment(method="given", folds=2, fold_kind="random")
+
+
 def test_other_validation_and_test_sequences_change_no_statistic(tmp_path: Path) -> None:
     places = np.array([SPLITS[i // 5 % 3] for i in range(150)])
     entries = content(splits=places)
