@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from jaxrnn import __version__
-from jaxrnn.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, JaxrnnError
+from jaxrnn.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, EndedElsewhere, Interrupted, JaxrnnError
 
 app = typer.Typer(
     add_completion=False,
@@ -92,9 +92,13 @@ def simulate(
     place = mpi.join(ranks)
     simulation = place.each(lambda: load_simulation(config))[place.rank]
     folder = output or Results(results).survey(survey_key(simulation))
-    place.each(
-        lambda: simulation_module.simulate(simulation, folder, place.rank, place.size, _progress("files", place.rank))
-    )
+    tell = _progress("files", place.rank)
+
+    def progress(done: int, total: int) -> None:
+        place.heed()
+        tell(done, total)
+
+    place.each(lambda: simulation_module.simulate(simulation, folder, place.rank, place.size, progress))
     place.first(lambda: simulation_module.finish(simulation, folder))
     if place.rank == 0:
         say(f"survey in {folder}")
@@ -323,6 +327,8 @@ def main() -> None:
             raise
         print(f"jaxrnn: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
+    except EndedElsewhere:
+        raise
     except SystemExit as end:
         # what typer makes of Ctrl-C, without a word
         if end.code == EXIT_INTERRUPTED:

@@ -413,7 +413,8 @@ class Split(Section):
     leaks: Literal["refuse", "drop_from_training", "report"] = Field(
         default="refuse",
         description="What happens where a group, or a sequence equal or almost equal to another, stands in two splits, "
-        "which makes test scores too good (almost: their root mean square difference is below 1 % of their spread): "
+        "which makes test scores too good (almost: their root mean square difference is below 1 % of their spread; "
+        "with fewer than 8 numbers that vary only equal ones count, and not those that could be equal by chance): "
         "`refuse` stops with the list; `drop_from_training` takes it from training "
         "(and validation, where it is also in test), counted; `report` goes on and says so.",
     )

@@ -75,6 +75,7 @@ def scatter(
         with (temporary / "rows").open("wb") as file:
             for found in rows():
                 table, faults = _packed(found)
+                _check_text(table["object"], found.file)
                 partition = _partition(table["object"], partitions)
                 order = np.argsort(partition, kind="stable")
                 counts = np.cumsum(np.bincount(partition, minlength=partitions))
@@ -126,6 +127,17 @@ def _packed(found: Objects | Observations) -> tuple[np.ndarray, list[str]]:
     for name, values in columns.items():
         table[name] = values
     return table, [str(text) for text in texts[1:]]
+
+
+def _check_text(ids: np.ndarray, file: str) -> None:
+    """Raises JaxrnnError where an id (dtype S) is no UTF-8."""
+    own = np.ascontiguousarray(ids)
+    if not len(own) or own.view(np.uint8).max() < 128:
+        return
+    try:
+        np.char.decode(own, "utf-8")
+    except UnicodeDecodeError as error:
+        raise JaxrnnError(f"{file}: the name of an object, {error.object!r}, is no UTF-8 text; write the file again")
 
 
 def _bytes(text: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrnn import __version__, cuts, faults, features, grouping, readers, results, shards
+from jaxrnn import __version__, cuts, faults, features, grouping, lock, readers, results, shards
 from jaxrnn.config import Data
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.faults import WHOLE_OBJECT, Rejected
@@ -66,6 +66,13 @@ def ingest(data: Data, survey_folder: Path, folder: Path, ranks: Ranks, progress
     reader = ranks.here(lambda: readers.open_reader(data.reader, survey_folder, data.options))
     survey = ranks.here(reader.describe)
     ranks.each(lambda: features.check(data, survey))
+    with ranks.holding(lambda: lock.held(folder)):
+        return _ingest(data, survey, reader, folder, ranks, progress)
+
+
+def _ingest(
+    data: Data, survey: Survey, reader: Reader, folder: Path, ranks: Ranks, progress: Progress
+) -> dict[str, Any]:
     arrivals = ranks.first(lambda: _arrivals(folder, reader))
     work = ranks.here(lambda: [item for a in arrivals for item in _work(data, reader, a, arrivals, folder)])
     paths = [item.path for item in work]
@@ -251,6 +258,7 @@ class _Maker:
     def _share(self, todo: list[Any], weights: list[int], do: Callable[[Any], None]) -> None:
         own = self.ranks.share(weights)
         for done, index in enumerate(own):
+            self.ranks.heed()
             do(todo[index])
             self.progress(done + 1, len(own))
 
@@ -288,6 +296,7 @@ class _Maker:
         assert isinstance(self.reader, SequenceReader)
         read, pieces, unreadable = self.reader.read, [_nothing(self.survey)], []
         for part in parts:
+            self.ranks.heed()
 
             def add(part: Part = part) -> None:
                 piece = read(part)

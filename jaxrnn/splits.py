@@ -251,6 +251,7 @@ def split(experiment: Experiment, dataset: Path, folder: Path) -> list[str]:
     _check_every_class_everywhere(groups, labelled, table, settings)
     found = leaks.find(paths, table, known.groups)
     found.write(folder / "leaks.csv")
+    remarks = [*remarks, *found.remarks()]
     leaking = [found.summary()] if found else []
     if found:
         if settings.leaks == "refuse":

@@ -35,6 +35,7 @@ SHOWN_TEXT = 40
 GZIP_RATIO = 4
 MISSING = ("", "nan", "NaN", "NAN", "-nan", "NA", "N/A", "n/a", "<NA>", "null", "NULL", "None")
 SPLIT_NAMES = {"training": "train", "val": "validation", "valid": "validation", "testing": "test"}
+SPLIT_NAMES |= {name: name for name in SPLITS}
 TABLE_ENDINGS = (".csv", ".csv.gz", ".parquet")
 
 
@@ -552,7 +553,7 @@ class TablesReader(RowReader):
                 row_numbers=rows.row_numbers,
                 file=str(part.files[0]),
                 splits=splits,
-                groups=rows.texts[columns.object_group].decoded() if columns.object_group else None,
+                groups=_words(rows, columns.object_group),
                 faults=faults,
             )
 
@@ -571,9 +572,9 @@ class TablesReader(RowReader):
                 passband=passband,
                 row_numbers=rows.row_numbers,
                 file=str(part.files[0]),
-                step_labels=rows.texts[columns.step_label].decoded() if columns.step_label else None,
+                step_labels=_words(rows, columns.step_label),
                 labels=self._labels(rows, columns.label) if columns.label else None,
-                groups=rows.texts[columns.group].decoded() if columns.group else None,
+                groups=_words(rows, columns.group),
                 faults=rows.faults,
             )
 
@@ -582,7 +583,7 @@ class TablesReader(RowReader):
             return np.full(len(rows.ids), "", dtype=object)
         found = rows.texts[column]
         names = self._columns.label_names
-        texts = [names.get(text.strip(), names.get(_whole(text), text.strip())) for text in found.texts]
+        texts = [names.get(text.strip(), names.get(_whole(text), _word(text))) for text in found.texts]
         return Categories(found.codes, texts).decoded()
 
     def _splits(self, rows: Rows) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -591,7 +592,7 @@ class TablesReader(RowReader):
         if column is None:
             return None, rows.faults
         found = rows.texts[column]
-        texts = [SPLIT_NAMES.get(text.strip().lower(), text.strip()) for text in found.texts]
+        texts = [SPLIT_NAMES.get(text.strip().lower(), _word(text)) for text in found.texts]
         reasons = ["" if s in SPLITS else f"{column}: {_shown(s)} is none of {', '.join(SPLITS)}" for s in texts]
         splits, faults = Categories(found.codes, texts).decoded(), Categories(found.codes, reasons).decoded()
         if rows.faults is not None:
@@ -691,6 +692,20 @@ def _number(text: str) -> float | None:
         return None if "_" in text else float(text)
     except ValueError:
         return None
+
+
+def _words(rows: Rows, column: str | None) -> np.ndarray | None:
+    """Returns [row] object, the texts of a column of names, None where there is no such column."""
+    if column is None:
+        return None
+    found = rows.texts[column]
+    return Categories(found.codes, [_word(text) for text in found.texts]).decoded()
+
+
+def _word(text: str) -> str:
+    """Returns a name (a label, a group) without the blanks around it, "" where the text says that it is missing."""
+    text = text.strip()
+    return "" if text in MISSING else text
 
 
 def _whole(text: str) -> str:

@@ -37,7 +37,11 @@ class Metadata(readers.Options):
 
 
 class TableReader(TablesReader):
-    """Long tables, one row an observation: CSV, gzipped CSV or Parquet, with an optional table of objects."""
+    """Long tables, one row an observation: CSV, gzipped CSV or Parquet, with an optional table of objects.
+
+    A CSV file that was cut in the middle of a row is found by the fields that the row lacks; one cut within its last
+    number looks whole, because a last line without a line end is allowed.
+    """
 
     EXAMPLE = """\
 data:
@@ -57,7 +61,11 @@ data:
 """
 
     class Options(readers.Options):
-        object: Name = Field(description="Column with the object's id; its rows may stand anywhere.")
+        object: Name = Field(
+            description="Column with the object's id; its rows may stand anywhere. Ids are text and stay as they are "
+            "written: `7`, `007` and `7.0` are three objects (pandas writes whole numbers as `7.0` where a column has "
+            "gaps: write them as text)."
+        )
         time: Name = Field(description="Column with the time, a number.")
         time_unit: Name = Field(default="days", description="Unit of the time.")
         values: dict[Name, str | ValueColumn] = Field(
@@ -79,7 +87,8 @@ data:
         label: Name | None = Field(
             default=None,
             description="Column with the object's class, in `metadata` or else in the observations; left out where "
-            "there is none.",
+            "there is none. Here and in the columns below, blanks around a text do not count, and an empty field, NA, "
+            "N/A, nan, null or None says that it is missing.",
         )
         group: Name | None = Field(
             default=None,
