@@ -130,9 +130,16 @@ def ingest(
         say(
             f"{counts['objects_out']} of {counts['objects_in']} objects and {counts['observations_out']} of "
             f"{counts['observations_in']} observations are in {folder}"
-            + (f"; {counts['observations_cut']} observations are cut by choice" if counts["observations_cut"] else "")
+            + (f"; {_cut(counts)} by choice" if counts["observations_cut"] else "")
             + ("; what is rejected stands in rejected.csv, with reasons" if rejected else "")
         )
+
+
+def _cut(counts: dict[str, int]) -> str:
+    observations = f"{counts['observations_cut']} observations"
+    if not counts["objects_cut"]:
+        return f"{observations} are cut"
+    return f"{observations} are cut, the whole of {counts['objects_cut']} objects among them,"
 
 
 @app.command(epilog=_examples("jaxrnn verify --config config/goto.yaml"))

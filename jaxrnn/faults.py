@@ -12,7 +12,6 @@ from jaxrnn.readers import Reader, Sequences, Survey
 Rejected = tuple[str, str, int, str]  # object, file, row (-1: the whole object), reason
 WHOLE_OBJECT = -1
 TWICE = "stands twice; the first is kept"
-EMPTIED = "every observation was cut"
 
 
 class _Marks:
@@ -66,15 +65,6 @@ def without(
         reason = rows.texts[rows.codes[row]][1]
         rejected.append((str(raw.ids[owner[row]]), _file(raw, int(row), None), int(raw.row_numbers[row]), reason))
     return cuts.kept(raw, objects.codes == 0, rows.codes == 0), rejected
-
-
-def without_empty(data: Data, sequences: Sequences, reader: Reader) -> tuple[Sequences, list[Rejected]]:
-    """Returns the sequences without those that cuts left no observation of, and a row for each of these."""
-    objects = _Marks(len(sequences.ids))
-    objects.add("empty", EMPTIED, np.diff(sequences.offsets) == 0)
-    _stop(data, sequences, objects, _Marks(0), np.zeros(0, dtype=np.int64), reader)
-    rows = np.ones(len(sequences.time), dtype=bool)
-    return cuts.kept(sequences, objects.codes == 0, rows), _rejected_objects(sequences, objects)
 
 
 def by_time(sequences: Sequences) -> Sequences:

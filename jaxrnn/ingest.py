@@ -324,7 +324,7 @@ class _Maker:
         data, survey = self.data, self.survey
         sound, rejected = faults.without(data, survey, raw, self.reader, elsewhere)
         left, cut = cuts.apply(data, survey, faults.by_time(sound))
-        left, emptied = faults.without_empty(data, left, self.reader)
+        left, emptied = cuts.without_emptied(left)
         steps = features.make(data, survey, left)
         cut += steps.cut
         names = [column.name for column in survey.metadata]
@@ -332,7 +332,8 @@ class _Maker:
         counts = {
             "objects_in": len(raw.ids),
             "objects_out": len(left.ids),
-            "objects_rejected": len(raw.ids) - len(left.ids),
+            "objects_rejected": len(raw.ids) - len(sound.ids),
+            "objects_cut": len(emptied),
             "observations_in": len(raw.time),
             "observations_out": len(left.time) - sum(steps.cut.values()),
             "observations_rejected": len(raw.time) - len(sound.time),
@@ -353,9 +354,10 @@ class _Maker:
             feature_columns=features.describe(data, survey),
             metadata_columns=tuple(survey.metadata[index] for index in chosen),
             time_unit=survey.time_unit,
-            rejected=(*unreadable, *rejected, *emptied),
+            rejected=(*unreadable, *rejected),
             counts=counts,
             cut=dict(cut),
+            cut_ids=emptied,
         )
 
 

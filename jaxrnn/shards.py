@@ -14,12 +14,13 @@ from jaxrnn.features import FeatureColumn
 from jaxrnn.readers import Column
 from jaxrnn.results import check_version, written_whole
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 REJECTED_COLUMNS = ("object", "file", "row", "reason")
 COUNTS = (
     "objects_in",
     "objects_out",
     "objects_rejected",
+    "objects_cut",
     "observations_in",
     "observations_out",
     "observations_rejected",
@@ -40,7 +41,8 @@ class Shard:
     NaN where a passband has no observation at that step. metadata: [sequence, column] float32. splits, groups:
     [sequence] str or None. step_labels: [step] str or None. rejected: rows of (object, file, row, reason); row -1 is
     the whole object. counts: by the names in `COUNTS`; parts_rejected: files, or pieces of one, that could not be read.
-    cut: how many observations were left out by choice, by reason.
+    cut: how many observations were left out by choice, by reason. cut_ids: [object] str, the objects that this left no
+    observation of.
     """
 
     ids: np.ndarray
@@ -58,6 +60,7 @@ class Shard:
     rejected: tuple[tuple[str, str, int, str], ...]
     counts: dict[str, int]
     cut: dict[str, int] = field(default_factory=dict)
+    cut_ids: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=str))
 
     @property
     def lengths(self) -> np.ndarray:
@@ -91,6 +94,7 @@ def _image(shard: Shard, version: str, compression: str) -> bytes:
             return _put(group, name, values, compression)
 
         put(file, "ids", _encoded(shard.ids))
+        put(file, "cut_ids", _encoded(shard.cut_ids))
         put(file, "labels", _encoded(shard.labels))
         put(file, "offsets", shard.offsets.astype(np.int64))
         put(file, "time", shard.time.astype(np.float64)).attrs["unit"] = shard.time_unit
@@ -154,6 +158,7 @@ def _read(file: Any, steps: bool, check: bool) -> Shard:
         rejected=tuple(zip(*(_plain(entries) for entries in rejected), strict=True)),
         counts={name: int(file.attrs[name]) for name in COUNTS},
         cut=json.loads(file.attrs["cut"]),
+        cut_ids=_decoded(file["cut_ids"]),
     )
 
 

@@ -272,7 +272,7 @@ def test_observations_without_object_and_objects_without_observations(tmp_path: 
 
 
 def assert_accounted(counts: dict[str, int]) -> None:
-    assert counts["objects_in"] == counts["objects_out"] + counts["objects_rejected"]
+    assert counts["objects_in"] == counts["objects_out"] + counts["objects_rejected"] + counts["objects_cut"]
     left = counts["observations_out"] + counts["observations_rejected"] + counts["observations_cut"]
     assert counts["observations_in"] == left
 
@@ -429,6 +429,25 @@ def test_cuts_are_counted_apart_from_faults(tmp_path: Path) -> None:
     assert manifest["counts"]["observations_out"] == inside.groupby("star").size().clip(upper=3).sum()
     assert sum(manifest["cut_by_reason"].values()) == manifest["counts"]["observations_cut"] > 0
     assert len(manifest["cut_by_reason"]) == 2 and not manifest["rejected_by_reason"]
+
+
+@pytest.mark.parametrize("on_error", ["stop", {"empty": "reject"}])
+def test_objects_that_cuts_empty_are_no_fault(tmp_path: Path, on_error: Any) -> None:
+    """A window around detection leaves nothing of what is never detected: that is what was asked for."""
+    rows, stars = write_rows(tmp_path / "survey")
+    seen = rows[rows["flux"] > 8 * rows["flux_error"]].groupby("star")["mjd"].min()
+    cuts = {"window": {"around": "detection", "before": 30, "after": 30}}
+    write_row_config(tmp_path, cuts=cuts, detection={"signal_to_noise": 8}, on_error=on_error)
+    dataset = alone(tmp_path, tmp_path / "results")
+    manifest = json.loads((dataset / "manifest.json").read_text())
+    assert_accounted(manifest["counts"])
+    assert 1 - len(seen) / len(stars) > 0.1, "the ceiling on what is rejected is not reached"
+    assert manifest["counts"]["objects_cut"] == len(stars) - len(seen) and not manifest["counts"]["objects_rejected"]
+    unseen = {str(name) for shard in content(dataset).values() for name in shard.cut_ids}
+    assert unseen == set(stars["star"]) - set(seen.index) and sorted(by_object(dataset)) == sorted(seen.index)
+    code, _, messages = jaxrnn("ingest", "--config", tmp_path / "tiny.yaml", "--results", tmp_path / "results")
+    assert code == 0 and f"the whole of {len(unseen)} objects among them, by choice" in messages
+    assert "rejected" not in messages
 
 
 def test_verify_finds_what_is_not_as_it_was_written(survey: Path) -> None:
