@@ -8,9 +8,9 @@ from jaxrnn import cuts, features, grouping
 from jaxrnn.config import Data
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.readers import Reader, Sequences, Survey
+from jaxrnn.shards import WHOLE_OBJECT
 
 Rejected = tuple[str, str, int, str]  # object, file, row (-1: the whole object), reason
-WHOLE_OBJECT = -1
 TWICE = "stands twice; the first is kept"
 
 

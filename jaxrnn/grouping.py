@@ -93,6 +93,16 @@ def unreadable(paths: list[Path]) -> list[tuple[str, str]]:
     return [(file, reason) for file, reason in filter(None, found)]
 
 
+def hashes(partition: int, paths: list[Path]) -> np.ndarray:
+    """Returns the hashes of the ids of one partition, each once; paths: what `scatter` wrote."""
+    found = [np.zeros(0, dtype=np.uint64)]
+    for path in paths:
+        for piece in _pieces_of(path, partition):
+            ids = piece.read()["object"]
+            found.append(np.unique(hashed(ids[_run_starts(ids)])))
+    return np.unique(np.concatenate(found))
+
+
 def _partition(ids: np.ndarray, partitions: int) -> np.ndarray:
     starts = _run_starts(ids)
     return (hashed(ids[starts]) % np.uint64(partitions)).astype(np.int64)[np.cumsum(starts) - 1]

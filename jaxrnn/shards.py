@@ -28,6 +28,7 @@ COUNTS = (
     "steps_out",
     "parts_rejected",
 )
+WHOLE_OBJECT = -1  # in the place of a row
 CHUNK_BYTES = 1 << 20
 # Of features: what `FeatureColumn` says beside name and unit.
 FEATURE_ATTRIBUTES = ("kind", "column", "passband", "source", "indicator")
@@ -162,11 +163,15 @@ def _read(file: Any, steps: bool, check: bool) -> Shard:
     )
 
 
-def ids(path: Path) -> np.ndarray:
-    """Returns the ids alone of the shard at `path`, as UTF-8 bytes."""
+def ids(path: Path, besides: str) -> np.ndarray:
+    """Returns the ids of all objects that the shard at `path` accounts for, as UTF-8 bytes: those in it, those cut, and
+    those rejected, but for the reason `besides`."""
     try:
-        with h5py.File(path, "r") as file:
-            return file["ids"][()]  # pyright: ignore
+        with h5py.File(path, "r") as opened:
+            file: Any = opened
+            objects, rows, reasons = (file["rejected"][name][()] for name in ("object", "row", "reason"))
+            rejected = (rows == WHOLE_OBJECT) & (objects != b"") & (reasons != besides.encode())
+            return np.concatenate([file["ids"][()], file["cut_ids"][()], objects[rejected]])
     except (OSError, KeyError) as error:
         raise JaxrnnError(f"{path}: no readable shard ({error}); remove it and run `jaxrnn ingest` again")
 

@@ -58,6 +58,7 @@ data:
             metadata=metadata,
             passbands=options.passbands,
             labelled=label is not None,
+            settled=(f"label {label}",),
         )
         self._use(survey, columns, observations, objects)
 

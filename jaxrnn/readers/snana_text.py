@@ -64,6 +64,7 @@ data:
             metadata=self._metadata,
             passbands=self._passbands,
             labelled=self._label is not None,
+            settled=(f"label {self._label}",),
         )
 
     def files(self) -> list[Path]:
