@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from jaxrnn.errors import JaxrnnError
+from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.features import FeatureColumn
 from jaxrnn.readers import Column
 from jaxrnn.results import check_version, written_whole
@@ -174,6 +174,21 @@ def ids(path: Path, besides: str) -> np.ndarray:
             return np.concatenate([file["ids"][()], file["cut_ids"][()], objects[rejected]])
     except (OSError, KeyError) as error:
         raise JaxrnnError(f"{path}: no readable shard ({error}); remove it and run `jaxrnn ingest` again")
+
+
+def check_alike(first: Shard, other: Shard, path: Path) -> None:
+    """Raises JaxrnnError where the shard at `path` has other columns than the first of its dataset."""
+    for what in ("feature_columns", "metadata_columns", "time_unit"):
+        if getattr(first, what) != getattr(other, what):
+            told = [
+                shard.time_unit if what == "time_unit" else listed([column.name for column in getattr(shard, what)], 20)
+                for shard in (other, first)
+            ]
+            raise JaxrnnError(
+                f"{path}: its {what.replace('_', ' ')} are {told[0]}, and those of the dataset's first shard "
+                f"{told[1]}; shards of one dataset have the same. Remove the folder {path.parent} and run `jaxrnn "
+                "ingest` again"
+            )
 
 
 def checksum(path: Path) -> str:
