@@ -131,8 +131,18 @@ def ingest(
             f"{counts['objects_out']} of {counts['objects_in']} objects and {counts['observations_out']} of "
             f"{counts['observations_in']} observations are in {folder}"
             + (f"; {_cut(counts)} by choice" if counts["observations_cut"] else "")
+            + _repeated(counts)
             + ("; what is rejected stands in rejected.csv, with reasons" if rejected else "")
         )
+
+
+def _repeated(counts: dict[str, int]) -> str:
+    if not counts["times_repeated"]:
+        return ""
+    return (
+        f"; {counts['times_repeated']} observations, kept, have the time and passband of another one of their object "
+        f"({counts['observations_repeated']} of them equal it in every value: rows that were copied?)"
+    )
 
 
 def _cut(counts: dict[str, int]) -> str:

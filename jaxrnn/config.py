@@ -291,8 +291,9 @@ class Data(Section):
     )
     most_rejected: Annotated[Number, Field(ge=0, le=1)] = Field(
         default=0.1,
-        description="Largest share of objects, and of observations, that may be rejected; beyond it ingest ends with a "
-        "message, because the survey is then not what the experiment takes it for.",
+        description="Largest share of objects, of observations, and of files (or pieces of them) that cannot be read, "
+        "by their number and by their bytes, that may be rejected; beyond it ingest ends with a message, because the "
+        "survey is then not what the experiment takes it for.",
     )
 
     @field_validator("reader")

@@ -1,6 +1,8 @@
 """Faults of survey data: found the same way whatever the reader, and either fatal or accounted for row by row."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +13,8 @@ from jaxrnn.readers import Reader, Sequences, Survey
 from jaxrnn.shards import WHOLE_OBJECT
 
 Rejected = tuple[str, str, int, str]  # object, file, row (-1: the whole object), reason
+# Quoted text, and numbers that are no piece of a name.
+OWN = re.compile(r"""(?<!\w)'[^']*'(?!\w)|"[^"]*"|(?<![\w.^-])-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?![\w^-])""")
 TWICE = "stands twice; the first is kept"
 
 
@@ -76,6 +80,32 @@ def by_time(sequences: Sequences) -> Sequences:
     order = np.lexsort((sequences.time, owner))
     arrays = {name: getattr(sequences, name) for name in cuts.PER_ROW}
     return replace(sequences, **{name: array[order] for name, array in arrays.items() if array is not None})
+
+
+def repeated(sequences: Sequences) -> tuple[int, int]:
+    """Returns how many observations have the time and passband of another one of their object, and how many of these
+    equal it in every value too: copies of a row, most likely. The sequences are sorted by time."""
+    owner = cuts.owners(sequences)
+    same = (sequences.time[1:] == sequences.time[:-1]) & (owner[1:] == owner[:-1])
+    if not same.any():
+        return 0, 0
+    rows = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False))
+    keys = [owner[rows], sequences.time[rows], sequences.passband[rows]]
+    columns = [*keys, *sequences.values[rows].T]
+    order = np.lexsort(columns[::-1])
+    equal = [column[order][1:] == column[order][:-1] for column in columns]
+    times = np.logical_and.reduce(equal[: len(keys)])
+    return int(times.sum()), int(np.logical_and.reduce([times, *equal[len(keys) :]]).sum())
+
+
+def alike(reason: str, file: str) -> str:
+    """Returns a reason without what is one file's or row's own: its name, numbers and quoted text. Reasons that differ
+    in nothing else are counted as one."""
+    path = Path(file)
+    for name in (file, path.name, path.stem):
+        if len(name) > 2:
+            reason = reason.replace(name, "...")
+    return OWN.sub("...", reason)
 
 
 def _row_faults(data: Data, survey: Survey, raw: Sequences) -> _Marks:

@@ -87,10 +87,10 @@ def scatter(
         (temporary / "index.json").write_text(json.dumps({"pieces": index, "unreadable": unreadable}))
 
 
-def unreadable(paths: list[Path]) -> list[tuple[str, str]]:
-    """Returns the files that `scatter` was told can't be read, and why."""
-    found = [_index(path)["unreadable"] for path in paths]
-    return [(file, reason) for file, reason in filter(None, found)]
+def unreadable(path: Path) -> tuple[str, str] | None:
+    """Returns the file that `scatter` was told can't be read, and why; None where all is there."""
+    found = _index(path)["unreadable"]
+    return found and (found[0], found[1])
 
 
 def hashes(partition: int, paths: list[Path]) -> np.ndarray:

@@ -31,6 +31,10 @@ Progress = Callable[[int, int], None]
 IDS_AT_ONCE = 1 << 22
 
 
+# A part, and where it could not be read, the file of it that is to blame, and why.
+_Account = tuple[Part, tuple[str, str] | None]
+
+
 @dataclass(frozen=True)
 class _Tables:
     """An arrival's parts of tables, each with the place of its rows once they are ordered by partition."""
@@ -57,6 +61,7 @@ def ingest(data: Data, survey_folder: Path, folder: Path, ranks: Ranks, progress
     Shards that are there already, of files that did not change, are kept. Raises JaxrnnError for faulty input (see
     `data.on_error`); nothing half-written stays.
     """
+
     def look() -> tuple[SequenceReader | RowReader, Survey]:
         reader = readers.open_reader(data.reader, survey_folder, data.options)
         with readers.blamed(data.reader, str(survey_folder)):
@@ -251,30 +256,29 @@ class _Maker:
 
         fault = self._unreadable(part, lambda: grouping.scatter(path, partitions, rows))
         if fault is not None:
-            grouping.scatter(path, partitions, lambda: iter(()), unreadable=(str(part.files[0]), fault))
+            grouping.scatter(path, partitions, lambda: iter(()), unreadable=fault)
 
     def _make(self, work: _Work, elsewhere: frozenset[str]) -> None:
         """Writes one shard."""
         # what is read makes sense or not when it is put together
         with readers.blamed(self.data.reader, str(work.path)):
             if work.tables is not None:
-                raw, unreadable = self._gathered(work.tables, work.partition)
+                raw, parts = self._gathered(work.tables, work.partition)
             else:
-                raw, unreadable = self._read(work.parts)
-            shard = self._shard(raw, unreadable, elsewhere)
+                raw, parts = self._read(work.parts)
+            shard = self._shard(raw, parts, elsewhere)
         shards.write(work.path, shard, __version__, self.data.compression)
 
-    def _gathered(self, tables: _Tables, partition: int) -> tuple[Sequences, list[Rejected]]:
+    def _gathered(self, tables: _Tables, partition: int) -> tuple[Sequences, list[_Account]]:
         objects, observations = ([path for path, _ in entries] for entries in (tables.objects, tables.observations))
-        unreadable: list[Rejected] = []
-        if partition == 0:
-            found = grouping.unreadable([*objects, *observations])
-            unreadable = [("", file, WHOLE_OBJECT, reason) for file, reason in found]
-        return grouping.gather(partition, objects, observations, self.survey), unreadable
+        # what is said of parts stands in the first shard that rows of them go to
+        entries = (*tables.objects, *tables.observations) if partition == 0 else ()
+        account = [(part, grouping.unreadable(path)) for path, part in entries]
+        return grouping.gather(partition, objects, observations, self.survey), account
 
-    def _read(self, parts: tuple[Part, ...]) -> tuple[Sequences, list[Rejected]]:
+    def _read(self, parts: tuple[Part, ...]) -> tuple[Sequences, list[_Account]]:
         assert isinstance(self.reader, SequenceReader)
-        read, pieces, unreadable = self.reader.read, [_nothing(self.survey)], []
+        read, pieces, account = self.reader.read, [_nothing(self.survey)], []
         for part in parts:
 
             def add(part: Part = part) -> None:
@@ -282,25 +286,27 @@ class _Maker:
                 self._check_unchanged(part)
                 pieces.append(piece)
 
-            fault = self._unreadable(part, add)
-            if fault is not None:
-                unreadable.append(("", str(part.files[0]), WHOLE_OBJECT, fault))
-        return readers.joined(pieces[1:] or pieces), unreadable
+            account.append((part, self._unreadable(part, add)))
+        return readers.joined(pieces[1:] or pieces), account
 
-    def _unreadable(self, part: Part, read: Callable[[], None]) -> str | None:
-        """Returns why a part can't be read, where `data.on_error` lets that pass; None where it can."""
-        try:
-            with readers.blamed(self.data.reader, _place(part)):
+    def _unreadable(self, part: Part, read: Callable[[], None]) -> tuple[str, str] | None:
+        """Returns which file of a part can't be read and why, where `data.on_error` lets that pass; None where it
+        can."""
+        # an error in a reader's code is no fault of the file, and stops whatever is to be rejected
+        with readers.blamed(self.data.reader, _place(part)):
+            try:
                 read()
-        except OSError as error:
-            message = f"{error.filename or 'survey file'}: cannot be read ({error.strerror or error})"
-        except JaxrnnError as error:
-            message = str(error)
-        else:
-            return None
+            except OSError as error:
+                message = f"{error.filename or 'survey file'}: cannot be read ({error.strerror or error})"
+            except JaxrnnError as error:
+                message = str(error)
+            else:
+                return None
         if not self.data.rejects("file"):
             raise JaxrnnError(message)
-        return message
+        named = (str(file) for file in part.files if message.startswith(f"{file}: "))
+        file = next(named, str(part.files[0]))
+        return file, message.removeprefix(f"{file}: ")
 
     def _check_unchanged(self, part: Part) -> None:
         for file in part.files:
@@ -309,10 +315,13 @@ class _Maker:
                     f"{file}: changed while it was read; run the same command again when nothing writes to it any more"
                 )
 
-    def _shard(self, raw: Sequences, unreadable: list[Rejected], elsewhere: frozenset[str]) -> Shard:
+    def _shard(self, raw: Sequences, parts: list[_Account], elsewhere: frozenset[str]) -> Shard:
         data, survey = self.data, self.survey
+        unreadable: list[Rejected] = [("", *fault[:1], WHOLE_OBJECT, *fault[1:]) for _, fault in parts if fault]
         sound, rejected = faults.without(data, survey, raw, self.reader, elsewhere)
-        left, cut = cuts.apply(data, survey, faults.by_time(sound))
+        sound = faults.by_time(sound)
+        times_repeated, observations_repeated = faults.repeated(sound)
+        left, cut = cuts.apply(data, survey, sound)
         left, emptied = cuts.without_emptied(left)
         steps = features.make(data, survey, left)
         cut += steps.cut
@@ -328,7 +337,12 @@ class _Maker:
             "observations_rejected": len(raw.time) - len(sound.time),
             "observations_cut": sum(cut.values()),
             "steps_out": len(steps.time),
+            "parts_in": len(parts),
             "parts_rejected": len(unreadable),
+            "bytes_in": sum(part.bytes for part, _ in parts),
+            "bytes_rejected": sum(part.bytes for part, fault in parts if fault),
+            "times_repeated": times_repeated,
+            "observations_repeated": observations_repeated,
         }
         return Shard(
             ids=left.ids,
@@ -461,7 +475,7 @@ def _summary(path: Path) -> dict[str, Any]:
         "counts": Counter(shard.counts),
         "labels": Counter(shard.labels.tolist()),
         "lengths": Counter(shard.lengths.tolist()),
-        "reasons": Counter(reason for *_, reason in shard.rejected),
+        "reasons": Counter(faults.alike(reason, file) for _, file, _, reason in shard.rejected),
         "cut": Counter(shard.cut),
     }
 
@@ -481,13 +495,25 @@ def _finish(
     counts = {name: counts[name] for name in shards.COUNTS}
     where = str(Path(next(iter(files))).parent)
     why = listed([f"{count} {reason}" for reason, count in (reasons + cut).most_common()], 5)
+    if not counts["objects_in"]:
+        raise JaxrnnError(
+            f"{where}: the survey's files hold no object{f' that can be read ({why})' if why else ' and no row'}; "
+            "expected some: look at data.path and data.options"
+        )
     if not counts["objects_out"]:
-        raise JaxrnnError(f"{where}: no object is left of {counts['objects_in']} ({why})")
-    for noun in ("objects", "observations"):
+        raise JaxrnnError(
+            f"{where}: no object is left of {counts['objects_in']} ({why}); mend the files, or loosen `data.cuts`"
+        )
+    for noun, words in (
+        ("objects", "objects are rejected"),
+        ("observations", "observations are rejected"),
+        ("parts", "files, or pieces of them, cannot be read"),
+        ("bytes", "bytes of files cannot be read"),
+    ):
         share = counts[f"{noun}_rejected"] / max(counts[f"{noun}_in"], 1)
         if share > data.most_rejected:
             raise JaxrnnError(
-                f"{where}: {counts[f'{noun}_rejected']} of {counts[f'{noun}_in']} {noun} are rejected ({why}), which "
+                f"{where}: {counts[f'{noun}_rejected']} of {counts[f'{noun}_in']} {words} ({why}), which "
                 f"is {share:.1%} and more than `data.most_rejected: {data.most_rejected:g}` allows; mend the files, or "
                 "raise it if you know why"
             )

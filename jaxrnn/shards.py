@@ -26,7 +26,12 @@ COUNTS = (
     "observations_rejected",
     "observations_cut",
     "steps_out",
+    "parts_in",
     "parts_rejected",
+    "bytes_in",
+    "bytes_rejected",
+    "times_repeated",
+    "observations_repeated",
 )
 WHOLE_OBJECT = -1  # in the place of a row
 CHUNK_BYTES = 1 << 20
@@ -41,7 +46,8 @@ class Shard:
     ids, labels: [sequence] str. offsets: [sequence + 1] int64. time: [step] float64. features: [step, feature] float32,
     NaN where a passband has no observation at that step. metadata: [sequence, column] float32. splits, groups:
     [sequence] str or None. step_labels: [step] str or None. rejected: rows of (object, file, row, reason); row -1 is
-    the whole object. counts: by the names in `COUNTS`; parts_rejected: files, or pieces of one, that could not be read.
+    the whole object. counts: by the names in `COUNTS`; parts are files, or pieces of one, with their
+    bytes; rejected are those that could not be read.
     cut: how many observations were left out by choice, by reason. cut_ids: [object] str, the objects that this left no
     observation of.
     """

@@ -161,7 +161,7 @@ data:
         values = self._numbers(file)
         if len(values) != 1:
             raise JaxrnnError(
-                f"{file}: {len(values)} numbers; expected one, the label of {file.with_name('X' + file.name[1:]).name}"
+                f"{file}: {len(values)} numbers; expected one, the label of the X of that name"
             )
         if np.isnan(values[0]):
             return ""
