@@ -91,7 +91,10 @@ NIGHTS: dict[str, Any] = {
 }  # fmt: skip
 STARS: dict[str, Any] = {
     "reader": "csv_folder",
-    "options": {"values": {"mag": "mag"}, "labels": "table", "table": "table.csv", "files": "star*", "pattern": "(?P<id>star.).*"},
+    "options": {
+        "values": {"mag": "mag"}, "labels": "table", "table": "table.csv", "files": "star*",
+        "pattern": "(?P<id>star.).*",
+    },
     "features": ["time", "mag"],
     "shard_mb": 0.0001,
 }  # fmt: skip
@@ -107,9 +110,8 @@ def night(draw: int) -> str:
         star = generator.integers(0, 6) + 6 * (draw % 2)
         label = "eb" if generator.uniform() < 0.05 else f"c{star % 2}"
         flux = "soon" if generator.uniform() < 0.1 else f"{generator.normal():.3f}"
-        rows.append(
-            f"s{star},{generator.integers(0, 20)},{flux},{'gru'[generator.choice(3, p=[0.5, 0.4, 0.1])]},{label},f{star % 3}"
-        )
+        band = "gru"[generator.choice(3, p=[0.5, 0.4, 0.1])]
+        rows.append(f"s{star},{generator.integers(0, 20)},{flux},{band},{label},f{star % 3}")
     return "\n".join(rows) + "\n"
 
 
@@ -195,8 +197,14 @@ def test_a_label_that_comes_later_takes_no_object_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "first", [curve("first", "zirg"), curve("first", columns="PHOTFLAG"), curve("first", header="SIM_TYPE_NAME: Ia\nSNTYPE: 1\n"), curve("first", header="RA: 5\nSNTYPE: 1\n")]
-)  # fmt: skip
+    "first",
+    [
+        curve("first", "zirg"),
+        curve("first", columns="PHOTFLAG"),
+        curve("first", header="SIM_TYPE_NAME: Ia\nSNTYPE: 1\n"),
+        curve("first", header="RA: 5\nSNTYPE: 1\n"),
+    ],
+)
 def test_a_new_first_file_that_decides_how_all_are_read_starts_anew(tmp_path: Path, first: str) -> None:
     for index in range(12):
         write(tmp_path / "survey" / f"b{index}.DAT", curve(f"sn{index}"))
