@@ -614,7 +614,7 @@ def test_what_ingest_cut_and_could_not_read_is_told(copied: Made) -> None:
     text = " ".join(page.text.split())
     assert "42 observations in all were left out by choice, and 5 objects kept none" in text
     assert "3 of the survey's files, or pieces of them, could not be read" in text
-    assert "3 of 20 (15.0%; 43.0% of the bytes) were left out" in text and "Nothing was rejected" not in text
+    assert "3 of 20 (15 %; 43 % of the bytes) were left out" in text and "Nothing was rejected" not in text
     assert "9 observations have the time and passband of another one of their object, 8 of them equal" in text
 
 
