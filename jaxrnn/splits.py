@@ -226,7 +226,9 @@ def split(experiment: Experiment, dataset: Path, folder: Path) -> list[str]:
     if _random_folds(settings):
         table["split"] = np.where(names == "", EXCLUDED, DRAWN)
         for fold in range(settings.folds or 0):
-            table[f"fold_{fold}"] = _parts(settings.model_copy(update={"folds": None}), known, names, seed + fold)[0].split
+            table[f"fold_{fold}"] = _parts(settings.model_copy(update={"folds": None}), known, names, seed + fold)[
+                0
+            ].split
     else:
         parts, remarks = _parts(settings, known, names, seed)
         table["split"] = parts.split
@@ -371,6 +373,8 @@ class _Known:
         content = [shards.read(path, steps=False) for path in paths]
         if not content:
             raise JaxrnnError("split: the dataset has no object; see rejected.csv beside its manifest")
+        for path, shard in zip(paths, content, strict=True):
+            shards.check_alike(content[0], shard, path)
 
         def column(name: str) -> np.ndarray | None:
             found = [getattr(shard, name) for shard in content]
