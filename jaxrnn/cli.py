@@ -134,9 +134,26 @@ def ingest(
         say(
             f"{counts['objects_out']} of {counts['objects_in']} objects and {counts['observations_out']} of "
             f"{counts['observations_in']} observations are in {folder}"
-            + (f"; {counts['observations_cut']} observations are cut by choice" if counts["observations_cut"] else "")
+            + (f"; {_cut(counts)} by choice" if counts["observations_cut"] else "")
+            + _repeated(counts)
             + ("; what is rejected stands in rejected.csv, with reasons" if rejected else "")
         )
+
+
+def _repeated(counts: dict[str, int]) -> str:
+    if not counts["times_repeated"]:
+        return ""
+    return (
+        f"; {counts['times_repeated']} observations, kept, have the time and passband of another one of their object "
+        f"({counts['observations_repeated']} of them equal it in every value: rows that were copied?)"
+    )
+
+
+def _cut(counts: dict[str, int]) -> str:
+    observations = f"{counts['observations_cut']} observations"
+    if not counts["objects_cut"]:
+        return f"{observations} are cut"
+    return f"{observations} are cut, the whole of {counts['objects_cut']} objects among them,"
 
 
 @app.command(epilog=_examples("jaxrnn verify --config config/goto.yaml"))

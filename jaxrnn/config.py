@@ -238,7 +238,7 @@ FAULTS = {
     "metadata": "an object whose chosen metadata is missing or not finite",
     "duplicate": "an object that stands twice, within a file or in two",
     "orphan": "observations whose object is not in the table of objects",
-    "empty": "an object without observations, or whose every observation was rejected or cut",
+    "empty": "an object without observations, or whose every observation was rejected",
 }
 
 
@@ -283,7 +283,11 @@ class Data(Section):
     detection: Detection | None = Field(
         default=None, description="What counts as the first detection; `time_since_detection` and `window` need it."
     )
-    cuts: Cuts = Field(default=Cuts(), description="Observations to leave out by choice.")
+    cuts: Cuts = Field(
+        default=Cuts(),
+        description="Observations to leave out by choice. An object that keeps none is left out with them, and counted "
+        "as cut: that is no fault, so that `on_error` and `most_rejected` have no say in it.",
+    )
     metadata: tuple[Text, ...] = Field(
         default=(),
         description="Columns known once for each object (redshift, position, ...), in the reader's units, that join "
@@ -313,8 +317,9 @@ class Data(Section):
     )
     most_rejected: Annotated[Number, Field(ge=0, le=1)] = Field(
         default=0.1,
-        description="Largest share of objects, and of observations, that may be rejected; beyond it ingest ends with a "
-        "message, because the survey is then not what the experiment takes it for.",
+        description="Largest share of objects, of observations, and of files (or pieces of them) that cannot be read, "
+        "by their number and by their bytes, that may be rejected; beyond it ingest ends with a message, because the "
+        "survey is then not what the experiment takes it for.",
     )
 
     @field_validator("reader")

@@ -88,10 +88,20 @@ def scatter(
         (temporary / "index.json").write_text(json.dumps({"pieces": index, "unreadable": unreadable}))
 
 
-def unreadable(paths: list[Path]) -> list[tuple[str, str]]:
-    """Returns the files that `scatter` was told can't be read, and why."""
-    found = [_index(path)["unreadable"] for path in paths]
-    return [(file, reason) for file, reason in filter(None, found)]
+def unreadable(path: Path) -> tuple[str, str] | None:
+    """Returns the file that `scatter` was told can't be read, and why; None where all is there."""
+    found = _index(path)["unreadable"]
+    return found and (found[0], found[1])
+
+
+def hashes(partition: int, paths: list[Path]) -> np.ndarray:
+    """Returns the hashes of the ids of one partition, each once; paths: what `scatter` wrote."""
+    found = [np.zeros(0, dtype=np.uint64)]
+    for path in paths:
+        for piece in _pieces_of(path, partition):
+            ids = piece.read()["object"]
+            found.append(np.unique(hashed(ids[_run_starts(ids)])))
+    return np.unique(np.concatenate(found))
 
 
 def _partition(ids: np.ndarray, partitions: int) -> np.ndarray:

@@ -422,6 +422,8 @@ class _Known:
         content = [shards.read(path, steps=False) for path in paths]
         if not content:
             raise JaxrnnError("split: the dataset has no object; see rejected.csv beside its manifest")
+        for path, shard in zip(paths, content, strict=True):
+            shards.check_alike(content[0], shard, path)
 
         def column(name: str) -> np.ndarray | None:
             found = [getattr(shard, name) for shard in content]

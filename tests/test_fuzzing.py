@@ -429,7 +429,7 @@ def assert_ingested(here: Place) -> None:
     folder = here.scratch / "dataset"
     manifest = ingest.ingest(here.data, here.sample.path, folder, Ranks(), lambda done, total: None)
     counts = manifest["counts"]
-    assert counts["objects_in"] == counts["objects_out"] + counts["objects_rejected"]
+    assert counts["objects_in"] == counts["objects_out"] + counts["objects_rejected"] + counts["objects_cut"]
     left = counts["observations_out"] + counts["observations_rejected"] + counts["observations_cut"]
     assert counts["observations_in"] == left
     written = [shards.read(folder / entry["file"]) for entry in manifest["shards"]]

@@ -1,6 +1,7 @@
 """Splits hold their shares, and statistics see the training split alone."""
 
 import itertools
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_leaks import feature, shard, write_dataset
 
-from jaxrnn import results, shards, splits
+from jaxrnn import batches, results, shards, splits
 from jaxrnn.config import Experiment
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.features import FeatureColumn
@@ -82,6 +83,25 @@ def rows_of(entries: list[Shard], table: pd.DataFrame, fold: int | None = None) 
                 metadata.append(entry.metadata[index])
             number += 1
     return np.concatenate(features).astype(np.float64), np.array(metadata, dtype=np.float64)
+
+
+@pytest.mark.parametrize("change", ["order", "metadata", "unit"])
+def test_shards_of_other_columns_are_refused(tmp_path: Path, change: str) -> None:
+    entries = content()
+    columns = entries[2].feature_columns
+    changed = {
+        "order": {"feature_columns": (columns[1], columns[0], *columns[2:])},
+        "metadata": {"metadata_columns": (Column("blueshift"),)},
+        "unit": {"time_unit": "seconds"},
+    }[change]
+    table = made(tmp_path / "whole", entries, experiment())
+    statistics = splits.read_statistics(tmp_path / "whole")
+    entries[2] = replace(entries[2], **changed)
+    refusal = r"00002\.h5: its .* are .*, and those of the dataset's first shard .* `jaxrnn ingest` again"
+    with pytest.raises(JaxrnnError, match=refusal):
+        made(tmp_path / "mixed", entries, experiment())
+    with pytest.raises(JaxrnnError, match=refusal):
+        batches.Corpus(tmp_path / "mixed" / "dataset", table, statistics)
 
 
 # Statistics

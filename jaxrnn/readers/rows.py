@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxrnn.errors import JaxrnnError, listed, nearest
 from jaxrnn.readers import SPLITS, Objects, Observations, Part, RowReader, Survey
+from jaxrnn.readers.folders import bytes_of
 
 # Text that is parsed at once: some ten times as much memory is needed for it.
 PIECE_BYTES = 8 << 20
@@ -119,6 +120,59 @@ class Table(ABC):
     def rows_at(self, row_numbers: np.ndarray) -> np.ndarray:
         """Returns the rows, from 0, that `Rows.row_numbers` stand for."""
         return row_numbers
+
+
+class UnreadableTable(Table):
+    """One table of several whose header cannot be read, or lacks a column: a single part, and reading it says why."""
+
+    def __init__(self, file: Path, reason: str) -> None:
+        self.file, self.columns, self._reason = file, [], reason
+
+    def check(self, wanted: Wanted) -> None:
+        raise JaxrnnError(self._reason)
+
+    def parts(self, budget: int) -> list[Part]:
+        return [Part((self.file,), 0, 0, bytes_of(self.file))]
+
+    def read(self, part: Part, wanted: Wanted) -> Iterator[Rows]:
+        raise JaxrnnError(self._reason)
+
+
+def open_tables(files: Sequence[Path], separator: str = ",") -> list[Table]:
+    """Returns the tables in `files`, one that cannot be opened as an `UnreadableTable`; raises JaxrnnError where that
+    is every one of them."""
+
+    def opened(file: Path) -> Table:
+        try:
+            return open_table(file, separator)
+        except JaxrnnError as error:
+            return UnreadableTable(file, str(error))
+
+    return _some_readable([opened(file) for file in files])
+
+
+def first_readable(tables: Sequence[Table]) -> Table:
+    return next(table for table in tables if not isinstance(table, UnreadableTable))
+
+
+def _checked(tables: Sequence[Table], wanted: Wanted) -> list[Table]:
+    """Returns the tables, those that lack a column as an `UnreadableTable`; raises JaxrnnError where all do."""
+
+    def checked(table: Table) -> Table:
+        try:
+            table.check(wanted)
+        except JaxrnnError as error:
+            return UnreadableTable(table.file, str(error))
+        return table
+
+    return _some_readable([checked(table) for table in tables])
+
+
+def _some_readable(tables: list[Table]) -> list[Table]:
+    # said at once where no table is right: it is the options, then, that are wrong
+    if tables and all(isinstance(table, UnreadableTable) for table in tables):
+        tables[0].check(Wanted(""))
+    return tables
 
 
 class CsvTable(Table):
@@ -514,14 +568,10 @@ class TablesReader(RowReader):
     def _use(
         self, survey: Survey, columns: ColumnMap, observations: Sequence[Table], objects: Sequence[Table] = ()
     ) -> None:
-        """Raises JaxrnnError where a file lacks a column."""
+        """Raises JaxrnnError where no file has all columns; one that lacks some is a part that cannot be read."""
         self._survey, self._columns = survey, columns
-        self._observations = {table.file: table for table in observations}
-        self._objects = {table.file: table for table in objects}
-        for table in observations:
-            table.check(columns.observations())
-        for table in objects:
-            table.check(columns.objects())
+        self._observations = {table.file: table for table in _checked(observations, columns.observations())}
+        self._objects = {table.file: table for table in _checked(objects, columns.objects())}
 
     def describe(self) -> Survey:
         return self._survey

@@ -45,15 +45,25 @@ data:
     def __init__(self, path: Path, options: snana.Options) -> None:
         self._pairs = snana.pairs(path, ENDINGS)
         self._opened: tuple[tuple[Path, ...], _Pair] | None = None
-        files = self._pairs[0]
-        pair = self._open(files)
-        # the first pair stands for all: what another lacks is missing there
+        files, pair = self._first_readable()
+        # the first pair that can be read stands for all: what another lacks is missing there
         self._label = snana.label_column(files[0], pair.head.names, options.label)
         self._metadata = snana.metadata_columns(files[0], pair.head.names, options.metadata)
         _check(files[0], pair.head, (), [column.name for column in self._metadata])
         self._passbands = snana.passbands_of(files[0], pair.filters, options.passbands)
         self._flags = ("PHOTFLAG",) if "PHOTFLAG" in pair.phot.names else ()
         self._label_names = snana.label_names(options.types)
+
+    def _first_readable(self) -> tuple[tuple[Path, Path], _Pair]:
+        """Returns the first pair that can be read; raises the first one's JaxrnnError where none can."""
+        failed: JaxrnnError | None = None
+        for files in self._pairs:
+            try:
+                return files, self._open(files)
+            except JaxrnnError as error:
+                failed = failed or error
+        assert failed is not None
+        raise failed
 
     def describe(self) -> Survey:
         return Survey(
@@ -63,6 +73,7 @@ data:
             metadata=self._metadata,
             passbands=self._passbands,
             labelled=self._label is not None,
+            settled=(f"label {self._label}",),
         )
 
     def files(self) -> list[Path]:

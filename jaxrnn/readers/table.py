@@ -10,7 +10,16 @@ from jaxrnn import readers
 from jaxrnn.errors import JaxrnnError, listed, nearest
 from jaxrnn.readers import Column, Survey
 from jaxrnn.readers.folders import files_below
-from jaxrnn.readers.rows import TABLE_ENDINGS, ColumnMap, Table, TablesReader, numbering, open_table
+from jaxrnn.readers.rows import (
+    TABLE_ENDINGS,
+    ColumnMap,
+    Table,
+    TablesReader,
+    first_readable,
+    numbering,
+    open_table,
+    open_tables,
+)
 
 Name = Annotated[str, Field(min_length=1)]
 
@@ -127,7 +136,7 @@ data:
             raise JaxrnnError(
                 f"{path}: no table of observations whose name fits {options.files}; see data.options.files"
             )
-        observations = [open_table(file, options.separator) for file in files]
+        observations = open_tables(files, options.separator)
         names = list(options.values)
         for key, chosen in (("errors", options.errors), ("flags", options.flags)):
             absent = [name for name in chosen if name not in names]
@@ -152,7 +161,9 @@ data:
         if options.split and known is None:
             raise JaxrnnError("data.options.split: needs `metadata`, a table with one row an object")
         in_objects = {
-            key: bool(objects) and column is not None and self._stands_in(column, key, objects[0], observations[0])
+            key: bool(objects)
+            and column is not None
+            and self._stands_in(column, key, objects[0], first_readable(observations))
             for key, column in (("label", options.label), ("group", options.group))
         }
         metadata = {} if known is None else known.columns

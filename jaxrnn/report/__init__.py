@@ -691,9 +691,24 @@ def _leaks(inputs: Inputs) -> str:
 def _check_rejected(inputs: Inputs) -> Check:
     counts = inputs.manifest["counts"]
     objects, observations = int(counts["objects_rejected"]), int(counts["observations_rejected"])
+    parts, bytes_share = int(counts["parts_rejected"]), counts["bytes_rejected"] / max(1, counts["bytes_in"])
+    if parts:
+        # how many objects they held, nobody knows
+        share = max(parts / counts["parts_in"], bytes_share, objects / max(1, counts["objects_in"]))
+        return Check(
+            "warning" if share > MANY_REJECTED else "note",
+            f"{_plural(parts, 'file')}, or pieces of them, could not be read",
+            f"{parts:,} of {int(counts['parts_in']):,} ({_percent(parts, counts['parts_in'])}; "
+            f"{_percent(counts['bytes_rejected'], counts['bytes_in'])} of the bytes) were left out with all that they "
+            f"hold. Of what could be read, {objects:,} of {int(counts['objects_in']):,} objects and {observations:,} "
+            f"of {int(counts['observations_in']):,} observations were rejected; the reasons stand under Data. The "
+            "scores hold for objects like those that were kept.",
+        )
     if not objects and not observations:
         return Check(
-            "passed", "Nothing was rejected", f"All {int(counts['objects_in']):,} objects of the survey were used."
+            "passed",
+            "Nothing was rejected",
+            f"No object of the survey's {int(counts['objects_in']):,} was left out as faulty.",
         )
     share = objects / max(1, counts["objects_in"])
     return Check(
