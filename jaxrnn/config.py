@@ -1103,6 +1103,8 @@ def _check_between(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str])
         for section, key in (("training", "monitor"), ("selection", "metric")):
             if "figure_of_merit" in tried(section, key):
                 add(section, key, "`figure_of_merit` is of one class; name it as `task.target`")
+    if max(tried("training", "momentum")) > 0 and not {"sgd", "rmsprop"} & set(tried("training", "optimiser")):
+        add("training", "momentum", "is of `optimiser: sgd` and `rmsprop`; Adam has its own, which is fixed")
     warmup, epochs = max(tried("training", "warmup_epochs")), min(tried("training", "epochs"))
     if warmup >= epochs:
         add(

@@ -403,6 +403,11 @@ TWO, THREE = {"a": ["0"], "b": ["1"]}, {"a": ["0"], "b": ["1"], "c": ["2"]}
         ({"task__class_importance": {"a": 0}}, "task.class_importance.a: expected a value > 0, found 0"),
         ({"task__class_importance": ["a"]}, "task.class_importance: expected a mapping of keys to values"),
         ({"task__target": 1}, "task.target: expected text, found 1"),
+        ({"training__momentum": 0.9}, "training.momentum: is of `optimiser: sgd` and `rmsprop`; Adam has its own"),
+        (
+            {"grid": {"training.momentum": [0, 0.9], "training.optimiser": ["adam", "adamw"]}},
+            "grid.training.momentum: is of `optimiser: sgd` and `rmsprop`",
+        ),
         ({"training__warmup_epochs": 2}, "training.warmup_epochs: 2 epochs of warm-up leave none of 2 at the full"),
         (
             {"grid": {"training.warmup_epochs": [0, 1.5], "training.epochs": [1, 9]}},
@@ -434,7 +439,12 @@ def test_losses_schedules_and_scores_that_fit(load: Load) -> None:
         selection__metric="figure_of_merit",
         training__monitor="plasticc_log_loss",
         training__warmup_epochs=1,
-        grid={"loss.kind": ["binary", "categorical"], "training.warmup_epochs": [0, 1.9]},
+        training__momentum=0.9,
+        grid={
+            "training.optimiser": ["adam", "sgd"],
+            "loss.kind": ["binary", "categorical"],
+            "training.warmup_epochs": [0, 1.9],
+        },
     )
     assert experiment.task.importance(("b", "a")) == [1.0, 2.0]
     assert experiment.task.target_index(("a", "b")) == 1

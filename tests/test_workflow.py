@@ -31,6 +31,7 @@ def test_the_whole_workflow_runs(finished: Workflow) -> None:
         ({}, []),
         ({"training.checkpoint_minutes": 1.0, "training.segment_seconds": 1.0}, []),
         ({"selection.metric": "accuracy"}, AFTER_TRAINING),
+        ({"task.target": "agn", "selection.metric": "figure_of_merit"}, AFTER_TRAINING),
         ({"training.learning_rate": 0.002}, [*AFTER_TRAINING, "train", "train"]),
         ({"grid/model.cell": ["simple", "gru", "lstm"]}, [*AFTER_TRAINING, "train"]),
         ({"grid/loss.gamma": [0, 1, 2]}, [*AFTER_TRAINING, "train", "train"]),
