@@ -25,6 +25,7 @@ from jaxrnn import (
     __version__,
     augmentation,
     batches,
+    blueprint,
     bundles,
     losses,
     plan,
@@ -70,6 +71,10 @@ def train(job_file: JobFile, at: Results, output: Path, say: Say, *, retrain: bo
     dataset = at.dataset(job_file.job.dataset)
     corpus = Corpus(dataset, splits.read_splits(experiment_folder), statistics, fold)
     data = _Data(corpus.part("train"), corpus.part("validation"), corpus.part(*SCORED_SPLITS))
+    network = blueprint.of(
+        job_file.model, "sequence", data.train.features, data.train.metadata, len(statistics.classes)
+    )
+    network.check_length(max(int(part.lengths.max()) for part in (data.train, data.validation, data.scored)))
     augment = augmentation.read(job_file.augmentation, job_file.data, dataset, statistics)
     counts = {name: int((data.scored.splits == name).sum()) for name in SCORED_SPLITS}
     say(
@@ -197,8 +202,16 @@ class _Pack:
         seed = plan.split_seed(job_file.model_dump())
         self.windows = Windows(train, longest, most_bytes, seed=seed, epochs=settings.epochs)
         self.validation = predict.evaluation_windows(data.validation, longest, most_bytes)
+        # of all trials, the finished ones among them: where a job was stopped changes nothing of its program
+        recurrent_dropout = any(trial.hyperparameters["model.recurrent_dropout"] > 0 for trial in job_file.job.trials)
         self.program = training.make(
-            job_file.model, settings, train.features, train.metadata, len(statistics.classes), augment
+            job_file.model,
+            settings,
+            train.features,
+            train.metadata,
+            len(statistics.classes),
+            augment,
+            recurrent_dropout=recurrent_dropout,
         )
         self._replace = jax.jit(self._replaced)
         # the window of the epoch under way, and the step within it
@@ -389,6 +402,7 @@ class _Pack:
                     seed=np.uint32(trial.seed),
                     learning_rate=np.float32(values["training.learning_rate"]),
                     dropout=np.float32(values["model.dropout"]),
+                    recurrent_dropout=np.float32(values["model.recurrent_dropout"]),
                     l2=np.float32(values["loss.l2"]),
                     gamma=np.float32(values["loss.gamma"]),
                     class_weights=losses.class_weights(values["loss.class_weights"], self.statistics.class_counts),

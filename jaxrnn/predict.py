@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxrnn import batches, training
+from jaxrnn import batches, blueprint, training
 from jaxrnn.batches import Part, Windows
 from jaxrnn.bundles import Bundle
 from jaxrnn.config import Model
@@ -29,6 +29,8 @@ def probabilities(
 
     Objects of more than `most_bytes`, padded, are read and predicted in windows of a quarter of that.
     """
+    network = blueprint.of(model, "sequence", part.features, part.metadata, classes)
+    network.check_length(int(part.lengths.max(initial=0)))
     states = [_states(model, part.features, part.metadata, classes, arrays) for arrays in networks]
     evaluator = _evaluator(model, part.features, part.metadata, classes)  # pyright: ignore[reportArgumentType]
     found = [np.zeros((len(part), classes), dtype=np.float32) for _ in networks]
@@ -59,7 +61,7 @@ def _evaluator(model: Model, features: int, metadata: int, classes: int) -> Any:
 
 
 def flattened(parameters: Any, statistics: Any) -> dict[str, np.ndarray]:
-    """Returns the arrays of a network's state by their path, such as `recurrent/0/0/input_kernel`."""
+    """Returns the arrays of a network's state by their path, such as `layers/0/directions/0/input_kernel`."""
     return {
         "/".join(str(part) for part in path): np.asarray(leaf[...])
         for state in (parameters, statistics)

@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from jaxrnn import losses, models, monitoring
 from jaxrnn.batches import Bucket, Schedule
-from jaxrnn.config import Model, Training
+from jaxrnn.config import Model, Output, Training
 from jaxrnn.monitoring import Scores
 
 # What a trial's seed is folded with, so that its draws for different purposes have nothing in common.
@@ -34,6 +34,7 @@ class Hyperparameters(NamedTuple):
     seed: Any
     learning_rate: Any
     dropout: Any
+    recurrent_dropout: Any
     l2: Any
     gamma: Any
     class_weights: Any
@@ -79,7 +80,14 @@ class Program(NamedTuple):
 
 
 def make(
-    model: Model, training: Training, features: int, metadata: int, classes: int, augment: Augment | None = None
+    model: Model,
+    training: Training,
+    features: int,
+    metadata: int,
+    classes: int,
+    augment: Augment | None = None,
+    *,
+    recurrent_dropout: bool = False,
 ) -> Program:
     """Returns the program that trains packs of trials of one network.
 
@@ -87,7 +95,8 @@ def make(
     after the steps [start, stop) of a window's schedule; all but the states' shapes is traced, so that any cut of any
     window runs the same program. evaluate(state, buckets) -> logits [trial, row, class].
     finish_epoch(state, hyperparameters, validation logits, labels [row], valid [row]) -> state, report.
-    augment: changes each batch before it is trained on; None compiles nothing in.
+    augment: changes each batch before it is trained on; None compiles nothing in. recurrent_dropout: whether any trial
+    has some; else nothing of it is compiled in.
     """
     template = network(model, features, metadata, classes)
     structure = nnx.graphdef(template)
@@ -139,11 +148,19 @@ def make(
 
         def objective(parameters: Any) -> tuple[Array, tuple[Any, Array]]:
             net = nnx.merge(structure, parameters, state.statistics, copy=True)
-            logits = net(batch.features, batch.lengths, batch.metadata, dropout_rate=hyper.dropout, dropout_bits=bits)
+            logits = net(
+                batch.features,
+                batch.lengths,
+                batch.metadata,
+                dropout_rate=hyper.dropout,
+                recurrent_dropout_rate=hyper.recurrent_dropout if recurrent_dropout else None,
+                dropout_bits=bits,
+            )
             each = losses.focal(logits, jnp.asarray(batch.labels), class_weights=hyper.class_weights, gamma=hyper.gamma)
             loss = jnp.where(present, each, 0).sum() / count
-            if model.dense_depth:
-                loss += hyper.l2 * jnp.square(models.penalised_kernel(parameters)).sum()
+            kernel = models.penalised_kernel(parameters)
+            if kernel is not None:
+                loss += hyper.l2 * jnp.square(kernel).sum()
             hits = (present & (logits.argmax(axis=1) == batch.labels)).sum()
             return loss, (nnx.state(net, nnx.BatchStat), hits)
 
@@ -170,7 +187,8 @@ def make(
     ) -> State:
         key = jax.random.fold_in(jax.random.fold_in(_epoch_key(hyper, DROPOUT, state.epoch), window), place)
         longest = max(bucket.features.shape[1] for bucket in buckets)
-        bits = jax.random.bits(key, (template.dropout_draws(training.batch_size, longest),), jnp.uint16)
+        draws = template.dropout_draws(training.batch_size, longest, recurrent=recurrent_dropout)
+        bits = jax.random.bits(key, (draws,), jnp.uint16)
 
         def on(index: int) -> Callable[[State], State]:
             def branch(state: State) -> State:
@@ -249,10 +267,12 @@ def _epoch_key(hyper: Hyperparameters, purpose: int, epoch: Array) -> Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(hyper.seed), purpose), epoch)
 
 
-def network(model: Model, features: int, metadata: int, classes: int, key: Any = None) -> models.Network:
+def network(
+    model: Model, features: int, metadata: int, classes: int, key: Any = None, *, output: Output = "sequence"
+) -> models.Network:
     """Returns the network of a config; without a key only its structure is of use."""
     rngs = nnx.Rngs(params=jax.random.key(0) if key is None else key)
-    return models.Network(model, features, metadata, classes, rngs=rngs)
+    return models.Network(model, output, features, metadata, classes, rngs=rngs)
 
 
 def evaluate(structure: Any, parameters: Any, statistics: Any, buckets: tuple[Bucket, ...]) -> Array:
