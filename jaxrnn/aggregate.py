@@ -111,7 +111,8 @@ def _table(
     for job in made.jobs:
         for trial in job.trials:
             record = by_trial.loc[trial.id]
-            row: dict[str, Any] = {"trial": trial.id, "job": job.name, **plan.draw(trial), **made.points[trial.id]}
+            row: dict[str, Any] = {"trial": trial.id, "job": job.name, **plan.draw(trial)}
+            row |= plan.shown_point(made, trial)
             row |= {"loss": record["loss"]} | {name: scored[trial.id][name] for name in _shown_scores(classes)}
             rows.append(row | {name: record[name] for name in BOOKKEEPING})
     table = pd.DataFrame(rows)

@@ -182,7 +182,7 @@ def _placed(
         name = f"{layer.layer} {numbers[layer.layer]}"
         before = found[-1].gives if found else takes
         if isinstance(layer, NEED_STEPS) and not before.has_steps:
-            at = next((at for at, earlier in enumerate(found) if not earlier.gives.has_steps), None)
+            at = next((at for at, it in enumerate(found) if it.takes.has_steps and not it.gives.has_steps), None)
             maker = "a layer before it" if at is None else f"{_named((*above, at))} ({found[at].layer.layer})"
             raise Misfit(place, layer.layer, f"takes steps, and {maker} makes one vector of them; put it before that")
         _check(layer, place, metadata)

@@ -764,6 +764,11 @@ class Model(Section):
 FAMILY_KEYS = tuple(key for key in Model.model_fields if key not in ("dropout", "recurrent_dropout", "layers"))
 
 
+def layers_of(values: Any) -> "Layers | None":
+    """Returns the list of layers in a checked file's value of `model.layers`."""
+    return Model.model_validate({"layers": values}).layers
+
+
 def _beside_layers(keys: list[str]) -> str:
     return (
         f"the list says what the network is, and so does {listed([f'`{key}`' for key in keys], 20)}; leave one of the "
@@ -1180,7 +1185,7 @@ def _check_grid(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) ->
             f"{trials:,} trials, every combination of its values with every seed; expected at most {MOST_TRIALS:,}"
         )
     model, loss = values.get("model", {}), values.get("loss", {})
-    lists = [_layers(layers) for layers in grid.get("model.layers", [model.get("layers")])]
+    lists = [layers_of(layers) for layers in grid.get("model.layers", [model.get("layers")])]
     if any(lists):
         defaults = Model().model_dump()
         for key in FAMILY_KEYS:
@@ -1201,10 +1206,6 @@ def _check_grid(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) ->
             )
 
 
-def _layers(values: Any) -> "Layers | None":
-    return Model.model_validate({"layers": values}).layers
-
-
 def _has_dense(layers: "Layers") -> bool:
     return any(
         _has_dense(layer.layers) if isinstance(layer, ResidualLayer) else isinstance(layer, DenseLayer)
@@ -1218,7 +1219,7 @@ def _check_layers(experiment: Experiment, mistakes: dict[tuple[Any, ...], str]) 
 
     lists: dict[tuple[Any, ...], Any] = {("model", "layers"): experiment.model.layers}
     for index, values in enumerate(experiment.grid.get("model.layers", ())):
-        lists["grid", "model.layers", index] = _layers(values)
+        lists["grid", "model.layers", index] = layers_of(values)
     for place, layers in lists.items():
         try:
             if layers is not None:

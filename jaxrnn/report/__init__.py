@@ -24,6 +24,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
+from jaxrnn import plan
 from jaxrnn.config import Loss, Model, Training, read_yaml, substituted, to_yaml
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.readers import SPLITS
@@ -151,8 +152,9 @@ def _read(folder: Path, dataset: Path) -> Inputs:
     ]
     if lacking:
         raise JaxrnnError(f"{config_path}: {listed(lacking)} missing; remove it and run `jaxrnn plan` again")
-    keys = [str(key) for key in config["grid"] or {}]
-    config = {**config, "grid": config["grid"] or {}}
+    tried = {str(key): values for key, values in (config["grid"] or {}).items()}
+    keys = list(tried)
+    config = {**config, "grid": {key: [plan.cell(key, value) for value in values] for key, values in tried.items()}}
 
     manifest = read_json(dataset / "manifest.json", "jaxrnn ingest")
     _expect(manifest, dataset / "manifest.json", "jaxrnn ingest",
@@ -410,16 +412,19 @@ def _model(inputs: Inputs) -> str:
     model = {**Model().model_dump(), **(values["model"] or {})}
     loss = {**Loss().model_dump(), **(values["loss"] or {})}
     training = {**Training().model_dump(), **(values["training"] or {})}
-    cell = {"gru": "GRU", "lstm": "LSTM", "simple": "simple recurrent"}.get(model["cell"], str(model["cell"]))
-    direction = "bidirectional " if model["bidirectional"] else ""
     kind = f"focal loss (gamma {_value(loss['gamma'])})" if loss["gamma"] else "cross-entropy"
     weights = "balanced class weights" if loss["class_weights"] == "balanced" else "no class weights"
+    return f"{_network(model)}, trained with {kind}, {weights} and learning rate {_value(training['learning_rate'])}"
+
+
+def _network(model: dict[str, Any]) -> str:
+    if model["layers"] is not None:
+        return f"the network {plan.cell('model.layers', model['layers'])}"
+    cell = {"gru": "GRU", "lstm": "LSTM", "simple": "simple recurrent"}.get(model["cell"], str(model["cell"]))
+    direction = "bidirectional " if model["bidirectional"] else ""
     article = "an" if cell == "LSTM" and not direction else "a"
     layers = f"{_plural(model['depth'], 'layer')} of {_plural(model['units'], 'unit')}"
-    return (
-        f"{article} {direction}{cell} network, {layers}, "
-        f"trained with {kind}, {weights} and learning rate {_value(training['learning_rate'])}"
-    )
+    return f"{article} {direction}{cell} network, {layers}"
 
 
 def _baseline(inputs: Inputs) -> dict[str, Any]:
