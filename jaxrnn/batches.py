@@ -104,8 +104,11 @@ class Corpus:
         self._ids = table["id"].to_numpy(dtype=str)
         self._read_before: set[int] = set()
         lengths, starts = [], [0]
+        first: Shard | None = None
         for path in self._paths:
             shard = shards.read(path, steps=False)
+            first = first or shard
+            shards.check_alike(first, shard, path)
             if not np.array_equal(shard.ids, self._ids[starts[-1] : starts[-1] + len(shard.ids)]):
                 raise JaxrnnError(f"{path}: holds other objects than splits.csv lists; run `jaxrnn split` again")
             lengths.append(shard.lengths)

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from jaxrnn import __version__
-from jaxrnn.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, JaxrnnError
+from jaxrnn.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, EndedElsewhere, Interrupted, JaxrnnError
 
 app = typer.Typer(
     add_completion=False,
@@ -92,9 +92,13 @@ def simulate(
     place = mpi.join(ranks)
     simulation = place.each(lambda: load_simulation(config))[place.rank]
     folder = output or Results(results).survey(survey_key(simulation))
-    place.each(
-        lambda: simulation_module.simulate(simulation, folder, place.rank, place.size, _progress("files", place.rank))
-    )
+    tell = _progress("files", place.rank)
+
+    def progress(done: int, total: int) -> None:
+        place.heed()
+        tell(done, total)
+
+    place.each(lambda: simulation_module.simulate(simulation, folder, place.rank, place.size, progress))
     place.first(lambda: simulation_module.finish(simulation, folder))
     if place.rank == 0:
         say(f"survey in {folder}")
@@ -130,9 +134,26 @@ def ingest(
         say(
             f"{counts['objects_out']} of {counts['objects_in']} objects and {counts['observations_out']} of "
             f"{counts['observations_in']} observations are in {folder}"
-            + (f"; {counts['observations_cut']} observations are cut by choice" if counts["observations_cut"] else "")
+            + (f"; {_cut(counts)} by choice" if counts["observations_cut"] else "")
+            + _repeated(counts)
             + ("; what is rejected stands in rejected.csv, with reasons" if rejected else "")
         )
+
+
+def _repeated(counts: dict[str, int]) -> str:
+    if not counts["times_repeated"]:
+        return ""
+    return (
+        f"; {counts['times_repeated']} observations, kept, have the time and passband of another one of their object "
+        f"({counts['observations_repeated']} of them equal it in every value: rows that were copied?)"
+    )
+
+
+def _cut(counts: dict[str, int]) -> str:
+    observations = f"{counts['observations_cut']} observations"
+    if not counts["objects_cut"]:
+        return f"{observations} are cut"
+    return f"{observations} are cut, the whole of {counts['objects_cut']} objects among them,"
 
 
 @app.command(epilog=_examples("jaxrnn verify --config config/goto.yaml"))
@@ -348,6 +369,8 @@ def main() -> None:
             raise
         print(f"jaxrnn: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
+    except EndedElsewhere:
+        raise
     except SystemExit as end:
         # what typer makes of Ctrl-C, without a word
         if end.code == EXIT_INTERRUPTED:

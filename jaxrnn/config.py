@@ -225,7 +225,7 @@ FAULTS = {
     "metadata": "an object whose chosen metadata is missing or not finite",
     "duplicate": "an object that stands twice, within a file or in two",
     "orphan": "observations whose object is not in the table of objects",
-    "empty": "an object without observations, or whose every observation was rejected or cut",
+    "empty": "an object without observations, or whose every observation was rejected",
 }
 
 
@@ -270,7 +270,11 @@ class Data(Section):
     detection: Detection | None = Field(
         default=None, description="What counts as the first detection; `time_since_detection` and `window` need it."
     )
-    cuts: Cuts = Field(default=Cuts(), description="Observations to leave out by choice.")
+    cuts: Cuts = Field(
+        default=Cuts(),
+        description="Observations to leave out by choice. An object that keeps none is left out with them, and counted "
+        "as cut: that is no fault, so that `on_error` and `most_rejected` have no say in it.",
+    )
     metadata: tuple[Text, ...] = Field(
         default=(),
         description="Columns known once for each object (redshift, position, ...), in the reader's units, that join "
@@ -295,8 +299,9 @@ class Data(Section):
     )
     most_rejected: Annotated[Number, Field(ge=0, le=1)] = Field(
         default=0.1,
-        description="Largest share of objects, and of observations, that may be rejected; beyond it ingest ends with a "
-        "message, because the survey is then not what the experiment takes it for.",
+        description="Largest share of objects, of observations, and of files (or pieces of them) that cannot be read, "
+        "by their number and by their bytes, that may be rejected; beyond it ingest ends with a message, because the "
+        "survey is then not what the experiment takes it for.",
     )
 
     @field_validator("reader")
@@ -376,13 +381,21 @@ class Split(Section):
     )
     folds: Annotated[Whole, Field(ge=2, le=50)] | None = Field(
         default=None,
-        description="k-fold cross-validation: what `train` and `validation` hold together is cut into so many folds, "
-        "each the validation split of one more trial a grid point; the test split stays as it is. For small surveys.",
+        description="So many splits of the same objects, each with a trial of its own at every grid point; "
+        "`fold_kind` says how they differ. For small surveys, and for means over splits.",
+    )
+    fold_kind: Literal["k_fold", "random"] = Field(
+        default="k_fold",
+        description="`k_fold`: cross-validation; what `train` and `validation` hold together is cut into `folds`, each "
+        "the validation split of some trials; the test split stays as it is. `random`: every fold is another random "
+        "split, its test split too, with the seeds `seed`, `seed` + 1, ...: for scores with their spread over splits, "
+        "as many papers quote them. Not with `method: given`.",
     )
     leaks: Literal["refuse", "drop_from_training", "report"] = Field(
         default="refuse",
         description="What happens where a group, or a sequence equal or almost equal to another, stands in two splits, "
-        "which makes test scores too good (almost: their root mean square difference is below 1 % of their spread): "
+        "which makes test scores too good (almost: their root mean square difference is below 1 % of their spread; "
+        "with fewer than 8 numbers that vary only equal ones count, and not those that could be equal by chance): "
         "`refuse` stops with the list; `drop_from_training` takes it from training "
         "(and validation, where it is also in test), counted; `report` goes on and says so.",
     )
@@ -391,6 +404,13 @@ class Split(Section):
         description="Seed of the split; the experiment's `seed` where left out. Set it to change the experiment's seed "
         "and keep the split, or to draw another split for the same networks.",
     )
+
+    @field_validator("fold_kind")
+    @classmethod
+    def _drawn_by_us(cls, fold_kind: str, info: Info) -> str:
+        if fold_kind == "random" and info.data.get("method") == "given":
+            raise ValueError("draws splits, and `method: given` takes them from the files; use `exact` or `hash`")
+        return fold_kind
 
     @field_validator("validation")
     @classmethod

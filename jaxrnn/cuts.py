@@ -110,6 +110,12 @@ def kept(sequences: Sequences, objects: np.ndarray, rows: np.ndarray) -> Sequenc
     )
 
 
+def without_emptied(sequences: Sequences) -> tuple[Sequences, np.ndarray]:
+    """Returns the sequences that have an observation left, and the ids of the others, [object] str."""
+    left = np.diff(sequences.offsets) > 0
+    return kept(sequences, left, np.ones(len(sequences.time), dtype=bool)), sequences.ids[~left]
+
+
 def first_detected(data: Data, survey: Survey, sequences: Sequences) -> np.ndarray:
     """Returns the row of each object's first detected observation, [object] int64; -1 where none is detected.
 

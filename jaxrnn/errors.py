@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 EXIT_USER_ERROR = 2  # the input, the configuration or the machine is not as it must be
 EXIT_INTERRUPTED = 130  # stopped by a signal; what was done is kept, the same command goes on
-LONGEST_WORD = 100  # in lists of what files hold: a damaged file's column may have a name of any length
+LONGEST_WORD = 300  # in lists of what files hold: a damaged file's column may have a name of any length
 
 
 class JaxrnnError(Exception):
@@ -19,7 +19,11 @@ class JaxrnnError(Exception):
 
 
 class Interrupted(Exception):
-    """A signal stopped the work between two segments, after the checkpoint was written."""
+    """A signal stopped the work; what was done is kept."""
+
+
+class EndedElsewhere(SystemExit):
+    """This process ends with the code that it holds, and without a word: another rank tells the user why."""
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

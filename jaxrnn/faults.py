@@ -1,6 +1,8 @@
 """Faults of survey data: found the same way whatever the reader, and either fatal or accounted for row by row."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -8,11 +10,12 @@ from jaxrnn import cuts, features, grouping
 from jaxrnn.config import Data
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.readers import Reader, Sequences, Survey
+from jaxrnn.shards import WHOLE_OBJECT
 
 Rejected = tuple[str, str, int, str]  # object, file, row (-1: the whole object), reason
-WHOLE_OBJECT = -1
+# Quoted text, and numbers that are no piece of a name.
+OWN = re.compile(r"""(?<!\w)'[^']*'(?!\w)|"[^"]*"|(?<![\w.^-])-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?![\w^-])""")
 TWICE = "stands twice; the first is kept"
-EMPTIED = "every observation was cut"
 
 
 class _Marks:
@@ -68,15 +71,6 @@ def without(
     return cuts.kept(raw, objects.codes == 0, rows.codes == 0), rejected
 
 
-def without_empty(data: Data, sequences: Sequences, reader: Reader) -> tuple[Sequences, list[Rejected]]:
-    """Returns the sequences without those that cuts left no observation of, and a row for each of these."""
-    objects = _Marks(len(sequences.ids))
-    objects.add("empty", EMPTIED, np.diff(sequences.offsets) == 0)
-    _stop(data, sequences, objects, _Marks(0), np.zeros(0, dtype=np.int64), reader)
-    rows = np.ones(len(sequences.time), dtype=bool)
-    return cuts.kept(sequences, objects.codes == 0, rows), _rejected_objects(sequences, objects)
-
-
 def by_time(sequences: Sequences) -> Sequences:
     """Returns the sequences with each one's observations in order of time; equal times keep the file's order."""
     owner = cuts.owners(sequences)
@@ -86,6 +80,32 @@ def by_time(sequences: Sequences) -> Sequences:
     order = np.lexsort((sequences.time, owner))
     arrays = {name: getattr(sequences, name) for name in cuts.PER_ROW}
     return replace(sequences, **{name: array[order] for name, array in arrays.items() if array is not None})
+
+
+def repeated(sequences: Sequences) -> tuple[int, int]:
+    """Returns how many observations have the time and passband of another one of their object, and how many of these
+    equal it in every value too: copies of a row, most likely. The sequences are sorted by time."""
+    owner = cuts.owners(sequences)
+    same = (sequences.time[1:] == sequences.time[:-1]) & (owner[1:] == owner[:-1])
+    if not same.any():
+        return 0, 0
+    rows = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False))
+    keys = [owner[rows], sequences.time[rows], sequences.passband[rows]]
+    columns = [*keys, *sequences.values[rows].T]
+    order = np.lexsort(columns[::-1])
+    equal = [column[order][1:] == column[order][:-1] for column in columns]
+    times = np.logical_and.reduce(equal[: len(keys)])
+    return int(times.sum()), int(np.logical_and.reduce([times, *equal[len(keys) :]]).sum())
+
+
+def alike(reason: str, file: str) -> str:
+    """Returns a reason without what is one file's or row's own: its name, numbers and quoted text. Reasons that differ
+    in nothing else are counted as one."""
+    path = Path(file)
+    for name in (file, path.name, path.stem):
+        if len(name) > 2:
+            reason = reason.replace(name, "...")
+    return OWN.sub("...", reason)
 
 
 def _row_faults(data: Data, survey: Survey, raw: Sequences) -> _Marks:

@@ -75,6 +75,7 @@ def scatter(
         with (temporary / "rows").open("wb") as file:
             for found in rows():
                 table, faults = _packed(found)
+                _check_text(table["object"], found.file)
                 partition = _partition(table["object"], partitions)
                 order = np.argsort(partition, kind="stable")
                 counts = np.cumsum(np.bincount(partition, minlength=partitions))
@@ -87,10 +88,20 @@ def scatter(
         (temporary / "index.json").write_text(json.dumps({"pieces": index, "unreadable": unreadable}))
 
 
-def unreadable(paths: list[Path]) -> list[tuple[str, str]]:
-    """Returns the files that `scatter` was told can't be read, and why."""
-    found = [_index(path)["unreadable"] for path in paths]
-    return [(file, reason) for file, reason in filter(None, found)]
+def unreadable(path: Path) -> tuple[str, str] | None:
+    """Returns the file that `scatter` was told can't be read, and why; None where all is there."""
+    found = _index(path)["unreadable"]
+    return found and (found[0], found[1])
+
+
+def hashes(partition: int, paths: list[Path]) -> np.ndarray:
+    """Returns the hashes of the ids of one partition, each once; paths: what `scatter` wrote."""
+    found = [np.zeros(0, dtype=np.uint64)]
+    for path in paths:
+        for piece in _pieces_of(path, partition):
+            ids = piece.read()["object"]
+            found.append(np.unique(hashed(ids[_run_starts(ids)])))
+    return np.unique(np.concatenate(found))
 
 
 def _partition(ids: np.ndarray, partitions: int) -> np.ndarray:
@@ -126,6 +137,17 @@ def _packed(found: Objects | Observations) -> tuple[np.ndarray, list[str]]:
     for name, values in columns.items():
         table[name] = values
     return table, [str(text) for text in texts[1:]]
+
+
+def _check_text(ids: np.ndarray, file: str) -> None:
+    """Raises JaxrnnError where an id (dtype S) is no UTF-8."""
+    own = np.ascontiguousarray(ids)
+    if not len(own) or own.view(np.uint8).max() < 128:
+        return
+    try:
+        np.char.decode(own, "utf-8")
+    except UnicodeDecodeError as error:
+        raise JaxrnnError(f"{file}: the name of an object, {error.object!r}, is no UTF-8 text; write the file again")
 
 
 def _bytes(text: np.ndarray) -> np.ndarray:

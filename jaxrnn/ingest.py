@@ -2,7 +2,8 @@
 
 A survey's files are ingested in arrivals: the files that were there the first time, then those that came later. What
 the shards of an arrival hold follows from its files and the `data` section alone, never from the number of MPI ranks
-or from where an earlier run was stopped.
+or from where an earlier run was stopped. What the whole dataset holds follows from all files alone, never from the
+order in which they came.
 """
 
 import csv
@@ -10,12 +11,14 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxrnn import __version__, cuts, faults, features, grouping, readers, results, shards
+from jaxrnn import __version__, arrivals, cuts, faults, features, grouping, lock, readers, results, shards
+from jaxrnn.arrivals import Arrival, Inventory
 from jaxrnn.config import Data
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.faults import WHOLE_OBJECT, Rejected
@@ -24,9 +27,12 @@ from jaxrnn.readers import Column, Part, Reader, RowReader, SequenceReader, Sequ
 from jaxrnn.shards import Shard
 
 Progress = Callable[[int, int], None]
-STATE, ROWS = "survey_files.json", ".rows"  # which files arrived when; rows on their way to their objects
 # Ids that are compared at once where objects that stand in two shards are looked for: some 100 MB.
 IDS_AT_ONCE = 1 << 22
+
+
+# A part, and where it could not be read, the file of it that is to blame, and why.
+_Account = tuple[Part, tuple[str, str] | None]
 
 
 @dataclass(frozen=True)
@@ -49,39 +55,42 @@ class _Work:
     partition: int = 0
 
 
-@dataclass(frozen=True)
-class _Arrival:
-    """Files that came together. first: the number of its first shard. files: their size and time of change."""
-
-    first: int
-    files: dict[str, list[int]]
-
-
 def ingest(data: Data, survey_folder: Path, folder: Path, ranks: Ranks, progress: Progress) -> dict[str, Any]:
     """Writes the dataset's shards, `rejected.csv` and, last, `manifest.json` into `folder`; returns the manifest.
 
     Shards that are there already, of files that did not change, are kept. Raises JaxrnnError for faulty input (see
     `data.on_error`); nothing half-written stays.
     """
-    reader = ranks.here(lambda: readers.open_reader(data.reader, survey_folder, data.options))
-    survey = ranks.here(reader.describe)
-    ranks.each(lambda: features.check(data, survey))
-    arrivals = ranks.first(lambda: _arrivals(folder, reader))
-    work = ranks.here(lambda: [item for a in arrivals for item in _work(data, reader, a, arrivals, folder)])
-    paths = [item.path for item in work]
-    identities = {file: identity for arrival in arrivals for file, identity in arrival.files.items()}
-    maker = _Maker(data, survey, reader, identities, ranks, progress)
-    elsewhere: dict[Path, frozenset[str]] = {}
-    while True:
-        maker.make_missing(folder, work, elsewhere)
-        elsewhere = _in_two_shards(data, paths, ranks)
-        if not elsewhere:
-            break
-        _remove(elsewhere, ranks)
+
+    def look() -> tuple[SequenceReader | RowReader, Survey]:
+        reader = readers.open_reader(data.reader, survey_folder, data.options)
+        with readers.blamed(data.reader, str(survey_folder)):
+            survey = reader.describe()
+        features.check(data, survey)
+        return reader, survey
+
+    reader, survey = ranks.here(look)
+    with ranks.holding(lambda: lock.held(folder)):
+        return _ingest(data, survey, reader, folder, ranks, progress)
+
+
+def _ingest(
+    data: Data, survey: Survey, reader: SequenceReader | RowReader, folder: Path, ranks: Ranks, progress: Progress
+) -> dict[str, Any]:
+    def take_inventory() -> Inventory:
+        with readers.blamed(data.reader, str(folder)):
+            return arrivals.take_inventory(data, reader, survey)
+
+    inventory = ranks.first(take_inventory)
+    maker = _Maker(data, survey, reader, inventory, ranks, progress)
+    paths = maker.make(folder, ranks.first(lambda: arrivals.arrange(folder, inventory)))
+    if paths is None:
+        paths = maker.make(folder, ranks.first(lambda: arrivals.arrange(folder, inventory, afresh=True)))
+    assert paths is not None, "one arrival alone has no object in common with another"
     own = range(ranks.rank, len(paths), ranks.size)
     summaries = ranks.each(lambda: {index: _summary(paths[index]) for index in own})
     ordered = [summaries[index % ranks.size][index] for index in range(len(paths))]
-    return ranks.first(lambda: _finish(data, survey, reader, folder, identities, ordered))
+    return ranks.first(lambda: _finish(data, survey, reader, folder, inventory.files, ordered))
 
 
 def verify(folder: Path, progress: Progress) -> list[str]:
@@ -100,74 +109,23 @@ def verify(folder: Path, progress: Progress) -> list[str]:
     return wrong + [f"{path}: not in the manifest" for path in extra]
 
 
-# ---------------------------------------------------------------- which files, and which shards they become
+# ---------------------------------------------------------------- which shards the files become
 
 
-def _identity(file: Path) -> list[int]:
-    try:
-        status = file.stat()
-    except OSError as error:
-        raise JaxrnnError(f"{file}: cannot be read ({error.strerror}); it belongs to the survey in data.path")
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _arrivals(folder: Path, reader: Reader) -> list[_Arrival]:
-    """Returns the arrivals that the survey's files make now, after clearing what no longer holds.
-
-    An arrival of which a file changed or went is forgotten, so that old and new content never mix.
-    """
-    present = {str(file): _identity(file) for file in reader.files()}
-    if not present:
-        raise JaxrnnError("data.path: the survey has no files; expected at least one")
-    state = folder / STATE
-    known: list[_Arrival] = []
-    if state.exists():
-        entries = results.read_json(state, "jaxrnn ingest")["arrivals"]
-        known = [_Arrival(entry["first"], entry["files"]) for entry in entries]
-    kept = [arrival for arrival in known if arrival.files.items() <= present.items()]
-    new = {file: identity for file, identity in present.items() if not any(file in a.files for a in kept)}
-    if new and kept and isinstance(reader, RowReader) and not _brings_its_objects(reader, new):
-        kept, new = [], present
-    # a number is used once: no shard ever stands where another one stood
-    first = 1 + max([int(path.stem) for path in folder.glob("[0-9]*.h5")], default=-1) if kept else 0
-    arrivals = [*kept, _Arrival(first, new)] if new else kept
-    if arrivals != known:
-        (folder / "manifest.json").unlink(missing_ok=True)
-        shutil.rmtree(folder / ROWS, ignore_errors=True)
-        if not kept:
-            for stale in folder.glob("*.h5"):
-                stale.unlink()
-        results.write_json(state, {"arrivals": [{"first": a.first, "files": a.files} for a in arrivals]})
-    return arrivals
-
-
-def _brings_its_objects(reader: RowReader, files: dict[str, list[int]]) -> bool:
-    """Returns whether tables of observations that came later can be read without the older tables of objects."""
-    tables = reader.object_parts(1 << 62)
-    return not tables or any(_is_of(part, files) for part in tables)
-
-
-def _is_of(part: Part, files: Iterable[str]) -> bool:
-    return any(str(file) in files for file in part.files)
-
-
-def _work(data: Data, reader: Reader, arrival: _Arrival, arrivals: list[_Arrival], folder: Path) -> list[_Work]:
+def _work(data: Data, inventory: Inventory, arrival: Arrival, folder: Path) -> list[_Work]:
     """Returns the shards of an arrival, in order."""
-    budget = max(1, int(data.shard_mb * 1e6))
+    budget = arrivals.part_bytes(data)
 
     def path(index: int) -> Path:
         return folder / f"{arrival.first + index:05d}.h5"
 
-    if isinstance(reader, SequenceReader):
-        known = {file for other in arrivals if other.first <= arrival.first for file in other.files}
-        parts = [part for part in reader.parts(budget) if _is_of(part, arrival.files)]
-        parts = [part for part in parts if all(str(file) in known for file in part.files)]
-        bundles = _bundles(parts, budget)
+    sequences, objects, observations = (
+        arrival.holding(inventory, kind) for kind in (arrivals.SEQUENCES, arrivals.OBJECTS, arrivals.OBSERVATIONS)
+    )
+    if sequences:
+        bundles = _bundles(sequences, budget)
         return [_Work(path(i), sum(p.bytes for p in bundle), tuple(bundle)) for i, bundle in enumerate(bundles)]
-    assert isinstance(reader, RowReader)
-    rows = folder / ROWS / str(arrival.first)
-    objects = [part for part in reader.object_parts(budget) if _is_of(part, arrival.files)]
-    observations = [part for part in reader.observation_parts(budget) if _is_of(part, arrival.files)]
+    rows = folder / arrivals.ROWS / str(arrival.first)
     size = sum(part.bytes for part in observations)
     tables = _Tables(
         tuple((rows / f"objects-{index}", part) for index, part in enumerate(objects)),
@@ -197,7 +155,7 @@ def _missing(folder: Path, wanted: list[Path]) -> set[Path]:
     """Returns which shards are to be made, after removing those of files that are gone and what a kill left behind."""
     for stale in [*(path for path in folder.glob("*.h5") if path not in wanted), *folder.glob(".*.part")]:
         stale.unlink()
-    for stale in (folder / ROWS).rglob(".*.part"):
+    for stale in (folder / arrivals.ROWS).rglob(".*.part"):
         shutil.rmtree(stale)
     return {path for path in wanted if not path.exists()}
 
@@ -219,42 +177,83 @@ def _to_scatter(to_make: list[_Work]) -> list[tuple[Path, Part, bool, int]]:
     ]
 
 
+def _place(part: Part) -> str:
+    """Returns where a part is, for messages."""
+    return f"{part.files[0]}{f' from {part.start} to {part.stop}' if part.stop else ''}"
+
+
 # ---------------------------------------------------------------- making shards
 
 
 @dataclass(frozen=True)
 class _Maker:
-    """Makes shards. identities: what each file was when the ingest began: one that changes meanwhile is refused."""
+    """Makes shards. inventory: what each file was when the ingest began: one that changes meanwhile is refused."""
 
     data: Data
     survey: Survey
     reader: Reader
-    identities: dict[str, list[int]]
+    inventory: Inventory
     ranks: Ranks
     progress: Progress
 
-    def make_missing(self, folder: Path, work: list[_Work], elsewhere: dict[Path, frozenset[str]]) -> None:
-        """Writes the shards that are not there yet, each by one rank. elsewhere: ids, by shard, of objects that it must
-        not hold, because an earlier one has them."""
-        missing = self.ranks.first(lambda: _missing(folder, [item.path for item in work]))
-        to_make = [item for item in work if item.path in missing]
+    def make(self, folder: Path, found: list[Arrival]) -> list[Path] | None:
+        """Writes the shards of all arrivals that are not there yet; returns all of them, in order.
+
+        None where an object of one arrival stands in another too. What then becomes of it follows from all of its rows,
+        and which of two is the first from the order of all files: only one arrival of all files can tell.
+        """
+        work = [_work(self.data, self.inventory, arrival, folder) for arrival in found]
+        paths = [item.path for items in work for item in items]
+        arrival_of = [place for place, items in enumerate(work) for _ in items]
+        elsewhere: dict[Path, frozenset[str]] = {}
+        while True:
+            missing = self.ranks.first(lambda: _missing(folder, paths))
+            earlier: list[Path] = []
+            for items in work:
+                to_make = [item for item in items if item.path in missing]
+                if not self._scatter_missing(to_make, earlier):
+                    return None
+                self._make_missing(to_make, elsewhere)
+                earlier += [item.path for item in items]
+            twice = _in_two_shards(paths, self.ranks)
+            if not twice:
+                return paths
+            across = any(arrival_of[later] != arrival_of[first] for later, _, first in twice)
+            if across and (self.data.rejects("duplicate") or isinstance(self.reader, RowReader)):
+                return None
+            self.ranks.each(partial(_check_rejected_twice, self.data, paths, twice))
+            elsewhere = {
+                paths[place]: frozenset(name for index, name, _ in twice if index == place) for place, *_ in twice
+            }
+            _remove(elsewhere, self.ranks)
+
+    def _scatter_missing(self, to_make: list[_Work], earlier: list[Path]) -> bool:
+        """Brings the rows in order that these shards need; returns False where any is of an object that stands in an
+        earlier shard."""
         # told by one rank: another would look after the first rows were written
         to_scatter = self.ranks.first(lambda: _to_scatter(to_make))
         sizes = [part.bytes for _, part, *_ in to_scatter]
-        self.ranks.each(lambda: self._share(to_scatter, sizes, lambda todo: self.scatter(*todo)))
+        self.ranks.each(lambda: self._share(to_scatter, sizes, lambda todo: self._scatter(*todo)))
+        tables = next((item.tables for item in to_make), None)
+        return tables is None or not earlier or not _stand_in(earlier, tables, self.ranks)
+
+    def _make_missing(self, to_make: list[_Work], elsewhere: dict[Path, frozenset[str]]) -> None:
+        """Writes shards, each by one rank. elsewhere: ids, by shard, of objects that it must not hold, because an
+        earlier one has them."""
 
         def make(item: _Work) -> None:
-            self.make(item, elsewhere.get(item.path, frozenset()))
+            self._make(item, elsewhere.get(item.path, frozenset()))
 
         self.ranks.each(lambda: self._share(to_make, [item.bytes for item in to_make], make))
 
     def _share(self, todo: list[Any], weights: list[int], do: Callable[[Any], None]) -> None:
         own = self.ranks.share(weights)
         for done, index in enumerate(own):
+            self.ranks.heed()
             do(todo[index])
             self.progress(done + 1, len(own))
 
-    def scatter(self, path: Path, part: Part, is_objects: bool, partitions: int) -> None:
+    def _scatter(self, path: Path, part: Part, is_objects: bool, partitions: int) -> None:
         """Orders a part of a table by partition."""
         assert isinstance(self.reader, RowReader)
         read = self.reader.read_objects if is_objects else self.reader.read_observations
@@ -263,68 +262,76 @@ class _Maker:
             yield from read(part)
             self._check_unchanged(part)
 
-        fault = self._unreadable(lambda: grouping.scatter(path, partitions, rows))
+        fault = self._unreadable(part, lambda: grouping.scatter(path, partitions, rows))
         if fault is not None:
-            grouping.scatter(path, partitions, lambda: iter(()), unreadable=(str(part.files[0]), fault))
+            grouping.scatter(path, partitions, lambda: iter(()), unreadable=fault)
 
-    def make(self, work: _Work, elsewhere: frozenset[str]) -> None:
+    def _make(self, work: _Work, elsewhere: frozenset[str]) -> None:
         """Writes one shard."""
-        if work.tables is not None:
-            raw, unreadable = self._gathered(work.tables, work.partition)
-        else:
-            raw, unreadable = self._read(work.parts)
-        shard = self._shard(raw, unreadable, elsewhere)
+        # what is read makes sense or not when it is put together
+        with readers.blamed(self.data.reader, str(work.path)):
+            if work.tables is not None:
+                raw, parts = self._gathered(work.tables, work.partition)
+            else:
+                raw, parts = self._read(work.parts)
+            shard = self._shard(raw, parts, elsewhere)
         shards.write(work.path, shard, __version__, self.data.compression)
 
-    def _gathered(self, tables: _Tables, partition: int) -> tuple[Sequences, list[Rejected]]:
+    def _gathered(self, tables: _Tables, partition: int) -> tuple[Sequences, list[_Account]]:
         objects, observations = ([path for path, _ in entries] for entries in (tables.objects, tables.observations))
-        unreadable: list[Rejected] = []
-        if partition == 0:
-            found = grouping.unreadable([*objects, *observations])
-            unreadable = [("", file, WHOLE_OBJECT, reason) for file, reason in found]
-        return grouping.gather(partition, objects, observations, self.survey), unreadable
+        # what is said of parts stands in the first shard that rows of them go to
+        entries = (*tables.objects, *tables.observations) if partition == 0 else ()
+        account = [(part, grouping.unreadable(path)) for path, part in entries]
+        return grouping.gather(partition, objects, observations, self.survey), account
 
-    def _read(self, parts: tuple[Part, ...]) -> tuple[Sequences, list[Rejected]]:
+    def _read(self, parts: tuple[Part, ...]) -> tuple[Sequences, list[_Account]]:
         assert isinstance(self.reader, SequenceReader)
-        read, pieces, unreadable = self.reader.read, [_nothing(self.survey)], []
+        read, pieces, account = self.reader.read, [_nothing(self.survey)], []
         for part in parts:
+            self.ranks.heed()
 
             def add(part: Part = part) -> None:
                 piece = read(part)
                 self._check_unchanged(part)
                 pieces.append(piece)
 
-            fault = self._unreadable(add)
-            if fault is not None:
-                unreadable.append(("", str(part.files[0]), WHOLE_OBJECT, fault))
-        return readers.joined(pieces[1:] or pieces), unreadable
+            account.append((part, self._unreadable(part, add)))
+        return readers.joined(pieces[1:] or pieces), account
 
-    def _unreadable(self, read: Callable[[], None]) -> str | None:
-        """Returns why a part can't be read, where `data.on_error` lets that pass; None where it can."""
-        try:
-            read()
-        except OSError as error:
-            message = f"{error.filename or 'survey file'}: cannot be read ({error.strerror or error})"
-        except JaxrnnError as error:
-            message = str(error)
-        else:
-            return None
+    def _unreadable(self, part: Part, read: Callable[[], None]) -> tuple[str, str] | None:
+        """Returns which file of a part can't be read and why, where `data.on_error` lets that pass; None where it
+        can."""
+        # an error in a reader's code is no fault of the file, and stops whatever is to be rejected
+        with readers.blamed(self.data.reader, _place(part)):
+            try:
+                read()
+            except OSError as error:
+                message = f"{error.filename or 'survey file'}: cannot be read ({error.strerror or error})"
+            except JaxrnnError as error:
+                message = str(error)
+            else:
+                return None
         if not self.data.rejects("file"):
             raise JaxrnnError(message)
-        return message
+        named = (str(file) for file in part.files if message.startswith(f"{file}: "))
+        file = next(named, str(part.files[0]))
+        return file, message.removeprefix(f"{file}: ")
 
     def _check_unchanged(self, part: Part) -> None:
         for file in part.files:
-            if self.identities.get(str(file), _identity(file)) != _identity(file):
+            if self.inventory.files[str(file)] != arrivals.identity(file):
                 raise JaxrnnError(
                     f"{file}: changed while it was read; run the same command again when nothing writes to it any more"
                 )
 
-    def _shard(self, raw: Sequences, unreadable: list[Rejected], elsewhere: frozenset[str]) -> Shard:
+    def _shard(self, raw: Sequences, parts: list[_Account], elsewhere: frozenset[str]) -> Shard:
         data, survey = self.data, self.survey
+        unreadable: list[Rejected] = [("", *fault[:1], WHOLE_OBJECT, *fault[1:]) for _, fault in parts if fault]
         sound, rejected = faults.without(data, survey, raw, self.reader, elsewhere)
-        left, cut = cuts.apply(data, survey, faults.by_time(sound))
-        left, emptied = faults.without_empty(data, left, self.reader)
+        sound = faults.by_time(sound)
+        times_repeated, observations_repeated = faults.repeated(sound)
+        left, cut = cuts.apply(data, survey, sound)
+        left, emptied = cuts.without_emptied(left)
         steps = features.make(data, survey, left)
         cut += steps.cut
         names = [column.name for column in survey.metadata]
@@ -332,13 +339,19 @@ class _Maker:
         counts = {
             "objects_in": len(raw.ids),
             "objects_out": len(left.ids),
-            "objects_rejected": len(raw.ids) - len(left.ids),
+            "objects_rejected": len(raw.ids) - len(sound.ids),
+            "objects_cut": len(emptied),
             "observations_in": len(raw.time),
             "observations_out": len(left.time) - sum(steps.cut.values()),
             "observations_rejected": len(raw.time) - len(sound.time),
             "observations_cut": sum(cut.values()),
             "steps_out": len(steps.time),
+            "parts_in": len(parts),
             "parts_rejected": len(unreadable),
+            "bytes_in": sum(part.bytes for part, _ in parts),
+            "bytes_rejected": sum(part.bytes for part, fault in parts if fault),
+            "times_repeated": times_repeated,
+            "observations_repeated": observations_repeated,
         }
         return Shard(
             ids=left.ids,
@@ -353,9 +366,10 @@ class _Maker:
             feature_columns=features.describe(data, survey),
             metadata_columns=tuple(survey.metadata[index] for index in chosen),
             time_unit=survey.time_unit,
-            rejected=(*unreadable, *rejected, *emptied),
+            rejected=(*unreadable, *rejected),
             counts=counts,
             cut=dict(cut),
+            cut_ids=emptied,
         )
 
 
@@ -373,33 +387,61 @@ def _nothing(survey: Survey) -> Sequences:
 # ---------------------------------------------------------------- all shards together
 
 
-def _in_two_shards(data: Data, paths: list[Path], ranks: Ranks) -> dict[Path, frozenset[str]]:
-    """Returns by shard the ids of objects that an earlier shard has too; raises JaxrnnError where that is no matter of
-    rejecting.
+def _in_two_shards(paths: list[Path], ranks: Ranks) -> list[tuple[int, str, int]]:
+    """Returns (later shard, id, first shard) of each object that stands in two shards, in order.
 
     Ids are compared by slices of their hashes' range, so that the memory for it does not grow with the survey.
     """
-    own = range(ranks.rank, len(paths), ranks.size)
-    total = sum(ranks.each(lambda: sum(len(shards.ids(paths[index])) for index in own)))
-    slices = max(1, -(-total // IDS_AT_ONCE))
+    slices = _slices(paths, ranks)
 
     def find() -> list[tuple[int, str, int]]:
         return [twice for part in range(ranks.rank, slices, ranks.size) for twice in _twice(paths, part, slices)]
 
-    twice = sorted(entry for found in ranks.each(find) for entry in found)
+    return sorted(entry for found in ranks.each(find) for entry in found)
 
-    def check() -> None:
-        if twice and not data.rejects("duplicate"):
-            later, name, first = twice[0]
-            more = f" ({len(twice) - 1} more such objects)" if len(twice) > 1 else ""
-            raise JaxrnnError(
-                f"{paths[0].parent}: object {name} stands in two parts of the survey, which became {paths[first].name} "
-                f"and {paths[later].name}{more}; expected every object once, with all its observations. Mend the "
-                "files, or set `data.on_error: {duplicate: reject}` to keep the first of each"
-            )
 
-    ranks.each(check)
-    return {paths[place]: frozenset(name for index, name, _ in twice if index == place) for place, *_ in twice}
+def _check_rejected_twice(data: Data, paths: list[Path], twice: list[tuple[int, str, int]]) -> None:
+    if not data.rejects("duplicate"):
+        later, name, first = twice[0]
+        more = f" ({len(twice) - 1} more such objects)" if len(twice) > 1 else ""
+        raise JaxrnnError(
+            f"{paths[0].parent}: object {name} stands in two parts of the survey, which became {paths[first].name} "
+            f"and {paths[later].name}{more}; expected every object once, with all its observations. Mend the "
+            "files, or set `data.on_error: {duplicate: reject}` to keep the first of each"
+        )
+
+
+def _stand_in(earlier: list[Path], tables: _Tables, ranks: Ranks) -> bool:
+    """Returns whether any object of an arrival's tables stands in earlier shards, as their hashes say."""
+    slices = _slices(earlier, ranks)
+    paths = [path for path, _ in (*tables.objects, *tables.observations)]
+
+    def find() -> bool:
+        for part in range(slices):
+            known = np.concatenate([_hashes(_ids(path), part, slices) for path in earlier])
+            for partition in range(ranks.rank, tables.partitions, ranks.size):
+                if np.isin(grouping.hashes(partition, paths), known).any():
+                    return True
+        return False
+
+    return any(ranks.each(find))
+
+
+def _slices(paths: list[Path], ranks: Ranks) -> int:
+    own = range(ranks.rank, len(paths), ranks.size)
+    total = sum(ranks.each(lambda: sum(len(_ids(paths[index])) for index in own)))
+    return max(1, -(-total // IDS_AT_ONCE))
+
+
+def _ids(path: Path) -> np.ndarray:
+    """Returns the ids of all objects that became of a shard's parts: in it, cut, or rejected for themselves."""
+    return shards.ids(path, besides=faults.TWICE)
+
+
+def _hashes(ids: np.ndarray, part: int, slices: int) -> np.ndarray:
+    """Returns the hashes of the ids that fall into a slice."""
+    hashes = grouping.hashed(ids)
+    return hashes[hashes % np.uint64(slices) == part]
 
 
 def _twice(paths: list[Path], part: int, slices: int) -> list[tuple[int, str, int]]:
@@ -407,11 +449,8 @@ def _twice(paths: list[Path], part: int, slices: int) -> list[tuple[int, str, in
     found: list[np.ndarray] = []
     places: list[np.ndarray] = []
     for index, path in enumerate(paths):
-        ids = shards.ids(path)
-        hashes = grouping.hashed(ids)
-        hashes = hashes[hashes % np.uint64(slices) == part]
-        found.append(hashes)
-        places.append(np.full(len(hashes), index, dtype=np.int32))
+        found.append(_hashes(_ids(path), part, slices))
+        places.append(np.full(len(found[-1]), index, dtype=np.int32))
     hashes, place = np.concatenate(found), np.concatenate(places)
     order = np.argsort(hashes, kind="stable")
     hashes, place = hashes[order], place[order]
@@ -422,7 +461,7 @@ def _twice(paths: list[Path], part: int, slices: int) -> list[tuple[int, str, in
     first: dict[bytes, int] = {}
     twice = []
     for index in np.unique(place[np.isin(hashes, suspects)]).tolist():
-        ids = shards.ids(paths[index])
+        ids = _ids(paths[index])
         # equal hashes are a reason to look, and only equal ids a fault
         for name in ids[np.isin(grouping.hashed(ids), suspects)].tolist():
             if name in first:
@@ -445,7 +484,7 @@ def _summary(path: Path) -> dict[str, Any]:
         "counts": Counter(shard.counts),
         "labels": Counter(shard.labels.tolist()),
         "lengths": Counter(shard.lengths.tolist()),
-        "reasons": Counter(reason for *_, reason in shard.rejected),
+        "reasons": Counter(faults.alike(reason, file) for _, file, _, reason in shard.rejected),
         "cut": Counter(shard.cut),
     }
 
@@ -455,7 +494,7 @@ def _finish(
     survey: Survey,
     reader: Reader,
     folder: Path,
-    identities: dict[str, list[int]],
+    files: dict[str, list[int]],
     summaries: list[dict[str, Any]],
 ) -> dict[str, Any]:
     names = ("counts", "labels", "lengths", "reasons", "cut")
@@ -463,15 +502,27 @@ def _finish(
         sum((summary[name] for summary in summaries), start=Counter[Any]()) for name in names
     )
     counts = {name: counts[name] for name in shards.COUNTS}
-    where = str(Path(next(iter(identities))).parent)
+    where = str(Path(next(iter(files))).parent)
     why = listed([f"{count} {reason}" for reason, count in (reasons + cut).most_common()], 5)
+    if not counts["objects_in"]:
+        raise JaxrnnError(
+            f"{where}: the survey's files hold no object{f' that can be read ({why})' if why else ' and no row'}; "
+            "expected some: look at data.path and data.options"
+        )
     if not counts["objects_out"]:
-        raise JaxrnnError(f"{where}: no object is left of {counts['objects_in']} ({why})")
-    for noun in ("objects", "observations"):
+        raise JaxrnnError(
+            f"{where}: no object is left of {counts['objects_in']} ({why}); mend the files, or loosen `data.cuts`"
+        )
+    for noun, words in (
+        ("objects", "objects are rejected"),
+        ("observations", "observations are rejected"),
+        ("parts", "files, or pieces of them, cannot be read"),
+        ("bytes", "bytes of files cannot be read"),
+    ):
         share = counts[f"{noun}_rejected"] / max(counts[f"{noun}_in"], 1)
         if share > data.most_rejected:
             raise JaxrnnError(
-                f"{where}: {counts[f'{noun}_rejected']} of {counts[f'{noun}_in']} {noun} are rejected ({why}), which "
+                f"{where}: {counts[f'{noun}_rejected']} of {counts[f'{noun}_in']} {words} ({why}), which "
                 f"is {share:.1%} and more than `data.most_rejected: {data.most_rejected:g}` allows; mend the files, or "
                 "raise it if you know why"
             )
@@ -481,7 +532,7 @@ def _finish(
     manifest: dict[str, Any] = {
         "reader": data.reader,
         "survey_files": [
-            {"path": file, "bytes": size, "modified_ns": modified} for file, (size, modified) in identities.items()
+            {"path": file, "bytes": size, "modified_ns": modified} for file, (size, modified) in files.items()
         ],
         "counts": counts,
         "rejected_by_reason": dict(sorted(reasons.items())),
@@ -494,7 +545,7 @@ def _finish(
         "shards": [summary["entry"] for summary in summaries],
     }
     results.write_json(folder / "manifest.json", manifest)
-    shutil.rmtree(folder / ROWS, ignore_errors=True)
+    shutil.rmtree(folder / arrivals.ROWS, ignore_errors=True)
     return manifest
 
 

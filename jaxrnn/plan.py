@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxrnn import __version__, results
 from jaxrnn.config import (
+    FAULTS,
     RUN_KEYS,
     TRACED_KEYS,
     Experiment,
@@ -92,6 +93,9 @@ class Plan:
 def dataset_key(experiment: Experiment) -> str:
     """Returns the name of the dataset: `data` sections that give equal shards share one ingest."""
     values = experiment.data.model_dump(mode="json", exclude={"most_rejected"})
+    # where faults are, `stop` has no dataset and `reject` has one without them: an experiment that stops at a kind of
+    # fault must not find the dataset of one that left such faults out
+    values["on_error"] = sorted(kind for kind in FAULTS if experiment.data.rejects(kind))
     for feature in values["features"]:
         # statistics are taken of training sequences, when the splits are known
         del feature["normalisation"]

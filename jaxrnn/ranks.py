@@ -1,18 +1,80 @@
-"""MPI ranks: who takes which share of the work. The only module that knows mpi4py."""
+"""MPI ranks: who takes which share of the work, and how all of them end when one does. The only module that knows
+mpi4py."""
 
 import heapq
 import os
+import signal
 import sys
+import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
-from jaxrnn.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, JaxrnnError
+from jaxrnn.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, EndedElsewhere, Interrupted, JaxrnnError
 
 T = TypeVar("T")
-# What launchers tell each process about their number: MPICH and PMI2, Open MPI, PMIx, SLURM's srun.
-LAUNCHER_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+# What launchers tell each process about their number: MPICH, Cray and PMI2; Open MPI; SLURM's srun (not SLURM_NTASKS,
+# which a job has whether or not srun started this process in it); MVAPICH; Flux; IBM's jsrun.
+LAUNCHER_SIZES = (
+    "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "MV2_COMM_WORLD_SIZE", "FLUX_JOB_SIZE",
+    "JSM_NAMESPACE_SIZE",
+)  # fmt: skip
+# What tells of some of them alone: how many there are on this node,
+LAUNCHER_LOCAL_SIZES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
+# and which one this process is, counted from 0.
+LAUNCHER_RANKS = (
+    "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "PALS_RANKID", "ALPS_APP_PE",
+    "FLUX_TASK_RANK", "JSM_NAMESPACE_RANK",
+)  # fmt: skip
+LAUNCHER_VARIABLES = (*LAUNCHER_SIZES, *LAUNCHER_LOCAL_SIZES, *LAUNCHER_RANKS)
+# A message with this tag says that its sender ends.
+ENDING, A_WORD = 1, b"x"
+INTERRUPTED = "interrupted; the same command goes on"
+# MPI's own waiting would keep a core busy: this is how often is looked instead.
+LOOK_SECONDS = 0.02  # at most
+LOOKS = 16
+# A rank that does not come to its next piece of work for so long, after another one failed, is no longer waited for.
+PATIENCE_SECONDS = 60.0
+
+
+class _AnotherEnds(Exception):
+    """Another rank failed; it has the message."""
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """Why a rank ends, and with which exit code."""
+
+    message: str
+    code: int
+
+
+class _Signals:
+    """Ctrl-C, and what schedulers send before they kill: an exception while a rank works, and remembered while it talks
+    to the others, who would wait forever for one that stopped in the middle of a word."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self._works = False
+
+    @contextmanager
+    def raised(self) -> Iterator[None]:
+        """Raises KeyboardInterrupt inside the block where a signal comes, or came before."""
+        self._works = True
+        try:
+            if self.received:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._works = False
+
+    def receive(self, number: int, frame: object) -> None:
+        # a launcher may hand on what the terminal sent already: only the first one is raised
+        again, self.received = self.received, True
+        if self._works and not again:
+            raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)
@@ -22,33 +84,70 @@ class Ranks:
     rank: int = 0
     size: int = 1
     communicator: Any = None
+    signals: _Signals = field(default_factory=_Signals)
 
     def each(self, work: Callable[[], T]) -> list[T]:
         """Returns what `work` returned on every rank, in rank order, on every rank.
 
-        A JaxrnnError on any rank ends all of them: the first one's message is shown once. Any other failure aborts the
-        job, so that no rank waits for a dead one.
+        A JaxrnnError, or an interruption, on any rank ends all of them, at the latest when they next `heed` it: the
+        first one's message is shown once. Any other failure aborts the job, so that no rank waits for a dead one.
         """
         if self.communicator is None:
             return [work()]
-        fault, result = None, None
+        ending, result = None, None
         try:
-            result = work()
+            with self.signals.raised():
+                self.heed()
+                result = work()
+        except _AnotherEnds:
+            pass
         except JaxrnnError as error:
-            fault = str(error)
+            ending = _Ending(str(error), EXIT_USER_ERROR)
         except OSError as error:
-            fault = f"{error.filename or 'ingest'}: {error.strerror or error}"
+            ending = _Ending(f"{error.filename or 'ingest'}: {error.strerror or error}", EXIT_USER_ERROR)
         except KeyboardInterrupt:
-            self.communicator.Abort(EXIT_INTERRUPTED)
+            ending = _Ending(INTERRUPTED, EXIT_INTERRUPTED)
         except BaseException:
             traceback.print_exc()
             sys.stderr.flush()
             self.communicator.Abort(1)
-        gathered: list[tuple[str | None, T]] = self.communicator.allgather((fault, result))
-        faults = [message for message, _ in gathered if message is not None]
-        if faults:
-            self._end(faults[0])
+        ending = self._all_here(ending)
+        gathered: list[tuple[_Ending | None, T]] = self.communicator.allgather((ending, result))
+        endings = [entry for entry, _ in gathered if entry is not None]
+        if endings:
+            self._end(endings[0])
         return [value for _, value in gathered]
+
+    def listening(self) -> "Ranks":
+        """Returns itself, after seeing to it that Ctrl-C and what schedulers send before they kill end it in order."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler if self.communicator is None else self.signals.receive)
+        return self
+
+    def heed(self) -> None:
+        """Ends the work of `each` where another rank failed meanwhile: to be called between two pieces of work."""
+        # MPI moves messages on while it is asked, and seldom has one ready at the first time
+        if self.communicator is not None and any(self.communicator.Iprobe(tag=ENDING) for _ in range(LOOKS)):
+            raise _AnotherEnds
+
+    def _all_here(self, ending: _Ending | None) -> _Ending | None:
+        """Waits, without work for the processor, until every rank has ended its work; returns why this one ends."""
+        arrival, told, since, pause = self.communicator.Ibarrier(), False, time.monotonic(), LOOK_SECONDS / 64
+        while not arrival.Test():
+            if ending is None and self.signals.received:
+                ending = _Ending(INTERRUPTED, EXIT_INTERRUPTED)
+            if ending is not None and not told:
+                told, since = True, time.monotonic()
+                for rank in range(self.size):
+                    if rank != self.rank:
+                        # so short a message is sent whether or not anyone ever receives it
+                        self.communicator.Isend(A_WORD, rank, ENDING)
+            if ending is not None and time.monotonic() - since > PATIENCE_SECONDS:
+                print(f"jaxrnn: {ending.message}", file=sys.stderr, flush=True)
+                self.communicator.Abort(ending.code)
+            time.sleep(pause)
+            pause = min(2 * pause, LOOK_SECONDS)
+        return ending
 
     def here(self, work: Callable[[], T]) -> T:
         """Returns what `work` returned on this rank, when it ended well on every one; it is not sent to the others."""
@@ -71,10 +170,23 @@ class Ranks:
                 own.append(piece)
         return sorted(own)
 
-    def _end(self, message: str) -> NoReturn:
-        if self.rank == 0:
-            raise JaxrnnError(message)
-        sys.exit(EXIT_USER_ERROR)
+    @contextmanager
+    def holding(self, resource: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
+        """Holds what rank 0 enters, for all ranks: a lock that they share."""
+        with ExitStack() as stack:
+
+            def enter() -> None:
+                stack.enter_context(resource())
+
+            self.first(enter)
+            yield
+
+    def _end(self, ending: _Ending) -> NoReturn:
+        if self.rank != 0:
+            raise EndedElsewhere(ending.code)
+        if ending.code == EXIT_INTERRUPTED:
+            raise Interrupted(ending.message)
+        raise JaxrnnError(ending.message)
 
 
 def join(expected: int | None) -> Ranks:
@@ -83,10 +195,15 @@ def join(expected: int | None) -> Ranks:
     expected: the number of ranks asked for. Raises JaxrnnError where the launcher made another number of them:
     with an MPI library that does not fit the launcher every rank thinks that it is alone, and does all the work.
     """
-    told = {name: int(os.environ[name]) for name in LAUNCHER_SIZES if os.environ.get(name, "").isdigit()}
-    wanted = expected or max(told.values(), default=1)
-    if wanted == 1 and max(told.values(), default=1) == 1:
-        return Ranks()
+    told = {name: int(os.environ[name]) for name in LAUNCHER_VARIABLES if os.environ.get(name, "").isdigit()}
+    sizes = [told[name] for name in LAUNCHER_SIZES if name in told]
+    # a process that is told less than the size at least isn't the only one
+    least = max(
+        [*sizes, *(told.get(n, 1) for n in LAUNCHER_LOCAL_SIZES), *(told.get(n, 0) + 1 for n in LAUNCHER_RANKS)]
+    )
+    wanted = expected or least
+    if wanted == 1 == least:
+        return Ranks().listening()
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
@@ -95,7 +212,7 @@ def join(expected: int | None) -> Ranks:
             "module, or install one with `pip install jaxrnn[mpi]`, or run on one rank with --ranks 1"
         )
     found = MPI.COMM_WORLD.Get_size()
-    if found != wanted:
+    if found != expected if expected else found < least or (found > 1 and sizes and found not in sizes):
         message = (
             f"{wanted} MPI ranks were asked for, and this process sees {found}"
             + (f" (the launcher says {', '.join(f'{k}={v}' for k, v in told.items())})" if told else "")
@@ -104,5 +221,5 @@ def join(expected: int | None) -> Ranks:
         )
         if MPI.COMM_WORLD.Get_rank() == 0:
             raise JaxrnnError(message)
-        sys.exit(EXIT_USER_ERROR)
-    return Ranks(MPI.COMM_WORLD.Get_rank(), found, MPI.COMM_WORLD)
+        raise EndedElsewhere(EXIT_USER_ERROR)
+    return Ranks(MPI.COMM_WORLD.Get_rank(), found, MPI.COMM_WORLD).listening() if found > 1 else Ranks().listening()

@@ -48,7 +48,7 @@ def choose(training_results: pd.DataFrame, keys: list[str], metric: str) -> Choi
 
 def summarise(table: pd.DataFrame, keys: list[str], scores: list[str]) -> pd.DataFrame:
     """Returns one row a grid point: seeds, folds (where the table has folds), how many of its trials diverged, and each
-    score's mean and interval over the others.
+    score's mean, its interval and standard deviation over the others.
 
     Trials of different folds share most of their training objects: over folds, intervals are too narrow.
     """
@@ -66,6 +66,7 @@ def summarise(table: pd.DataFrame, keys: list[str], scores: list[str]) -> pd.Dat
             most = np.inf if score.endswith("log_loss") else 1.0
             ends = np.clip([low, high], 0.0, most)
             row |= {f"{score}_mean": mean, f"{score}_low": float(ends[0]), f"{score}_high": float(ends[1])}
+            row[f"{score}_deviation"] = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -9,24 +9,31 @@ from typing import Any
 import h5py
 import numpy as np
 
-from jaxrnn.errors import JaxrnnError
+from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.features import FeatureColumn
 from jaxrnn.readers import Column
 from jaxrnn.results import check_version, written_whole
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 REJECTED_COLUMNS = ("object", "file", "row", "reason")
 COUNTS = (
     "objects_in",
     "objects_out",
     "objects_rejected",
+    "objects_cut",
     "observations_in",
     "observations_out",
     "observations_rejected",
     "observations_cut",
     "steps_out",
+    "parts_in",
     "parts_rejected",
+    "bytes_in",
+    "bytes_rejected",
+    "times_repeated",
+    "observations_repeated",
 )
+WHOLE_OBJECT = -1  # in the place of a row
 CHUNK_BYTES = 1 << 20
 # Of features: what `FeatureColumn` says beside name and unit.
 FEATURE_ATTRIBUTES = ("kind", "column", "passband", "source", "indicator")
@@ -39,8 +46,10 @@ class Shard:
     ids, labels: [sequence] str. offsets: [sequence + 1] int64. time: [step] float64. features: [step, feature] float32,
     NaN where a passband has no observation at that step. metadata: [sequence, column] float32. splits, groups:
     [sequence] str or None. step_labels: [step] str or None. rejected: rows of (object, file, row, reason); row -1 is
-    the whole object. counts: by the names in `COUNTS`; parts_rejected: files, or pieces of one, that could not be read.
-    cut: how many observations were left out by choice, by reason.
+    the whole object. counts: by the names in `COUNTS`; parts are files, or pieces of one, with their
+    bytes; rejected are those that could not be read.
+    cut: how many observations were left out by choice, by reason. cut_ids: [object] str, the objects that this left no
+    observation of.
     """
 
     ids: np.ndarray
@@ -58,6 +67,7 @@ class Shard:
     rejected: tuple[tuple[str, str, int, str], ...]
     counts: dict[str, int]
     cut: dict[str, int] = field(default_factory=dict)
+    cut_ids: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=str))
 
     @property
     def lengths(self) -> np.ndarray:
@@ -91,6 +101,7 @@ def _image(shard: Shard, version: str, compression: str) -> bytes:
             return _put(group, name, values, compression)
 
         put(file, "ids", _encoded(shard.ids))
+        put(file, "cut_ids", _encoded(shard.cut_ids))
         put(file, "labels", _encoded(shard.labels))
         put(file, "offsets", shard.offsets.astype(np.int64))
         put(file, "time", shard.time.astype(np.float64)).attrs["unit"] = shard.time_unit
@@ -154,16 +165,36 @@ def _read(file: Any, steps: bool, check: bool) -> Shard:
         rejected=tuple(zip(*(_plain(entries) for entries in rejected), strict=True)),
         counts={name: int(file.attrs[name]) for name in COUNTS},
         cut=json.loads(file.attrs["cut"]),
+        cut_ids=_decoded(file["cut_ids"]),
     )
 
 
-def ids(path: Path) -> np.ndarray:
-    """Returns the ids alone of the shard at `path`, as UTF-8 bytes."""
+def ids(path: Path, besides: str) -> np.ndarray:
+    """Returns the ids of all objects that the shard at `path` accounts for, as UTF-8 bytes: those in it, those cut, and
+    those rejected, but for the reason `besides`."""
     try:
-        with h5py.File(path, "r") as file:
-            return file["ids"][()]  # pyright: ignore
+        with h5py.File(path, "r") as opened:
+            file: Any = opened
+            objects, rows, reasons = (file["rejected"][name][()] for name in ("object", "row", "reason"))
+            rejected = (rows == WHOLE_OBJECT) & (objects != b"") & (reasons != besides.encode())
+            return np.concatenate([file["ids"][()], file["cut_ids"][()], objects[rejected]])
     except (OSError, KeyError) as error:
         raise JaxrnnError(f"{path}: no readable shard ({error}); remove it and run `jaxrnn ingest` again")
+
+
+def check_alike(first: Shard, other: Shard, path: Path) -> None:
+    """Raises JaxrnnError where the shard at `path` has other columns than the first of its dataset."""
+    for what in ("feature_columns", "metadata_columns", "time_unit"):
+        if getattr(first, what) != getattr(other, what):
+            told = [
+                shard.time_unit if what == "time_unit" else listed([column.name for column in getattr(shard, what)], 20)
+                for shard in (other, first)
+            ]
+            raise JaxrnnError(
+                f"{path}: its {what.replace('_', ' ')} are {told[0]}, and those of the dataset's first shard "
+                f"{told[1]}; shards of one dataset have the same. Remove the folder {path.parent} and run `jaxrnn "
+                "ingest` again"
+            )
 
 
 def checksum(path: Path) -> str:

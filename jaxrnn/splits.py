@@ -23,8 +23,9 @@ from jaxrnn.shards import Shard
 
 TRAIN, VALIDATION, TEST = SPLITS
 # In splits.csv, beside `SPLITS`: labels that the task leaves out; training and validation together, cut into folds;
-# objects taken out because they stand in another split too.
-EXCLUDED, POOL, LEAKED = "excluded", "pool", "leaked"
+# another split in each fold, which the columns `fold_0`, `fold_1`, ... say; objects taken out because they stand in
+# another split too.
+EXCLUDED, POOL, DRAWN, LEAKED = "excluded", "pool", "drawn", "leaked"
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,8 @@ def read_statistics(folder: Path, fold: int | None = None) -> Statistics:
 
 
 def read_splits(folder: Path) -> pd.DataFrame:
-    """Returns `splits.csv`: id, label, class, split and, with folds, fold ("" outside the pool), all as text."""
+    """Returns `splits.csv`: id, label, class, split and, with folds, fold ("" outside the pool), or the split in each of
+    the random folds; all as text."""
     path = folder / "splits.csv"
     if not path.exists():
         raise JaxrnnError(f"{path}: not there yet; run `jaxrnn split` first")
@@ -191,6 +193,8 @@ def read_splits(folder: Path) -> pd.DataFrame:
 
 def assigned(table: pd.DataFrame, fold: int | None = None) -> np.ndarray:
     """Returns the split [row] of each object of `splits.csv`, as trials of `fold` see it."""
+    if f"fold_{fold}" in table:
+        return table[f"fold_{fold}"].to_numpy(dtype=object)
     split = table["split"].to_numpy(dtype=object)
     if fold is None:
         return split
@@ -217,22 +221,30 @@ def split(experiment: Experiment, dataset: Path, folder: Path) -> list[str]:
     names = class_of(experiment.task, groups, known.labels)
     _check_counts(groups, names, settings)
     table = pd.DataFrame({"id": known.ids, "label": known.labels, "class": names, "split": EXCLUDED}, dtype=object)
-    parts, remarks = _parts(settings, known, names, plan.split_seed(experiment.model_dump()))
-    table["split"] = parts.split
-    if settings.folds is not None:
-        table["fold"] = parts.fold
+    seed = plan.split_seed(experiment.model_dump())
+    remarks: list[str] = []
+    if _random_folds(settings):
+        table["split"] = np.where(names == "", EXCLUDED, DRAWN)
+        for fold in range(settings.folds or 0):
+            table[f"fold_{fold}"] = _parts(settings.model_copy(update={"folds": None}), known, names, seed + fold)[
+                0
+            ].split
+    else:
+        parts, remarks = _parts(settings, known, names, seed)
+        table["split"] = parts.split
+        if settings.folds is not None:
+            table["fold"] = parts.fold
     _check_every_class_everywhere(groups, table, settings)
     found = leaks.find(paths, table, known.groups)
     found.write(folder / "leaks.csv")
+    remarks = [*remarks, *found.remarks()]
     leaking = [found.summary()] if found else []
     if found:
         if settings.leaks == "refuse":
             raise JaxrnnError(found.refusal(folder / "leaks.csv"))
         if settings.leaks == "drop_from_training":
-            leaking = [f"{found.summary()}; {found.leaking.sum()} objects were taken out of their splits"]
-            table.loc[found.leaking, "split"] = LEAKED
-            if settings.folds is not None:
-                table.loc[found.leaking, "fold"] = ""
+            leaking = [f"{found.summary()}; {found.leaking.any(axis=0).sum()} objects were taken out of their splits"]
+            _take_out(table, found.leaking)
             _check_every_class_everywhere(groups, table, settings)
     statistics = _statistics(experiment, dataset, paths, table, tuple(groups))
     with results.written_whole(folder / "splits.csv") as temporary:
@@ -248,6 +260,21 @@ def split(experiment: Experiment, dataset: Path, folder: Path) -> list[str]:
     counts = statistics[0].class_counts
     shown = ", ".join(f"{count} {name}" for name, count in zip(groups, counts, strict=True))
     return [*remarks, *leaking, f"training{' of fold 0' if settings.folds else ''} has {shown}"]
+
+
+def _random_folds(split: Split) -> bool:
+    return split.folds is not None and split.fold_kind == "random"
+
+
+def _take_out(table: pd.DataFrame, leaking: np.ndarray) -> None:
+    """Marks leaking objects [partition, object]: of one random fold in that fold alone, else in all."""
+    if "split" in table and DRAWN in set(table["split"]):
+        for fold, objects in enumerate(leaking):
+            table.loc[objects, f"fold_{fold}"] = LEAKED
+        return
+    table.loc[leaking[0], "split"] = LEAKED
+    if "fold" in table:
+        table.loc[leaking[0], "fold"] = ""
 
 
 def settings_digest(experiment: Experiment) -> str:
@@ -299,8 +326,9 @@ def _check_counts(groups: dict[str, list[str]], names: np.ndarray, split: Split)
         )
     if len(groups) < 2:
         raise JaxrnnError(f"task: the data has one class ({listed(list(groups))}); expected at least 2 to tell apart")
-    least = len(SPLITS) if split.folds is None else split.folds + 1
-    places = ", ".join(SPLITS) if split.folds is None else f"{split.folds} folds and the test split"
+    in_pool = split.folds is not None and not _random_folds(split)
+    least = (split.folds or 0) + 1 if in_pool else len(SPLITS)
+    places = f"{split.folds} folds and the test split" if in_pool else ", ".join(SPLITS)
     for name in groups:
         count = int((names == name).sum())
         if count < least:
@@ -313,16 +341,14 @@ def _check_counts(groups: dict[str, list[str]], names: np.ndarray, split: Split)
 
 def _check_every_class_everywhere(groups: dict[str, list[str]], table: pd.DataFrame, split: Split) -> None:
     """Raises JaxrnnError unless each class is in each split, or fold; two folds with it leave one to train on."""
-    if split.folds is None:
-        parts, place = SPLITS, table["split"]
-    else:
-        parts = (*(f"fold {number}" for number in range(split.folds)), TEST)
-        place = np.where(table["fold"] == "", table["split"], "fold " + table["fold"])
-    found = set(zip(table["class"], place, strict=True))
-    for part in parts:
-        absent = [name for name in groups if (name, part) not in found]
-        if absent:
-            leaked = " after leaks were dropped" if LEAKED in set(table["split"]) else ""
+    names = table["class"].to_numpy()
+    for parts, place in leaks.partitions(table):
+        found = set(zip(names.tolist(), place.tolist(), strict=True))
+        for index, part in enumerate(parts):
+            absent = [name for name in groups if (name, index) not in found]
+            if not absent:
+                continue
+            leaked = " after leaks were dropped" if (table == LEAKED).to_numpy().any() else ""
             raise JaxrnnError(
                 f"split: class {listed([repr(name) for name in absent])} has no object in the {part} split{leaked} "
                 f"(method '{split.method}'{', whole groups' if split.by == 'group' else ''}); use "
@@ -347,6 +373,8 @@ class _Known:
         content = [shards.read(path, steps=False) for path in paths]
         if not content:
             raise JaxrnnError("split: the dataset has no object; see rejected.csv beside its manifest")
+        for path, shard in zip(paths, content, strict=True):
+            shards.check_alike(content[0], shard, path)
 
         def column(name: str) -> np.ndarray | None:
             found = [getattr(shard, name) for shard in content]
@@ -513,15 +541,18 @@ def _statistics(
     """Returns the statistics of the training split, or of each fold's: partials by shard, merged in order."""
     settings = experiment.split
     codes = pd.Index(classes).get_indexer(pd.Index(table["class"].to_numpy()))
-    folds = None if settings.folds is None else [str(number) for number in range(settings.folds)]
-    part = np.where(table["split"] == TRAIN, TRAIN, "") if folds is None else table["fold"].to_numpy()
-    columns, partials = _partials(experiment.data.features, paths, part, folds or [TRAIN])
+    folds = [None] if settings.folds is None else list(range(settings.folds))
+    shared = settings.folds is not None and not _random_folds(settings)
+    # folds of one pool train on each other: each is read once
+    members = [table["fold"].to_numpy() == str(fold) if shared else assigned(table, fold) == TRAIN for fold in folds]
+    columns, partials = _partials(experiment.data.features, paths, members)
     data_digest = _data_digest(dataset, table)
     found = []
-    for fold in [None] if folds is None else range(len(folds)):
+    for index, fold in enumerate(folds):
         training = assigned(table, fold) == TRAIN
-        partial = reduce(_Partial.merged, [entry for index, entry in enumerate(partials) if index != fold])
-        mean, deviation, own = _normalisation(experiment.data.features, columns, partial)
+        own = [entry for other, entry in enumerate(partials) if other != index] if shared else [partials[index]]
+        partial = reduce(_Partial.merged, own)
+        mean, deviation, by_sequence = _normalisation(experiment.data.features, columns, partial)
         statistics = Statistics(
             classes=classes,
             class_counts=np.bincount(codes[training], minlength=len(classes)),
@@ -531,16 +562,16 @@ def _statistics(
             metadata_deviation=partial.metadata.deviation,
             settings_digest=settings_digest(experiment),
             data_digest=data_digest,
-            sequence_features=own,
+            sequence_features=by_sequence,
         )
         found.append(statistics)
     return found
 
 
 def _partials(
-    features: tuple[Feature, ...], paths: list[Path], part: np.ndarray, parts: Sequence[str]
+    features: tuple[Feature, ...], paths: list[Path], members: list[np.ndarray]
 ) -> tuple[tuple[FeatureColumn, ...], list[_Partial]]:
-    """Returns the shards' columns, and what all shards say of each part's sequences."""
+    """Returns the shards' columns, and what all shards say of each part's sequences; members: [object] bool of each."""
     columns: tuple[FeatureColumn, ...] = ()
     merged: list[_Partial] = []
     start = 0
@@ -548,9 +579,8 @@ def _partials(
         shard = shards.read(path, check=False)
         columns = shard.feature_columns
         robust = [i for i, c in enumerate(columns) if not c.indicator and _kind(features, c) == "robust"]
-        rows = part[start : start + len(shard.ids)]
-        start += len(shard.ids)
-        found = [_Partial.of(shard, rows == name, robust) for name in parts]
+        rows = slice(start, start := start + len(shard.ids))
+        found = [_Partial.of(shard, chosen[rows], robust) for chosen in members]
         merged = [_Partial.merged(*pair) for pair in zip(merged, found, strict=True)] if merged else found
     return columns, merged
 

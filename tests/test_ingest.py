@@ -19,10 +19,10 @@ import surveys
 from commands import jaxrnn
 from experiments import write_arrays, write_config
 
-from jaxrnn import config, faults, ingest, plan, readers, shards
+from jaxrnn import arrivals, config, faults, ingest, plan, readers, shards
 from jaxrnn.config import Data
 from jaxrnn.errors import JaxrnnError
-from jaxrnn.ranks import Ranks, join
+from jaxrnn.ranks import Ranks
 from jaxrnn.results import Results
 from jaxrnn.shards import Shard
 
@@ -89,16 +89,6 @@ def test_a_fault_on_one_rank_ends_all_with_its_message_once(survey: Path) -> Non
     assert done.returncode == 2
     assert done.stderr.count("value not finite") == 1 and "Traceback" not in done.stderr
     assert not list((survey / "out").rglob("manifest.json"))
-
-
-def test_ranks_that_each_think_they_are_alone_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Alone:
-        COMM_WORLD = type("World", (), {"Get_size": lambda self: 1, "Get_rank": lambda self: 0})()
-
-    monkeypatch.setitem(sys.modules, "mpi4py", type("mpi4py", (), {"MPI": Alone}))
-    monkeypatch.setenv("PMI_SIZE", "4")
-    with pytest.raises(JaxrnnError, match="4 MPI ranks were asked for, and this process sees 1"):
-        join(None)
 
 
 def test_shards_give_back_what_the_survey_holds(survey: Path) -> None:
@@ -235,7 +225,7 @@ def test_rows_in_any_order_become_the_objects_that_pandas_groups(tmp_path: Path)
         assert (features[:, 3] == (expected["band"] == "g")).all() and (
             features[:, 4] == (expected["band"] == "r")
         ).all()
-    assert not (dataset / ingest.ROWS).exists()
+    assert not (dataset / arrivals.ROWS).exists()
 
 
 @pytest.mark.mpi
@@ -272,7 +262,7 @@ def test_observations_without_object_and_objects_without_observations(tmp_path: 
 
 
 def assert_accounted(counts: dict[str, int]) -> None:
-    assert counts["objects_in"] == counts["objects_out"] + counts["objects_rejected"]
+    assert counts["objects_in"] == counts["objects_out"] + counts["objects_rejected"] + counts["objects_cut"]
     left = counts["observations_out"] + counts["observations_rejected"] + counts["observations_cut"]
     assert counts["observations_in"] == left
 
@@ -431,6 +421,130 @@ def test_cuts_are_counted_apart_from_faults(tmp_path: Path) -> None:
     assert len(manifest["cut_by_reason"]) == 2 and not manifest["rejected_by_reason"]
 
 
+def light_curves(folder: Path, count: int, cut: int, emptied: int = 0) -> dict[str, Any]:
+    """Writes SNANA texts: of the first ones nothing, of the next ones a half; returns a `data` section for them."""
+    folder.mkdir(parents=True)
+    for index in range(count):
+        rows = "".join(f"OBS: {step}.5 {'gr'[step % 2]} {step}.0 1.0\n" for step in range(20 + index % 7))
+        head = f"SNID: {index}\nFILTERS: gr\nSNTYPE: {index % 2}\nNOBS: {20 + index % 7}\n"
+        text = f"{head}VARLIST: MJD FLT FLUXCAL FLUXCALERR\n{rows}END:\n"
+        length = 0 if index < emptied else len(text) // 2 + index % 13 if index < emptied + cut else len(text)
+        (folder / f"sn{index:03d}.DAT").write_text(text[:length])
+    return {"reader": "snana_text", "path": str(folder), "features": ["flux", "passband"], "on_error": "reject"}
+
+
+def of_survey(values: dict[str, Any], dataset: Path) -> dict[str, Any]:
+    data = Data.model_validate(values)
+    return ingest.ingest(data, Path(values["path"]), dataset, Ranks(), lambda done, total: None)
+
+
+@pytest.mark.parametrize(("cut", "emptied"), [(180, 0), (0, 180), (25, 0)])
+def test_files_that_cannot_be_read_count_for_the_ceiling(tmp_path: Path, cut: int, emptied: int) -> None:
+    values = light_curves(tmp_path / "survey", 200, cut, emptied)
+    share = f"{(cut + emptied) / 2:.1f}%"
+    with pytest.raises(JaxrnnError, match=rf"{cut + emptied} of 200 files, or pieces of them, cannot be read.*{share}"):
+        of_survey(values, tmp_path / "dataset")
+    assert not (tmp_path / "dataset" / "manifest.json").exists()
+    manifest = of_survey(values | {"most_rejected": 0.95}, tmp_path / "dataset")
+    counts = manifest["counts"]
+    assert counts["parts_in"] == 200 and counts["objects_out"] == 200 - cut - emptied
+    sizes = [path.stat().st_size or 1 for path in sorted((tmp_path / "survey").iterdir())]
+    assert counts["bytes_in"] == sum(sizes) and counts["bytes_rejected"] == sum(sizes[: cut + emptied])
+    # one reason for each kind of damage, not one for each file
+    assert len(manifest["rejected_by_reason"]) <= 3 and sum(manifest["rejected_by_reason"].values()) == cut + emptied
+    rejected = pd.read_csv(tmp_path / "dataset" / "rejected.csv")
+    assert sorted(rejected["file"]) == sorted(map(str, (tmp_path / "survey").iterdir()))[: cut + emptied]
+    assert not rejected["reason"].str.contains("DAT").any()
+
+
+def test_a_few_bytes_may_be_many_parts_and_one_part_many_bytes(tmp_path: Path) -> None:
+    """The ceiling is on both: the largest file of many counts for its size."""
+    values = light_curves(tmp_path / "survey", 40, 0)
+    large = tmp_path / "survey" / "sn039.DAT"
+    large.write_text(large.read_text() * 0 + "SNID: 39\n" + "OBS: 1 g 1 1\n" * 5000)
+    with pytest.raises(JaxrnnError, match="bytes of files cannot be read"):
+        of_survey(values, tmp_path / "dataset")
+    assert of_survey(values | {"most_rejected": 0.8}, tmp_path / "dataset")["counts"]["parts_rejected"] == 1
+
+
+@pytest.mark.parametrize("reader", ["snana_text", "table", "snana_fits"])
+def test_a_file_that_fails_when_the_survey_is_opened_may_be_rejected(tmp_path: Path, reader: str) -> None:
+    """The first file, too, by which readers tell what the survey holds."""
+    if reader == "snana_text":
+        values, broken = light_curves(tmp_path / "survey", 20, 0), tmp_path / "survey" / "sn000.DAT"
+    elif reader == "table":
+        write_rows(tmp_path / "survey")
+        values = ROWS | {"path": str(tmp_path / "survey"), "on_error": "reject"}
+        broken = tmp_path / "survey" / "lc_00.csv"
+    else:
+        sample = importlib.import_module("samples.snana_fits")
+        (tmp_path / "survey").mkdir()
+        options = sample.write(tmp_path / "survey", np.random.default_rng(0)).options
+        head = sorted((tmp_path / "survey").rglob("*HEAD.FITS*"))[0]
+        broken = head.with_name(f"AA_{head.name}")
+        shutil.copy(head.with_name(head.name.replace("HEAD", "PHOT")), str(broken).replace("HEAD", "PHOT"))
+        values = {"reader": "snana_fits", "path": str(tmp_path / "survey"), "options": options, "features": ["flux"]}
+        values["on_error"] = "reject"
+    broken.write_bytes(b"")
+    values["most_rejected"] = 1
+    manifest = of_survey(values, tmp_path / "dataset")
+    assert manifest["counts"]["parts_rejected"] == 1 and manifest["counts"]["objects_out"] > 0
+    rejected = pd.read_csv(tmp_path / "dataset" / "rejected.csv", dtype=str, keep_default_na=False)
+    (reason,) = rejected.query("object == ''")["reason"]
+    assert rejected.query("object == ''")["file"].tolist() == [str(broken)] and "SNID" not in reason
+    assert "empty" in reason.lower()
+    with pytest.raises(JaxrnnError, match=broken.name):
+        of_survey(values | {"on_error": "stop"}, tmp_path / "stopped")
+
+
+def test_tables_that_all_lack_a_column_are_refused_at_once(tmp_path: Path) -> None:
+    write_rows(tmp_path / "survey")
+    write_rows(tmp_path / "survey", seed=1)
+    options = ROWS["options"] | {"values": {"flax": "uJy"}, "errors": []}
+    with pytest.raises(JaxrnnError, match=r"no column flax; did you mean|no column flax"):
+        of_survey(ROWS | {"path": str(tmp_path / "survey"), "options": options, "on_error": "reject"}, tmp_path / "d")
+
+
+def test_a_table_without_rows_is_said_to_have_none(tmp_path: Path) -> None:
+    write_rows(tmp_path / "survey")
+    (tmp_path / "survey" / "lc_0.csv").write_text("star,mjd,band,flux,flux_error\n")
+    (tmp_path / "survey" / "stars.csv").write_text("star,class,parallax\n")
+    with pytest.raises(JaxrnnError, match="hold no object and no row"):
+        of_survey(ROWS | {"path": str(tmp_path / "survey")}, tmp_path / "dataset")
+
+
+def test_repeated_times_and_rows_are_kept_and_told(tmp_path: Path) -> None:
+    rows, _ = write_rows(tmp_path / "survey")
+    again = pd.concat([rows.iloc[:9], rows.iloc[20:24].assign(flux=lambda table: table["flux"] + 1)])
+    later = rows.iloc[40:45].assign(band=lambda table: table["band"].map({"g": "r", "r": "g"}))
+    pd.concat([rows, again, later]).to_csv(tmp_path / "survey" / "lc_0.csv", index=False)
+    write_row_config(tmp_path)
+    code, _, messages = jaxrnn("ingest", "--config", tmp_path / "tiny.yaml", "--results", tmp_path / "results")
+    assert code == 0 and "; 13 observations, kept, have the time and passband of another" in messages
+    counts = json.loads((alone(tmp_path, tmp_path / "results") / "manifest.json").read_text())["counts"]
+    assert (counts["times_repeated"], counts["observations_repeated"]) == (13, 9)
+    assert counts["observations_out"] == len(rows) + 18
+
+
+@pytest.mark.parametrize("on_error", ["stop", {"empty": "reject"}])
+def test_objects_that_cuts_empty_are_no_fault(tmp_path: Path, on_error: Any) -> None:
+    """A window around detection leaves nothing of what is never detected: that is what was asked for."""
+    rows, stars = write_rows(tmp_path / "survey")
+    seen = set(rows["star"].to_numpy()[rows["flux"].to_numpy() > 8 * rows["flux_error"].to_numpy()])
+    cuts = {"window": {"around": "detection", "before": 30, "after": 30}}
+    write_row_config(tmp_path, cuts=cuts, detection={"signal_to_noise": 8}, on_error=on_error)
+    dataset = alone(tmp_path, tmp_path / "results")
+    manifest = json.loads((dataset / "manifest.json").read_text())
+    assert_accounted(manifest["counts"])
+    assert 1 - len(seen) / len(stars) > 0.1, "the ceiling on what is rejected is not reached"
+    assert manifest["counts"]["objects_cut"] == len(stars) - len(seen) and not manifest["counts"]["objects_rejected"]
+    unseen = {str(name) for shard in content(dataset).values() for name in shard.cut_ids}
+    assert unseen == set(stars["star"]) - seen and sorted(by_object(dataset)) == sorted(seen)
+    code, _, messages = jaxrnn("ingest", "--config", tmp_path / "tiny.yaml", "--results", tmp_path / "results")
+    assert code == 0 and f"the whole of {len(unseen)} objects among them, by choice" in messages
+    assert "rejected" not in messages
+
+
 def test_verify_finds_what_is_not_as_it_was_written(survey: Path) -> None:
     dataset = alone(survey, survey / "results")
     assert ingest.verify(dataset, lambda done, total: None) == []
@@ -471,6 +585,8 @@ def test_shards_are_read_the_same_with_and_without_checksums(survey: Path, compr
 # ---------------------------------------------------------------- killed, and no room
 
 
+# the children, which are this process's copies, touch nothing of JAX's
+@pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
 @pytest.mark.parametrize("kind", ["sequences", "rows"])
 def test_killed_at_random_instants_it_ends_in_the_same_bytes(tmp_path: Path, kind: str) -> None:
     """Children of this process are killed at 25 random instants, up to five of them with the same folder."""

@@ -182,17 +182,126 @@ def test_how_near_is_near(tmp_path: Path) -> None:
         assert len(rows) == expected
 
 
-def test_sequences_that_say_too_little_are_counted_and_not_compared(tmp_path: Path) -> None:
-    blank = [np.zeros((28, 28))] * 4
-    tiny = [np.array([[1.0], [2.0], [3.0]])] * 4
-    rich = [GENERATOR.normal(0, 1, (leaks.FEWEST_NUMBERS, 1))] * 2
-    places = ["train", "test"]
-    for number, (sequences, poor) in enumerate([(blank, 4), (tiny, 4), (rich, 0)]):
-        dataset = write_dataset(tmp_path / str(number), [shard(sequences, ["a"] * len(sequences))])
-        table = pd.DataFrame({"id": np.arange(len(sequences)).astype(str), "split": places * (len(sequences) // 2)})
-        found = leaks.find(splits.shard_paths(dataset), table, None)
-        assert found.counts["too_few_numbers"] == poor
-        assert bool(found) == (poor == 0)
+def test_short_sequences_that_equal_others_are_found_unless_it_could_be_chance(tmp_path: Path) -> None:
+    """Twenty of sixty short sequences have a twin in test: found where what they hold is rare."""
+
+    def counts(name: str, sequences: Sequences, times: np.ndarray | None = None) -> dict[str, int]:
+        everything = [*sequences, *sequences[:20]]
+        more: dict[str, Any] = {} if times is None else {"time": np.concatenate([*times, *times[:20]])}
+        dataset = write_dataset(tmp_path / name, [shard(everything, ["a"] * 80, **more)])
+        places = ["train"] * 60 + ["test"] * 20
+        table = pd.DataFrame({"id": np.arange(80).astype(str), "split": places}, dtype=object)
+        return leaks.find(splits.shard_paths(dataset), table, None).counts
+
+    assert counts("measured", [GENERATOR.normal(20, 1, (7, 1)) for _ in range(60)])["equal"] == 20
+    assert counts("times", list(GENERATOR.normal(20, 1, (60, 2, 1))), GENERATOR.uniform(0, 1, (60, 2)))["equal"] == 20
+    for name, plain in {
+        "blank": [np.zeros((28, 28))] * 60,
+        "one step": [GENERATOR.normal(20, 1, (1, 1)) for _ in range(60)],
+        "constant": [np.full((7, 1), value) for value in GENERATOR.normal(20, 1, 60)],
+        "counts": [GENERATOR.integers(0, 5, (5, 1)).astype(float) for _ in range(60)],
+        "walks": [GENERATOR.integers(-1, 2, (6, 1)).cumsum(axis=0) + 100.0 for _ in range(60)],
+    }.items():
+        found = counts(name, plain)
+        assert (found["objects"], found["too_few_numbers"]) == (0, 80), name
+
+
+@pytest.mark.parametrize("other", ["time", "value"])
+def test_short_sequences_are_equal_in_time_and_values_or_not_at_all(tmp_path: Path, other: str) -> None:
+    values, times = GENERATOR.normal(20, 1, (30, 6, 1)), GENERATOR.uniform(0, 1, (30, 6))
+    copies, later = values.copy(), times.copy()
+    if other == "time":
+        later[:, -1] += 1
+    else:
+        copies[:, -1] += 1
+    rows = found(tmp_path, [*values, *copies], ["test"] * 30 + ["train"] * 30)
+    assert len(rows) == (30 if other == "time" else 0)  # without times of their own
+    dataset = write_dataset(
+        tmp_path / "timed", [shard([*values, *copies], ["a"] * 60, time=np.concatenate([*times, *later]))]
+    )
+    table = pd.DataFrame({"id": np.arange(60).astype(str), "split": ["test"] * 30 + ["train"] * 30}, dtype=object)
+    assert not leaks.find(splits.shard_paths(dataset), table, None)
+
+
+def test_short_sequences_of_whole_numbers_that_coincide_by_chance_refuse_nothing(tmp_path: Path) -> None:
+    """Of 4000 honest objects with 1 to 5 steps on a shared cadence, hundreds equal another."""
+    sequences = [GENERATOR.poisson(3, (int(n), 1)).astype(float) for n in GENERATOR.integers(1, 6, 4000)]
+    places = GENERATOR.permutation(["train"] * 3000 + ["test"] * 1000).tolist()
+    assert len({s.tobytes() for s in sequences}) < 3500
+    assert found(tmp_path, sequences, places).empty
+
+
+def test_split_says_what_was_not_compared(tmp_path: Path) -> None:
+    sequences = [
+        np.ones((3, 1)),
+        *GENERATOR.normal(0, 1, (30, 6, 1)),
+        *GENERATOR.normal(0, 1, (30, 9, 1)),
+    ]
+    dataset = write_dataset(tmp_path / "dataset", [shard(sequences, (["a", "b"] * 31)[:61])])
+    said = splits.split(experiment(1), dataset, tmp_path / "split")
+    plain, short = (text for text in said if text.startswith("leaks: "))
+    assert plain.startswith("leaks: 1 sequences") and plain.endswith(
+        "whose equality could be chance, were not compared"
+    )
+    assert short == "leaks: 30 sequences of fewer than 8 numbers that vary were compared for equality alone"
+
+
+def brute_force(sequences: np.ndarray, places: list[str]) -> set[int]:
+    """Returns which of equally long sequences [object, step, feature] are near one of an earlier split."""
+    order = np.array([["test", "validation", "train"].index(place) for place in places])
+    values = sequences.astype(np.float32).astype(np.float64)
+    scale = values.std(axis=1)
+    near = set()
+    for index, sequence in enumerate(values):
+        earlier = order < order[index]
+        difference = np.sqrt(((values[earlier] - sequence) ** 2).mean(axis=1))
+        if (difference <= leaks.NEAR * np.minimum(scale[earlier], scale[index])).all(axis=1).any():
+            near.add(index)
+    return near
+
+
+@pytest.mark.parametrize("offsets", ["none", "like the amplitudes", "large"])
+@pytest.mark.parametrize("columns", [1, 3])
+def test_one_form_with_many_amplitudes_and_offsets(tmp_path: Path, offsets: str, columns: int) -> None:
+    """Sequences of one template are alike whatever their size: all that are near, and none other, are found."""
+    members = 600
+    template = np.stack([np.sin(np.arange(25.0) / 4 * (k + 1)) for k in range(columns)], axis=1)
+    size = 10.0 ** GENERATOR.uniform(-1, 1, (members, 1, columns)) * [1.0, 1e3, 1e-3][:columns]
+    if columns == 3:
+        size = size[:, :, :1] * [1.0, 1e3, 1e-3]
+    offset = (
+        {"none": 0.0, "like the amplitudes": 1.0, "large": 300.0}[offsets] * size * GENERATOR.integers(1, 3, size.shape)
+    )
+    curves = size * template + offset
+    # every fourth has a twin, 0.2 % larger
+    twins = curves[::4] + 0.002 * size[::4] * template
+    everything = np.concatenate([curves, twins])
+    places = GENERATOR.permutation(["train"] * 500 + ["test"] * 250).tolist()
+    expected = brute_force(everything, places)
+    assert 50 < len(expected) < 450
+    names = tuple(feature(f"x{i}", source=i) for i in range(columns))
+    rows = found(tmp_path, list(everything), places, columns=names)
+    assert set(rows["object"].astype(int)) == expected
+
+
+def test_near_pairs_are_found_whatever_their_difference_looks_like(tmp_path: Path) -> None:
+    """2000 pairs just within `NEAR`: shifted, scaled, with noise, or with one step changed, of any size and level."""
+    base, copies = [], []
+    for index in range(2000):
+        size, level = 10.0 ** GENERATOR.uniform(-3, 3), GENERATOR.normal(0, 30)
+        curve = size * (GENERATOR.normal(0, 1, (30, 2)) + level)
+        one_step = np.eye(30, 2, -(index % 28))
+        changes = np.ones((30, 2)), curve - curve.mean(axis=0), GENERATOR.normal(0, 1, (30, 2)), one_step
+        change = changes[index % 4]
+        change = change * curve.std(axis=0) / np.sqrt((change**2).mean(axis=0)) * leaks.NEAR * 0.98
+        base.append(curve)
+        copies.append(curve + change)
+    everything = [*base, *copies]
+    names = feature("a", source=0), feature("b", source=1)
+    rows = found(tmp_path, everything, ["test"] * 2000 + ["train"] * 2000, columns=names)
+    expected = brute_force(np.array(everything), ["test"] * 2000 + ["train"] * 2000)
+    missed = expected - set(rows["object"].astype(int))
+    assert len(expected) > 1900 and len(missed) <= 2
 
 
 def test_missing_numbers_are_part_of_what_is_equal(tmp_path: Path) -> None:
@@ -265,6 +374,29 @@ def test_what_is_done_about_leaks(tmp_path: Path, folds: int | None) -> None:
     assert not leaks.find(splits.shard_paths(dataset), kept, None)
 
 
+def test_leaks_are_taken_out_of_the_random_fold_that_they_are_in(tmp_path: Path) -> None:
+    dataset, pairs = survey(tmp_path / "dataset", 20)
+    settings: dict[str, Any] = {"train": 0.4, "validation": 0.3, "folds": 3, "fold_kind": "random"}
+    splits.split(experiment(2, leaks="report", **settings), dataset, tmp_path / "report")
+    before = splits.read_splits(tmp_path / "report")
+    splits.split(experiment(2, leaks="drop_from_training", **settings), dataset, tmp_path / "drop")
+    after = splits.read_splits(tmp_path / "drop")
+    total = 0
+    for fold in range(3):
+        place, now = splits.assigned(before, fold), splits.assigned(after, fold)
+        apart = [pair for pair in pairs if place[pair[0]] != place[pair[1]]]
+        dropped = now == splits.LEAKED
+        assert dropped.sum() == len(apart) > 0
+        np.testing.assert_array_equal(now[~dropped], place[~dropped])
+        assert not set(place[dropped]) & {"test"}
+        assert not [1 for a, b in pairs if now[a] != now[b] and splits.LEAKED not in (now[a], now[b])]
+        assert splits.read_statistics(tmp_path / "drop", fold).class_counts.sum() == (now == "train").sum()
+        total += len(apart)
+    assert len(pd.read_csv(tmp_path / "report" / "leaks.csv")) == total
+    with pytest.raises(JaxrnnError, match=r"of fold 0 equal to one of"):
+        splits.split(experiment(2, **settings), dataset, tmp_path / "refuse")
+
+
 def test_a_survey_without_leaks_says_none(tmp_path: Path) -> None:
     dataset, _ = survey(tmp_path / "dataset", 0)
     (said,) = splits.split(experiment(2), dataset, tmp_path / "found")
@@ -291,7 +423,7 @@ def test_the_adacs_files_leak(tmp_path: Path, data_folder: Path) -> None:
     near = distance <= leaks.NEAR * np.minimum(train.std(axis=1)[:, None], test.std(axis=1)[None])
     assert near.any(axis=0).all(), "each test file is in training"
     found = leaks.find(splits.shard_paths(dataset), pd.DataFrame({"id": ids, "split": places}), None)
-    assert set(ids[found.leaking]) == set(ids[places == "train"][near.any(axis=1)])
+    assert set(ids[found.leaking[0]]) == set(ids[places == "train"][near.any(axis=1)])
     equal = {row["object"] for row in found.table.to_dict("records") if row["kind"] == "equal"}
     assert equal == set(ids[places == "train"][(distance == 0).any(axis=1)])
     assert found.counts["too_few_numbers"] == 0

@@ -63,6 +63,55 @@ def test_a_table_of_objects_takes_the_label_and_says_which_split_is_none(tmp_pat
     assert next(reader.read_observations(reader.observation_parts(10**6)[0])).labels is None
 
 
+NOTHING = ["", "NA", "nan", "N/A", "null", "None", " NA "]
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet"])
+@pytest.mark.parametrize("is_dirty", [False, True])
+def test_what_says_that_a_name_is_missing_is_no_name(tmp_path: Path, ending: str, is_dirty: bool) -> None:
+    """Neither a class nor a group, split or step's label, in CSV read at once and row by row, and in Parquet."""
+    names = [*NOTHING, "x", " x", "x\t"]
+    expected = [""] * len(NOTHING) + ["x"] * 3
+    # a null stands where Parquet says so itself; CSV has no other than the texts
+    blanks = [None, *names[1:]] if ending == "parquet" else names
+    columns = {"star": [f"s{k}" for k in range(len(names))], "t": 1.0, "flux": 2.0, "e": 1.0, "filter": "g"}
+    table = pd.DataFrame({**columns, "class": blanks, "field": blanks, "phase": blanks})
+    known = pd.DataFrame(
+        {"star": columns["star"], "kind": blanks, "night": blanks, "split": [*blanks[:-3], *3 * [" Train "]]}
+    )
+    for content, name in ((table, "table"), (known, "stars")):
+        if ending == "parquet":
+            content.to_parquet(tmp_path / f"{name}.{ending}")
+        else:
+            if is_dirty:  # one bad number, and all rows are read one by one
+                content = pd.concat(
+                    [content, content.iloc[:1].assign(star="bad", **({"t": "?"} if name == "table" else {}))]
+                )
+            content.to_csv(tmp_path / f"{name}.{ending}", index=False)
+
+    def options(**more: Any) -> dict[str, Any]:
+        return OPTIONS | {"step_label": "phase", "files": "table*"} | more
+
+    reader = open_reader("table", tmp_path, options(group="field"))
+    assert isinstance(reader, RowReader)
+    (rows,) = reader.read_observations(reader.observation_parts(10**6)[0])
+    for found in (rows.labels, rows.groups, rows.step_labels):
+        assert found is not None and found.tolist()[: len(names)] == expected
+    metadata = {"file": f"stars.{ending}"}
+    reader = open_reader("table", tmp_path, options(label="kind", group="night", split="split", metadata=metadata))
+    assert isinstance(reader, RowReader)
+    (objects,) = reader.read_objects(reader.object_parts(10**6)[0])
+    assert objects.labels.tolist()[: len(names)] == expected
+    assert objects.groups is not None and objects.groups.tolist()[: len(names)] == expected
+    assert objects.splits is not None and objects.splits.tolist()[: len(names)] == [*expected[:-3], *["train"] * 3]
+
+
+def test_ids_are_text_and_stay_as_they_are_written(tmp_path: Path) -> None:
+    reader = opened(tmp_path, "star,t,flux,e,filter,class\n7,1,1,1,g,a\n007,1,1,1,g,a\n7.0,1,1,1,g,a\n")
+    (rows,) = reader.read_observations(reader.observation_parts(10**6)[0])
+    assert rows.object_ids.tolist() == [b"7", b"007", b"7.0"]
+
+
 def test_another_separator(tmp_path: Path) -> None:
     reader = opened(tmp_path, TABLE.replace(",", ";"), separator=";")
     (rows,) = reader.read_observations(reader.observation_parts(10**6)[0])

@@ -111,7 +111,9 @@ def make(
                 "objects_in": len(labels) + 1 + rejected, "objects_out": len(labels) + 1, "objects_rejected": rejected,
                 "observations_in": 60 * len(labels) + 7, "observations_out": 60 * len(labels),
                 "observations_rejected": 7 if rejected else 0, "steps_out": 60 * len(labels),
-                "observations_cut": 0, "parts_rejected": 0,
+                "observations_cut": 0, "objects_cut": 0,
+                "parts_in": 20, "parts_rejected": 0, "bytes_in": 9_300_000, "bytes_rejected": 0,
+                "times_repeated": 0, "observations_repeated": 0,
             },
             "rejected_by_reason": {"no observation left": rejected - 3, "flux is not finite": 3} if rejected else {},
             "labels": dict(zip(classes, map(int, totals), strict=True)),
@@ -602,15 +604,18 @@ def test_what_ingest_cut_and_could_not_read_is_told(copied: Made) -> None:
     assert "cut" not in Page(copied.write()).tables
     manifest = json.loads(path.read_text())
     manifest["cut_by_reason"] = {"flag of photflag": 40, "outside the window": 2}
-    manifest["counts"] |= {"observations_cut": 42, "parts_rejected": 3}
+    manifest["counts"] |= {"observations_cut": 42, "objects_cut": 5, "parts_rejected": 3, "bytes_rejected": 4_000_000}
+    manifest["counts"] |= {"times_repeated": 9, "observations_repeated": 8}
     path.write_text(json.dumps(manifest))
     page = Page(copied.write())
     assert [[cell[0] for cell in row] for row in page.tables["cut"][1:]] == [
         ["flag of photflag", "40"], ["outside the window", "2"]
     ]  # fmt: skip
     text = " ".join(page.text.split())
-    assert "42 observations in all were left out by choice" in text
+    assert "42 observations in all were left out by choice, and 5 objects kept none" in text
     assert "3 of the survey's files, or pieces of them, could not be read" in text
+    assert "3 of 20 (15 %; 43 % of the bytes) were left out" in text and "Nothing was rejected" not in text
+    assert "9 observations have the time and passband of another one of their object, 8 of them equal" in text
 
 
 def test_hostile_class_names_are_text(tmp_path: Path) -> None:

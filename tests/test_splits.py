@@ -1,6 +1,7 @@
 """Splits hold their shares, and statistics see the training split alone."""
 
 import itertools
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_leaks import feature, shard, write_dataset
 
-from jaxrnn import results, shards, splits
+from jaxrnn import batches, results, shards, splits
 from jaxrnn.config import Experiment
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.features import FeatureColumn
@@ -84,6 +85,25 @@ def rows_of(entries: list[Shard], table: pd.DataFrame, fold: int | None = None) 
     return np.concatenate(features).astype(np.float64), np.array(metadata, dtype=np.float64)
 
 
+@pytest.mark.parametrize("change", ["order", "metadata", "unit"])
+def test_shards_of_other_columns_are_refused(tmp_path: Path, change: str) -> None:
+    entries = content()
+    columns = entries[2].feature_columns
+    changed = {
+        "order": {"feature_columns": (columns[1], columns[0], *columns[2:])},
+        "metadata": {"metadata_columns": (Column("blueshift"),)},
+        "unit": {"time_unit": "seconds"},
+    }[change]
+    table = made(tmp_path / "whole", entries, experiment())
+    statistics = splits.read_statistics(tmp_path / "whole")
+    entries[2] = replace(entries[2], **changed)
+    refusal = r"00002\.h5: its .* are .*, and those of the dataset's first shard .* `jaxrnn ingest` again"
+    with pytest.raises(JaxrnnError, match=refusal):
+        made(tmp_path / "mixed", entries, experiment())
+    with pytest.raises(JaxrnnError, match=refusal):
+        batches.Corpus(tmp_path / "mixed" / "dataset", table, statistics)
+
+
 # Statistics
 
 
@@ -134,6 +154,31 @@ def test_each_fold_has_the_statistics_of_its_own_training(tmp_path: Path, method
     for fold in (None, 4):
         with pytest.raises(JaxrnnError, match=r"other `split\.folds`"):
             splits.read_statistics(tmp_path, fold)
+
+
+@pytest.mark.parametrize("by", ["object", "group"])
+@pytest.mark.parametrize("method", ["exact", "hash"])
+def test_a_random_fold_is_the_split_of_its_seed(tmp_path: Path, method: str, by: str) -> None:
+    entries = content(groups=np.array([f"star {i // 5}" for i in range(150)]))
+    settings: dict[str, Any] = {"method": method, "by": by, "leaks": "report"}
+    table = made(tmp_path / "folds", entries, experiment(seed=3, folds=4, fold_kind="random", **settings))
+    tests = set()
+    for fold in range(4):
+        alone = made(tmp_path / f"alone-{fold}", entries, experiment(seed=3 + fold, **settings))
+        np.testing.assert_array_equal(splits.assigned(table, fold), splits.assigned(alone))
+        own, single = (
+            splits.read_statistics(tmp_path / "folds", fold),
+            splits.read_statistics(tmp_path / f"alone-{fold}"),
+        )
+        for name in ("feature_mean", "feature_deviation", "metadata_mean", "metadata_deviation", "class_counts"):
+            np.testing.assert_array_equal(getattr(own, name), getattr(single, name))
+        tests.add(tuple(np.flatnonzero(splits.assigned(table, fold) == "test")))
+    assert len(tests) == 4, "every fold has a test split of its own"
+
+
+def test_random_folds_are_not_drawn_from_given_splits() -> None:
+    with pytest.raises(ValueError, match="takes them from the files; use `exact` or `hash`"):
+        experiment(method="given", folds=2, fold_kind="random")
 
 
 def test_other_validation_and_test_sequences_change_no_statistic(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ class Workflow:
 
     def table(self, name: str) -> pd.DataFrame:
         """Returns a table of the results, without what differs from run to run: the time it took."""
-        return pd.read_csv(self.results / name).drop(columns="seconds", errors="ignore")
+        return pd.read_csv(self.results / name).drop(columns=["seconds", "input_seconds"], errors="ignore")
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300) -> None:

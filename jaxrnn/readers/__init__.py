@@ -9,11 +9,16 @@ Reader modules import NumPy and pydantic alone at their top, other libraries whe
 checked against `Options` by programs that read no survey.
 """
 
+import hashlib
 import sys
+import sysconfig
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -50,6 +55,8 @@ class Survey:
     gives_splits, gives_groups, gives_step_labels: whether its own files say which split an object belongs to, which
     objects belong together (one star, one subject), and a label for each step.
     labelled: False where objects have no labels (a missing one is no fault then).
+    settled: what else the reader took from some of its files and reads all of them by, such as the column that labels
+    stand in. Where it changes, or anything else that is said here, nothing that was read before holds.
     """
 
     columns: tuple[Column, ...]
@@ -62,6 +69,7 @@ class Survey:
     gives_groups: bool = False
     gives_step_labels: bool = False
     labelled: bool = True
+    settled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -254,6 +262,11 @@ def reader_class(name: str) -> type[Reader]:
 def open_reader(name: str, path: Path, options: dict[str, Any] | None = None) -> SequenceReader | RowReader:
     """Returns the reader called `name` on the survey at `path`; raises JaxrnnError for an unknown name."""
     found = reader_class(name)
+    with blamed(name, str(path)):
+        return _opened(found, name, path, options)
+
+
+def _opened(found: type[Reader], name: str, path: Path, options: dict[str, Any] | None) -> SequenceReader | RowReader:
     try:
         if not path.exists():
             raise JaxrnnError(
@@ -265,6 +278,56 @@ def open_reader(name: str, path: Path, options: dict[str, Any] | None = None) ->
         raise JaxrnnError(
             f"{error.filename or path}: cannot be read ({error.strerror}); expected a file or folder that you may read"
         ) from error
+
+
+@contextmanager
+def blamed(name: str, where: str) -> Iterator[None]:
+    """Turns what a reader of one's own lets fall, a KeyError in its code, into a JaxrnnError that says where.
+
+    where: what was read. Errors of the readers that come with jaxrnn are errors of jaxrnn, and pass through.
+    """
+    try:
+        yield
+    except (JaxrnnError, OSError):
+        raise
+    except Exception as error:
+        if name in READERS:
+            raise
+        source = Path(str(sys.modules[reader_class(name).__module__].__file__))
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == source]
+        line = f", line {lines[-1]}" if lines else ""
+        raise JaxrnnError(
+            f"{where}: the reader '{name}' fails on it ({source.name}{line}: {type(error).__name__}: {error}); "
+            "expected sequences or rows as docs/readers.md says, or a JaxrnnError with what is wrong with the file; "
+            "mend the reader"
+        ) from error
+
+
+def source_digest(name: str) -> str:
+    """Returns what stands for the code of a reader of one's own: its module, and those that it takes names from, but
+    for installed ones. "" for the readers that come with jaxrnn."""
+    if name in READERS:
+        return ""
+    main = reader_class(name).__module__
+    pending, found = [main], dict[str, str]()
+    while pending:
+        module = sys.modules.get(pending.pop())
+        file = getattr(module, "__file__", None)
+        if module is None or file is None or module.__name__ in found:
+            continue
+        top = module.__name__.partition(".")[0]
+        if top != main.partition(".")[0] and (top == "jaxrnn" or _is_installed(Path(file))):
+            continue
+        found[module.__name__] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        for value in list(vars(module).values()):
+            taken = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if isinstance(taken, str):
+                pending.append(taken)
+    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
+
+
+def _is_installed(file: Path) -> bool:
+    return any(file.is_relative_to(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 def cut(files: Sequence[Path], objects: int, object_bytes: float, budget: int) -> list[Part]:

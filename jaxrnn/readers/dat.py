@@ -160,9 +160,7 @@ data:
     def _label(self, file: Path) -> str:
         values = self._numbers(file)
         if len(values) != 1:
-            raise JaxrnnError(
-                f"{file}: {len(values)} numbers; expected one, the label of {file.with_name('X' + file.name[1:]).name}"
-            )
+            raise JaxrnnError(f"{file}: {len(values)} numbers; expected one, the label of the X of that name")
         if np.isnan(values[0]):
             return ""
         number = str(values[0]).removesuffix(".0")

@@ -13,7 +13,7 @@ from jaxrnn import readers
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.readers import Column, Survey
 from jaxrnn.readers.folders import files_below
-from jaxrnn.readers.rows import ColumnMap, Table, TablesReader, numbering, open_table
+from jaxrnn.readers.rows import ColumnMap, Table, TablesReader, first_readable, numbering, open_table, open_tables
 
 PASSBANDS = ("u", "g", "r", "i", "z", "y")
 OBSERVATIONS = ("object_id", "mjd", "passband", "flux", "flux_err", "detected")
@@ -85,17 +85,17 @@ data:
         objects = open_table(_metadata_file(path, files, options.metadata))
         if "object_id" not in objects.columns:
             raise JaxrnnError(f"{objects.file}: no column object_id; expected PLAsTiCC's metadata, one row an object")
-        observations = [
-            open_table(file)
+        observations = open_tables([
+            file
             for file in files
             if file.match(options.observations) and "metadata" not in file.name and file != objects.file
-        ]
+        ])  # fmt: skip
         if not observations:
             raise JaxrnnError(
                 f"{path}: no file of observations that fits {options.observations}; expected CSV files with "
                 f"{', '.join(OBSERVATIONS)}"
             )
-        detected = _present("detected", observations[0])
+        detected = _present("detected", first_readable(observations))
         metadata = {column: _present(column.name, objects) for column in METADATA}
         metadata = {column: name for column, name in metadata.items() if name in objects.columns}
         # the challenge kept the classes of its test set to itself
@@ -119,6 +119,7 @@ data:
             metadata=tuple(metadata),
             passbands=PASSBANDS,
             labelled=label is not None,
+            settled=(f"label {label}", detected),
         )
         self._use(survey, columns, observations, [objects])
 

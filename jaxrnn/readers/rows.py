@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxrnn.errors import JaxrnnError, listed, nearest
 from jaxrnn.readers import SPLITS, Objects, Observations, Part, RowReader, Survey
+from jaxrnn.readers.folders import bytes_of
 
 # Text that is parsed at once: some ten times as much memory is needed for it.
 PIECE_BYTES = 8 << 20
@@ -35,6 +36,7 @@ SHOWN_TEXT = 40
 GZIP_RATIO = 4
 MISSING = ("", "nan", "NaN", "NAN", "-nan", "NA", "N/A", "n/a", "<NA>", "null", "NULL", "None")
 SPLIT_NAMES = {"training": "train", "val": "validation", "valid": "validation", "testing": "test"}
+SPLIT_NAMES |= {name: name for name in SPLITS}
 TABLE_ENDINGS = (".csv", ".csv.gz", ".parquet")
 
 
@@ -118,6 +120,59 @@ class Table(ABC):
     def rows_at(self, row_numbers: np.ndarray) -> np.ndarray:
         """Returns the rows, from 0, that `Rows.row_numbers` stand for."""
         return row_numbers
+
+
+class UnreadableTable(Table):
+    """One table of several whose header cannot be read, or lacks a column: a single part, and reading it says why."""
+
+    def __init__(self, file: Path, reason: str) -> None:
+        self.file, self.columns, self._reason = file, [], reason
+
+    def check(self, wanted: Wanted) -> None:
+        raise JaxrnnError(self._reason)
+
+    def parts(self, budget: int) -> list[Part]:
+        return [Part((self.file,), 0, 0, bytes_of(self.file))]
+
+    def read(self, part: Part, wanted: Wanted) -> Iterator[Rows]:
+        raise JaxrnnError(self._reason)
+
+
+def open_tables(files: Sequence[Path], separator: str = ",") -> list[Table]:
+    """Returns the tables in `files`, one that cannot be opened as an `UnreadableTable`; raises JaxrnnError where that
+    is every one of them."""
+
+    def opened(file: Path) -> Table:
+        try:
+            return open_table(file, separator)
+        except JaxrnnError as error:
+            return UnreadableTable(file, str(error))
+
+    return _some_readable([opened(file) for file in files])
+
+
+def first_readable(tables: Sequence[Table]) -> Table:
+    return next(table for table in tables if not isinstance(table, UnreadableTable))
+
+
+def _checked(tables: Sequence[Table], wanted: Wanted) -> list[Table]:
+    """Returns the tables, those that lack a column as an `UnreadableTable`; raises JaxrnnError where all do."""
+
+    def checked(table: Table) -> Table:
+        try:
+            table.check(wanted)
+        except JaxrnnError as error:
+            return UnreadableTable(table.file, str(error))
+        return table
+
+    return _some_readable([checked(table) for table in tables])
+
+
+def _some_readable(tables: list[Table]) -> list[Table]:
+    # said at once where no table is right: it is the options, then, that are wrong
+    if tables and all(isinstance(table, UnreadableTable) for table in tables):
+        tables[0].check(Wanted(""))
+    return tables
 
 
 class CsvTable(Table):
@@ -513,14 +568,10 @@ class TablesReader(RowReader):
     def _use(
         self, survey: Survey, columns: ColumnMap, observations: Sequence[Table], objects: Sequence[Table] = ()
     ) -> None:
-        """Raises JaxrnnError where a file lacks a column."""
+        """Raises JaxrnnError where no file has all columns; one that lacks some is a part that cannot be read."""
         self._survey, self._columns = survey, columns
-        self._observations = {table.file: table for table in observations}
-        self._objects = {table.file: table for table in objects}
-        for table in observations:
-            table.check(columns.observations())
-        for table in objects:
-            table.check(columns.objects())
+        self._observations = {table.file: table for table in _checked(observations, columns.observations())}
+        self._objects = {table.file: table for table in _checked(objects, columns.objects())}
 
     def describe(self) -> Survey:
         return self._survey
@@ -552,7 +603,7 @@ class TablesReader(RowReader):
                 row_numbers=rows.row_numbers,
                 file=str(part.files[0]),
                 splits=splits,
-                groups=rows.texts[columns.object_group].decoded() if columns.object_group else None,
+                groups=_words(rows, columns.object_group),
                 faults=faults,
             )
 
@@ -571,9 +622,9 @@ class TablesReader(RowReader):
                 passband=passband,
                 row_numbers=rows.row_numbers,
                 file=str(part.files[0]),
-                step_labels=rows.texts[columns.step_label].decoded() if columns.step_label else None,
+                step_labels=_words(rows, columns.step_label),
                 labels=self._labels(rows, columns.label) if columns.label else None,
-                groups=rows.texts[columns.group].decoded() if columns.group else None,
+                groups=_words(rows, columns.group),
                 faults=rows.faults,
             )
 
@@ -582,7 +633,7 @@ class TablesReader(RowReader):
             return np.full(len(rows.ids), "", dtype=object)
         found = rows.texts[column]
         names = self._columns.label_names
-        texts = [names.get(text.strip(), names.get(_whole(text), text.strip())) for text in found.texts]
+        texts = [names.get(text.strip(), names.get(_whole(text), _word(text))) for text in found.texts]
         return Categories(found.codes, texts).decoded()
 
     def _splits(self, rows: Rows) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -591,7 +642,7 @@ class TablesReader(RowReader):
         if column is None:
             return None, rows.faults
         found = rows.texts[column]
-        texts = [SPLIT_NAMES.get(text.strip().lower(), text.strip()) for text in found.texts]
+        texts = [SPLIT_NAMES.get(text.strip().lower(), _word(text)) for text in found.texts]
         reasons = ["" if s in SPLITS else f"{column}: {_shown(s)} is none of {', '.join(SPLITS)}" for s in texts]
         splits, faults = Categories(found.codes, texts).decoded(), Categories(found.codes, reasons).decoded()
         if rows.faults is not None:
@@ -691,6 +742,20 @@ def _number(text: str) -> float | None:
         return None if "_" in text else float(text)
     except ValueError:
         return None
+
+
+def _words(rows: Rows, column: str | None) -> np.ndarray | None:
+    """Returns [row] object, the texts of a column of names, None where there is no such column."""
+    if column is None:
+        return None
+    found = rows.texts[column]
+    return Categories(found.codes, [_word(text) for text in found.texts]).decoded()
+
+
+def _word(text: str) -> str:
+    """Returns a name (a label, a group) without the blanks around it, "" where the text says that it is missing."""
+    text = text.strip()
+    return "" if text in MISSING else text
 
 
 def _whole(text: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.readers import Column, Observations, Part, Survey, snana
-from jaxrnn.readers.rows import ColumnMap, Table, TablesReader, Wanted, open_table
+from jaxrnn.readers.rows import ColumnMap, Table, TablesReader, Wanted, first_readable, open_tables
 
 TIME, FLUX, FLUX_ERROR = "MJD", "FLUXCAL", "FLUXCALERR"
 
@@ -30,15 +30,15 @@ data:
 
     def __init__(self, path: Path, options: snana.Options) -> None:
         heads, phots = zip(*snana.pairs(path, (".csv", ".csv.gz")), strict=True)
-        objects, observations = [open_table(file) for file in heads], [open_table(file) for file in phots]
-        first = objects[0]
-        band = next((name for name in ("FLT", "BAND") if name in observations[0].columns), "FLT")
+        objects, observations = open_tables(heads), open_tables(phots)
+        first, first_phot = first_readable(objects), first_readable(observations)
+        band = next((name for name in ("FLT", "BAND") if name in first_phot.columns), "FLT")
         if not options.passbands:
-            found = listed(_bands(observations[0], band))
-            raise JaxrnnError(f"{phots[0]}: declare data.options.passbands; its first rows have {found}")
+            found = listed(_bands(first_phot, band))
+            raise JaxrnnError(f"{first_phot.file}: declare data.options.passbands; its first rows have {found}")
         label = snana.label_column(first.file, first.columns, options.label)
         metadata = snana.metadata_columns(first.file, first.columns, options.metadata)
-        flag = ("PHOTFLAG",) if "PHOTFLAG" in observations[0].columns else ()
+        flag = ("PHOTFLAG",) if "PHOTFLAG" in first_phot.columns else ()
         columns = ColumnMap(
             object="SNID",
             time=TIME,
@@ -58,6 +58,7 @@ data:
             metadata=metadata,
             passbands=options.passbands,
             labelled=label is not None,
+            settled=(f"label {label}",),
         )
         self._use(survey, columns, observations, objects)
 

@@ -45,15 +45,25 @@ data:
     def __init__(self, path: Path, options: snana.Options) -> None:
         self._pairs = snana.pairs(path, ENDINGS)
         self._opened: tuple[tuple[Path, ...], _Pair] | None = None
-        files = self._pairs[0]
-        pair = self._open(files)
-        # the first pair stands for all: what another lacks is missing there
+        files, pair = self._first_readable()
+        # the first pair that can be read stands for all: what another lacks is missing there
         self._label = snana.label_column(files[0], pair.head.names, options.label)
         self._metadata = snana.metadata_columns(files[0], pair.head.names, options.metadata)
         _check(files[0], pair.head, (), [column.name for column in self._metadata])
         self._passbands = snana.passbands_of(files[0], pair.filters, options.passbands)
         self._flags = ("PHOTFLAG",) if "PHOTFLAG" in pair.phot.names else ()
         self._label_names = snana.label_names(options.types)
+
+    def _first_readable(self) -> tuple[tuple[Path, Path], _Pair]:
+        """Returns the first pair that can be read; raises the first one's JaxrnnError where none can."""
+        failed: JaxrnnError | None = None
+        for files in self._pairs:
+            try:
+                return files, self._open(files)
+            except JaxrnnError as error:
+                failed = failed or error
+        assert failed is not None
+        raise failed
 
     def describe(self) -> Survey:
         return Survey(
@@ -63,6 +73,7 @@ data:
             metadata=self._metadata,
             passbands=self._passbands,
             labelled=self._label is not None,
+            settled=(f"label {self._label}",),
         )
 
     def files(self) -> list[Path]:
@@ -101,13 +112,13 @@ data:
         time = _numbers(phot, "MJD")
         keep = time != snana.END_OF_OBJECT
         band = next(name for name in ("BAND", "FLT") if name in pair.phot.names)
-        bands, codes = np.unique(np.asarray(phot[band]).astype(str), return_inverse=True)
+        bands, codes = np.unique(_text(phot, band, part.files[1]), return_inverse=True)
         numbers = np.array([snana.band_number(str(name), self._passbands) for name in bands], dtype=np.int64)
         values = [_numbers(phot, name) for name in ("FLUXCAL", "FLUXCALERR", *self._flags)]
         kept = np.concatenate([[0], np.cumsum(keep)])
         return Sequences(
-            ids=_texts(head, "SNID"),
-            labels=self._labels(head),
+            ids=_texts(head, "SNID", part.files[0]),
+            labels=self._labels(head, part.files[0]),
             offsets=kept[offsets],
             time=time[keep],
             values=np.stack(values, axis=1)[keep],
@@ -118,10 +129,10 @@ data:
             object_faults=faults if (faults != "").any() else None,
         )
 
-    def _labels(self, head: Any) -> np.ndarray:
+    def _labels(self, head: Any, file: Path) -> np.ndarray:
         if self._label is None or self._label not in head.names:
             return np.full(len(head), "", dtype=object)
-        texts = _texts(head, self._label)
+        texts = _texts(head, self._label, file)
         return np.array([self._label_names.get(text, text) for text in texts], dtype=object)
 
     def _metadata_of(self, head: Any) -> np.ndarray:
@@ -179,9 +190,17 @@ def _numbers(table: Any, column: str) -> np.ndarray:
     return np.asarray(table[column]).astype(np.float64)
 
 
-def _texts(table: Any, column: str) -> np.ndarray:
+def _texts(table: Any, column: str, file: Path) -> np.ndarray:
     """Returns [row] object, str, of a column of text or of whole numbers."""
-    return np.array([str(entry).strip() for entry in table[column].tolist()], dtype=object)
+    return np.array([str(entry).strip() for entry in _text(table, column, file).tolist()], dtype=object)
+
+
+def _text(table: Any, column: str, file: Path) -> np.ndarray:
+    """Returns a column as text, or as the numbers that it holds."""
+    found = np.asarray(table[column])
+    if found.dtype.kind == "S":  # what astropy could not decode; it does so for all rows that are asked for, or none
+        raise JaxrnnError(f"{file}: column {column} holds bytes that are no ASCII, which FITS text is; copy it again")
+    return found.astype(str) if found.dtype.kind == "O" else found
 
 
 def _table(file: Path) -> tuple[Any, str]:

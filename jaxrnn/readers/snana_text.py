@@ -47,9 +47,8 @@ data:
 
     def __init__(self, path: Path, options: snana.Options) -> None:
         self._files = files_below(path, ENDINGS)
-        first = self._files[0]
-        found = _read(first)
-        # the first file stands for all: what another lacks is missing there
+        first, found = _first_readable(self._files)
+        # the first file that can be read stands for all: what another lacks is missing there
         self._label = snana.label_column(first, list(found.header), options.label)
         self._metadata = snana.metadata_columns(first, list(found.header), options.metadata)
         self._passbands = snana.passbands_of(first, found.header.get("FILTERS", ""), options.passbands)
@@ -64,6 +63,7 @@ data:
             metadata=self._metadata,
             passbands=self._passbands,
             labelled=self._label is not None,
+            settled=(f"label {self._label}",),
         )
 
     def files(self) -> list[Path]:
@@ -129,6 +129,19 @@ data:
         return np.nan if value in snana.missing_values(column) else value
 
 
+def _first_readable(files: list[Path]) -> tuple[Path, _Object]:
+    """Returns the first file that can be read, and what it holds; raises the first file's JaxrnnError where none can.
+    What is wrong with those before it is said when they are read."""
+    failed: JaxrnnError | None = None
+    for file in files:
+        try:
+            return file, _read(file)
+        except JaxrnnError as error:
+            failed = failed or error
+    assert failed is not None
+    raise failed
+
+
 def _fill(numbers: np.ndarray, name: str, found: _Object, faults: list[str]) -> None:
     """Puts a column of text into `numbers`; what is no number gets a fault."""
     place = found.columns.index(name)
@@ -150,7 +163,10 @@ def _number(text: str) -> float:
 
 def _read(file: Path) -> _Object:
     """Returns what a text file holds; raises JaxrnnError where it is no whole SNANA light curve."""
-    found = _parsed(file, _text(file))
+    text = _text(file)
+    if not text.strip():
+        raise JaxrnnError(f"{file}: is empty; expected an SNANA light curve in text")
+    found = _parsed(file, text)
     if not found.header.get("SNID"):
         raise JaxrnnError(f"{file}: no line `SNID:`; expected an SNANA light curve in text")
     stated = found.header.get("NOBS", "")

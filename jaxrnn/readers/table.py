@@ -10,7 +10,16 @@ from jaxrnn import readers
 from jaxrnn.errors import JaxrnnError, listed, nearest
 from jaxrnn.readers import Column, Survey
 from jaxrnn.readers.folders import files_below
-from jaxrnn.readers.rows import TABLE_ENDINGS, ColumnMap, Table, TablesReader, numbering, open_table
+from jaxrnn.readers.rows import (
+    TABLE_ENDINGS,
+    ColumnMap,
+    Table,
+    TablesReader,
+    first_readable,
+    numbering,
+    open_table,
+    open_tables,
+)
 
 Name = Annotated[str, Field(min_length=1)]
 
@@ -37,7 +46,11 @@ class Metadata(readers.Options):
 
 
 class TableReader(TablesReader):
-    """Long tables, one row an observation: CSV, gzipped CSV or Parquet, with an optional table of objects."""
+    """Long tables, one row an observation: CSV, gzipped CSV or Parquet, with an optional table of objects.
+
+    A CSV file that was cut in the middle of a row is found by the fields that the row lacks; one cut within its last
+    number looks whole, because a last line without a line end is allowed.
+    """
 
     EXAMPLE = """\
 data:
@@ -57,7 +70,11 @@ data:
 """
 
     class Options(readers.Options):
-        object: Name = Field(description="Column with the object's id; its rows may stand anywhere.")
+        object: Name = Field(
+            description="Column with the object's id; its rows may stand anywhere. Ids are text and stay as they are "
+            "written: `7`, `007` and `7.0` are three objects (pandas writes whole numbers as `7.0` where a column has "
+            "gaps: write them as text)."
+        )
         time: Name = Field(description="Column with the time, a number.")
         time_unit: Name = Field(default="days", description="Unit of the time.")
         values: dict[Name, str | ValueColumn] = Field(
@@ -79,7 +96,8 @@ data:
         label: Name | None = Field(
             default=None,
             description="Column with the object's class, in `metadata` or else in the observations; left out where "
-            "there is none.",
+            "there is none. Here and in the columns below, blanks around a text do not count, and an empty field, NA, "
+            "N/A, nan, null or None says that it is missing.",
         )
         group: Name | None = Field(
             default=None,
@@ -118,7 +136,7 @@ data:
             raise JaxrnnError(
                 f"{path}: no table of observations whose name fits {options.files}; see data.options.files"
             )
-        observations = [open_table(file, options.separator) for file in files]
+        observations = open_tables(files, options.separator)
         names = list(options.values)
         for key, chosen in (("errors", options.errors), ("flags", options.flags)):
             absent = [name for name in chosen if name not in names]
@@ -143,7 +161,9 @@ data:
         if options.split and known is None:
             raise JaxrnnError("data.options.split: needs `metadata`, a table with one row an object")
         in_objects = {
-            key: bool(objects) and column is not None and self._stands_in(column, key, objects[0], observations[0])
+            key: bool(objects)
+            and column is not None
+            and self._stands_in(column, key, objects[0], first_readable(observations))
             for key, column in (("label", options.label), ("group", options.group))
         }
         metadata = {} if known is None else known.columns

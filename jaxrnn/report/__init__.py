@@ -38,7 +38,7 @@ LARGE_GAP = 0.05  # of accuracy between training and validation
 MANY_REJECTED = 0.01  # share of objects
 HISTORY = ("trial", *HISTORY_COLUMNS)
 TRIALS = ("trial", "job", "seed", *SCORES, "epochs", "best_epoch", "seconds", "input_seconds", "outcome")
-FOLDS_DEPEND = "Folds share most of their training objects, so that intervals over them are too narrow."
+FOLDS_DEPEND = "Folds share training objects, so that intervals over them are too narrow."
 Row = dict[str, Any]
 NOT_A_NUMBER = "\N{EN DASH}"
 
@@ -189,7 +189,8 @@ def _read(folder: Path, dataset: Path) -> Inputs:
     )
     grid = _table(folder / "grid_results.csv", command, (*keys, "seeds", *(["folds"] if folds else []), *parts), keys)
     history = _table(folder / "history.csv", command, HISTORY, ("trial",))
-    columns = ("label", "class", "split", *folds)
+    own = [f"fold_{best['fold']}"] if folds and config.get("split", {}).get("fold_kind") == "random" else folds
+    columns = ("label", "class", "split", *own)
     splits = _table(folder / "splits.csv", "jaxrnn split", columns, columns)
     classes, validation = _matrix(folder / "confusion_matrix_validation.csv", command)
     classes_test, test = _matrix(folder / "confusion_matrix_test.csv", command)
@@ -226,6 +227,8 @@ def _read(folder: Path, dataset: Path) -> Inputs:
 
 def _split(row: Row, fold: int | None) -> str:
     """Returns the split of a row of splits.csv, as a fold sees it."""
+    if f"fold_{fold}" in row:
+        return row[f"fold_{fold}"]
     if row["split"] != POOL:
         return row["split"]
     return "validation" if row["fold"] == str(fold) else "train"
@@ -665,9 +668,24 @@ def _leaks(inputs: Inputs) -> str:
 def _check_rejected(inputs: Inputs) -> Check:
     counts = inputs.manifest["counts"]
     objects, observations = int(counts["objects_rejected"]), int(counts["observations_rejected"])
+    parts, bytes_share = int(counts["parts_rejected"]), counts["bytes_rejected"] / max(1, counts["bytes_in"])
+    if parts:
+        # how many objects they held, nobody knows
+        share = max(parts / counts["parts_in"], bytes_share, objects / max(1, counts["objects_in"]))
+        return Check(
+            "warning" if share > MANY_REJECTED else "note",
+            f"{_plural(parts, 'file')}, or pieces of them, could not be read",
+            f"{parts:,} of {int(counts['parts_in']):,} ({_percent(parts, counts['parts_in'])}; "
+            f"{_percent(counts['bytes_rejected'], counts['bytes_in'])} of the bytes) were left out with all that they "
+            f"hold. Of what could be read, {objects:,} of {int(counts['objects_in']):,} objects and {observations:,} "
+            f"of {int(counts['observations_in']):,} observations were rejected; the reasons stand under Data. The "
+            "scores hold for objects like those that were kept.",
+        )
     if not objects and not observations:
         return Check(
-            "passed", "Nothing was rejected", f"All {int(counts['objects_in']):,} objects of the survey were used."
+            "passed",
+            "Nothing was rejected",
+            f"No object of the survey's {int(counts['objects_in']):,} was left out as faulty.",
         )
     share = objects / max(1, counts["objects_in"])
     return Check(
@@ -794,6 +812,7 @@ def _search(inputs: Inputs) -> dict[str, Any]:
         "shared": [(key, _value(inputs.config["grid"][key][0])) for key in inputs.keys if key not in inputs.varied],
         "drawn": inputs.drawn,
         "in_folds": inputs.in_folds,
+        "random_folds": inputs.in_folds and inputs.config["split"].get("fold_kind") == "random",
         "hours": f"{spent / 3600:.2g}",
         "waited": f"{sum(row['input_seconds'] for row in trials) / max(spent, 1e-9):.1%}",
         "grid": grid_table("grid", f"Grid points, best first, on validation.{means}", ""),

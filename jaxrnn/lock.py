@@ -1,0 +1,156 @@
+"""A lock on a folder: one run at a time works in it, and whoever comes second is told who the first one is.
+
+The kernel's lock on an open file (flock) decides where the file system has it: it ends with its process, however that
+ends. It may not reach other hosts (some mounts of Lustre and NFS), and some file systems have none. So the file also
+says who holds it, and its time of change, which the holder renews, that the holder lives.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from jaxrnn.errors import JaxrnnError
+
+NAME = ".lock"
+RENEWED_SECONDS = 10.0
+# A holder that another host can't look at is taken for dead after so long without a sign of life.
+DEAD_SECONDS = 120.0
+NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Holds the lock of `folder`, which is made where it isn't there; raises JaxrnnError where another process has it.
+
+    The lock of a dead process is taken over.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / NAME
+    file = _taken(path)
+    ended = threading.Event()
+    renewing = threading.Thread(target=_renew, args=(file, ended), daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        renewing.join()
+        # removed before it is let go: a file that another process holds must not be removed
+        path.unlink(missing_ok=True)
+        os.close(file)
+        with suppress(OSError):
+            folder.rmdir()  # where nothing came of it
+
+
+def _taken(path: Path) -> int:
+    """Returns the open file of the lock, which is now this process's."""
+    while True:
+        file, is_new = _opened(path)
+        try:
+            has_flock = _flocked(file, path)
+            if has_flock and not _is_at(file, path):
+                os.close(file)  # its holder ended, and removed it, after it was opened here
+                continue
+            if not (is_new and not has_flock):
+                _refuse_living(file, path, has_flock)
+            me = {"host": socket.gethostname(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            os.ftruncate(file, 0)
+            os.pwrite(file, json.dumps(me).encode(), 0)
+        except BaseException:
+            os.close(file)
+            raise
+        return file
+
+
+def _opened(path: Path) -> tuple[int, bool]:
+    """Returns the file, and whether it was made here."""
+    with suppress(FileExistsError):
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o666), False
+
+
+def _flocked(file: int, path: Path) -> bool:
+    """Returns whether the kernel gave its lock, False where it has none to give; raises JaxrnnError where another has
+    it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _refusal(path, _holder(file), "wait for it to end, or end it") from None
+    except OSError as error:
+        if error.errno not in NO_FLOCK:
+            raise
+        return False
+    return True
+
+
+def _is_at(file: int, path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file), path.stat())
+    return False
+
+
+def _refuse_living(file: int, path: Path, has_flock: bool) -> None:
+    """Raises JaxrnnError where who the file names may be at work, for all that this host can tell."""
+    holder = _holder(file)
+    silent = _now(path) - os.fstat(file).st_mtime
+    if holder.get("host") == socket.gethostname():
+        if not has_flock and _lives(int(holder.get("process", 0))):
+            raise _refusal(path, holder, f"wait for it to end, or end it; if it is another program, remove {path}")
+    elif silent < DEAD_SECONDS and (holder or not has_flock):
+        raise _refusal(
+            path,
+            holder,
+            f"if that process is dead, run this again {DEAD_SECONDS:g} seconds after its death, or remove {path}",
+        )
+
+
+def _refusal(path: Path, holder: dict[str, Any], remedy: str) -> JaxrnnError:
+    who = "process {process} on {host}, since {since}".format_map(holder) if holder else "a process that just began"
+    return JaxrnnError(
+        f"{path.parent}: another run works in this folder ({who}); {remedy}. Ranks of one MPI run share the folder: if "
+        "you started them together, each of them thinks that it is alone, because the MPI library of mpi4py does not "
+        "fit the launcher (srun's --mpi=pmi2 is for MPICH, --mpi=pmix for Open MPI)"
+    )
+
+
+def _holder(file: int) -> dict[str, Any]:
+    """Returns what the file says of its holder; {} where it is not written yet, or unreadable."""
+    try:
+        found = json.loads(os.pread(file, 4096, 0))
+        return {"host": str(found["host"]), "process": int(found["process"]), "since": str(found["since"])}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def _now(path: Path) -> float:
+    """Returns the time by the clock of the file system, which stamps the lock too."""
+    probe = path.with_name(f"{NAME}.{socket.gethostname()}.{os.getpid()}")
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _renew(file: int, ended: threading.Event) -> None:
+    while not ended.wait(RENEWED_SECONDS):
+        with suppress(OSError):
+            os.utime(file)
