@@ -112,7 +112,8 @@ def _table(made: Plan, trained: pd.DataFrame, scored: dict[str, dict[str, float]
     for job in made.jobs:
         for trial in job.trials:
             record = by_trial.loc[trial.id]
-            row: dict[str, Any] = {"trial": trial.id, "job": job.name, **plan.draw(trial), **made.points[trial.id]}
+            row: dict[str, Any] = {"trial": trial.id, "job": job.name, **plan.draw(trial)}
+            row |= plan.shown_point(made, trial)
             row |= {"loss": record["loss"]} | {name: scored[trial.id][name] for name in shown}
             rows.append(row | {name: record[name] for name in BOOKKEEPING})
     table = pd.DataFrame(rows)

@@ -4,7 +4,6 @@ Sources are right-padded with lengths, as everywhere. Time is the axis of every 
 True labels can be fed in `Decoder.teach` alone; `Decoder.infer` takes none.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,8 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt16
 
+from jaxrnn.blueprint import GATES
 from jaxrnn.errors import JaxrnnError
-from jaxrnn.models import GATES, Recurrent, glorot
+from jaxrnn.layers import Recurrent, glorot, step_of
 
 # before a softmax: a score that leaves no weight, yet finite
 NEVER = -1e30
@@ -186,7 +186,7 @@ class Decoder(nnx.Module):
         embeddings, kernel = jnp.split(layer.input_kernel[...], [self.classes + 1])
         projected = jnp.einsum("bts,sg->tbg", summaries, kernel) + layer.bias[...]
         candidate_bias = None if layer.recurrent_bias is None else layer.recurrent_bias[...]
-        step = _step_of(layer.cell, layer.recurrent_kernel[...], candidate_bias)
+        step = step_of(layer.cell, layer.recurrent_kernel[...], candidate_bias)
 
         def position(carry: Any, x: Any) -> Any:
             state, found = carry
@@ -243,31 +243,3 @@ def _valid(lengths: Int[Array, " batch"], steps: int) -> Bool[Array, "batch step
 def _masked(logits: Array, weights: Array, lengths: Int[Array, " batch"]) -> tuple[Array, Array]:
     valid = _valid(lengths, logits.shape[1])
     return jnp.where(valid, logits, 0), jnp.where(valid, weights, 0)
-
-
-def _step_of(
-    cell: str, kernel: Float[Array, "unit gate_unit"], candidate_bias: Float[Array, " unit"] | None
-) -> Callable[[Any, tuple[Array, ...]], Any]:
-    """Returns one step of a cell: from its state and each gate's projected input [batch, unit] to its next state.
-
-    The steps of `models.recur`, which takes inputs that are all known beforehand; a test holds the two together.
-    """
-
-    def simple(state: Any, x: Any) -> Any:
-        (hidden,) = state
-        return (jnp.tanh(x[0] + hidden @ kernel),)
-
-    def gru(state: Any, x: Any) -> Any:
-        (hidden,) = state
-        r, z, n = jnp.split(hidden @ kernel, 3, axis=-1)
-        reset, update = jax.nn.sigmoid(x[0] + r), jax.nn.sigmoid(x[1] + z)
-        candidate = jnp.tanh(x[2] + reset * (n + candidate_bias))  # pyright: ignore[reportOperatorIssue]
-        return ((1 - update) * candidate + update * hidden,)
-
-    def lstm(state: Any, x: Any) -> Any:
-        hidden, memory = state
-        i, f, g, o = jnp.split(hidden @ kernel, 4, axis=-1)
-        memory = jax.nn.sigmoid(x[1] + f) * memory + jax.nn.sigmoid(x[0] + i) * jnp.tanh(x[2] + g)
-        return (jax.nn.sigmoid(x[3] + o) * jnp.tanh(memory), memory)
-
-    return {"simple": simple, "gru": gru, "lstm": lstm}[cell]

@@ -232,6 +232,31 @@ def view(
         say(view_module.draw_survey(experiment.data, survey, wanted, output, _progress("parts")))
 
 
+@app.command(
+    epilog=_examples(
+        "jaxrnn describe --config config/goto.yaml", "jaxrnn describe --config config/spcc.yaml --output network.svg"
+    )
+)
+def describe(
+    config: ConfigFile,
+    results: ResultsFolder = RESULTS,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Also draw them into this file; its ending says how: .svg or .png.")
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option("--classes", min=2, help="How many there are, where the file doesn't say.")
+    ] = None,
+) -> None:
+    """Prints the networks, layer by layer, and draws them."""
+    from jaxrnn import describe as describe_module
+    from jaxrnn.config import load
+    from jaxrnn.results import Results
+
+    print(describe_module.describe(load(config), Results(results), output, classes))
+    if output is not None:
+        say(f"drawn in {output}")
+
+
 @app.command(epilog=_examples("jaxrnn split --config config/goto.yaml"))
 def split(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
     """Splits the objects; takes statistics of training alone."""

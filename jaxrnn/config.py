@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
@@ -30,6 +30,7 @@ TRACED_KEYS = (
     "training.plateau_factor",
     "training.plateau_patience",
     "model.dropout",
+    "model.recurrent_dropout",
     "loss.l2",
     "loss.class_weights",
     "loss.beta",
@@ -575,14 +576,211 @@ def _each_label_once(labels: list[str]) -> None:
         raise ValueError(f"{listed([repr(label) for label in twice])} named more than once; a label has one place")
 
 
+# What a network gives: a vector a sequence, the same for every prefix of the sequence, or a vector a step.
+Output = Literal["sequence", "prefix", "step"]
+Activation = Literal[
+    "linear", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "softsign", "sigmoid", "tanh",
+    "exponential",
+]  # fmt: skip
+Width = Annotated[Whole, Field(ge=1, le=4096)]
+Rate = Annotated[Number, Field(ge=0, lt=1)]
+
+
+class InputNormalisationLayer(Section):
+    """First in the list: subtracts each input's mean over the batch's valid steps and divides by its deviation, in
+    evaluation by the mean of these over all training batches. For inputs with `normalisation: none`."""
+
+    layer: Literal["input_normalisation"]
+
+
+class RecurrentLayer(Section):
+    """A recurrent layer over the valid steps."""
+
+    layer: Literal["simple", "gru", "lstm"]
+    units: Width = Field(default=32, description="Its width, in each direction.")
+    bidirectional: Flag = Field(
+        default=False, description="Also read backwards, side by side with forwards; no longer causal."
+    )
+    output: Literal["steps", "last"] = Field(
+        default="steps",
+        description="`steps`: the state after each step. `last`: the state after the last one that is valid (of the "
+        "backward direction, after the first), one vector a sequence.",
+    )
+    recurrent_dropout: Rate | None = Field(
+        default=None,
+        description="Share of the state that the recurrence doesn't see in training, the same at all steps of a "
+        "sequence (Gal and Ghahramani 2016); `null` takes `model.recurrent_dropout`.",
+    )
+
+
+class ConvLayer(Section):
+    """A convolution along the steps. What lies beyond the sequence's ends is 0."""
+
+    layer: Literal["conv"]
+    filters: Width = Field(default=32, description="Its width.")
+    kernel: Annotated[Whole, Field(ge=1, le=1024)] = Field(
+        default=3, description="How many steps a window has. More for slower patterns."
+    )
+    stride: Annotated[Whole, Field(ge=1, le=1024)] = Field(
+        default=1, description="Steps from one window to the next: n steps become n / `stride`, rounded up."
+    )
+    padding: Literal["same", "causal"] = Field(
+        default="same",
+        description="`same`: windows are centred on their step and look ahead. `causal`: they end with it.",
+    )
+    activation: Activation = Field(default="relu", description="What follows.")
+
+
+class WindowPoolLayer(Section):
+    """The largest value, or the mean, of the valid steps in each window."""
+
+    layer: Literal["max_pool", "average_pool"]
+    size: Annotated[Whole, Field(ge=1, le=1024)] = Field(default=2, description="How many steps a window has.")
+    stride: Annotated[Whole, Field(ge=1, le=1024)] | None = Field(
+        default=None,
+        description="Steps from one window to the next: n steps become n / `stride`, rounded up. `null` is `size`.",
+    )
+    causal: Flag = Field(
+        default=False, description="Windows end with their step; `false`: they begin with it and look ahead."
+    )
+
+
+class BatchNormLayer(Section):
+    """Batch norm over valid steps alone (Ioffe and Szegedy 2015), with the momentum and epsilon of Keras."""
+
+    layer: Literal["batch_norm"]
+
+
+class LayerNormLayer(Section):
+    """Layer norm of each step by itself (Ba et al. 2016). For small batches."""
+
+    layer: Literal["layer_norm"]
+
+
+class DropoutLayer(Section):
+    """Sets values to 0 in training and scales up the others (Srivastava et al. 2014)."""
+
+    layer: Literal["dropout"]
+    rate: Rate | None = Field(
+        default=None,
+        description="Share of the values set to 0; `null` takes `model.dropout`, which a grid varies at no cost.",
+    )
+
+
+class DenseLayer(Section):
+    """A dense layer, of each step by itself where there are steps."""
+
+    layer: Literal["dense"]
+    units: Width = Field(default=32, description="Its width.")
+    activation: Activation = Field(default="relu", description="What follows.")
+
+
+class PoolLayer(Section):
+    """Makes one vector of a sequence's valid steps, or of those of each prefix."""
+
+    layer: Literal["pool"]
+    kind: Literal["last", "mean", "max", "attention"] = Field(
+        default="last",
+        description="The last valid step, or the mean or maximum over valid steps; `attention` is their mean by learnt "
+        "weights (Yang et al. 2016, eqs. 5 to 7).",
+    )
+    running: Flag = Field(
+        default=False, description="Give every step the value of the sequence up to there, and stay causal."
+    )
+
+
+class FlattenLayer(Section):
+    """Puts all steps side by side into one vector."""
+
+    layer: Literal["flatten"]
+    steps: Annotated[Whole, Field(ge=1, le=65536)] = Field(
+        description="How many steps it takes. Shorter sequences are filled up with 0; data with longer ones is refused."
+    )
+
+
+class MetadataLayer(Section):
+    """Joins the metadata at this place: to the vector, or to every valid step."""
+
+    layer: Literal["metadata"]
+
+
+class ResidualLayer(Section):
+    """Adds its input to what its layers make of it (He et al. 2016), through a learnt projection where their widths
+    differ."""
+
+    layer: Literal["residual"]
+    layers: "Layers" = Field(description="The layers that are bridged; they must keep the steps as they are.")
+
+
+Layer = (
+    InputNormalisationLayer
+    | RecurrentLayer
+    | ConvLayer
+    | WindowPoolLayer
+    | BatchNormLayer
+    | LayerNormLayer
+    | DropoutLayer
+    | DenseLayer
+    | PoolLayer
+    | FlattenLayer
+    | MetadataLayer
+    | ResidualLayer
+)
+
+
+def _names_as_layers(layers: Any) -> Any:
+    if not isinstance(layers, list | tuple):
+        return layers
+    return [{"layer": entry} if isinstance(entry, str) else entry for entry in layers]
+
+
+Layers = Annotated[
+    tuple[Annotated[Layer, Field(discriminator="layer")], ...],
+    Field(min_length=1, max_length=256),
+    BeforeValidator(_names_as_layers),
+]
+ResidualLayer.model_rebuild()
+
+
+def kinds(section: type[BaseModel]) -> tuple[str, ...]:
+    """Returns what `layer` may be for a section of layers; () for any other section."""
+    field = section.model_fields.get("layer")
+    return () if field is None else get_args(field.annotation)
+
+
+LAYER_KINDS = tuple(kind for section in get_args(Layer) for kind in kinds(section))
+_THE_LAYERS = f"the layers are {listed(LAYER_KINDS, 20)}"
+# Layers that a name alone may stand for.
+NAMES_ALONE = tuple(kind for kind in LAYER_KINDS if kind not in ("flatten", "residual"))
+
+
+def layers_in_words(layers: "Layers") -> str:
+    """Returns a list of layers as one line, different for different lists: `gru 32, dropout, pool mean, dense 25`."""
+    return ", ".join(f"{layer.layer} {settings_in_words(layer)}".strip() for layer in layers)
+
+
+def settings_in_words(layer: "Layer") -> str:
+    """Returns the settings of a layer: the first one, and the others where they aren't the default."""
+    words = []
+    for place, (key, field) in enumerate(list(type(layer).model_fields.items())[1:]):
+        value = getattr(layer, key)
+        if value is None or (place > 0 and value == field.default):
+            continue
+        shown = (
+            f"({layers_in_words(value)})" if key == "layers" else f"{value:.12g}" if isinstance(value, float) else value
+        )
+        words.append(key if value is True else f"{shown}" if place == 0 or isinstance(value, str) else f"{key} {shown}")
+    return " ".join(words)
+
+
 class Model(Section):
-    """The network: recurrent layers, then dense layers that the metadata joins."""
+    """The network: a family of recurrent and dense layers by its options, or a list of layers."""
 
     cell: Literal["simple", "gru", "lstm"] = Field(
         default="gru",
         description="Recurrent cell. `gru` and `lstm` remember over long sequences; `simple` is the baseline to beat.",
     )
-    units: Annotated[Whole, Field(ge=1, le=4096)] = Field(
+    units: Width = Field(
         default=32,
         description="Width of each recurrent layer. More for large surveys that train without overfitting; the time "
         "of a step grows with its square.",
@@ -595,32 +793,105 @@ class Model(Section):
         description="Each layer also reads backwards. More accurate on whole sequences, at twice the time; no longer "
         "causal, so not for objects that are classified while they are observed.",
     )
-    dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(
+    dropout: Rate = Field(
         default=0.2,
         description="Share of outputs set to 0 in training, after each recurrent layer and each dense one but the "
-        "last. More where the validation loss rises while the training loss falls.",
+        "last, or in each `dropout` layer of `layers` that has no rate of its own. More where the validation loss "
+        "rises while the training loss falls.",
     )
-    normalisation: Literal["batch", "none"] = Field(
+    recurrent_dropout: Rate = Field(
+        default=0.0,
+        description="Share of each recurrent layer's state that the recurrence doesn't see in training, the same at "
+        "all steps of a sequence (Gal and Ghahramani 2016). 0.1 to 0.3 where long sequences overfit in spite of "
+        "`dropout`; takes some time, but at 0 none.",
+    )
+    input_normalisation: Flag = Field(
+        default=False,
+        description="Normalise inputs inside the network by the batch's valid steps. For inputs with "
+        "`normalisation: none`; others are normalised already.",
+    )
+    normalisation: Literal["batch", "layer", "none"] = Field(
         default="batch",
-        description="After each dropout: `batch` is batch norm over valid steps alone, padding never counts. `none` "
-        "where batches are very small.",
+        description="After each dropout: `batch` is batch norm over valid steps alone, padding never counts. `layer` "
+        "or `none` where batches are very small.",
     )
-    pooling: Literal["last", "mean", "max"] = Field(
+    pooling: Literal["last", "mean", "max", "attention"] = Field(
         default="last",
-        description="How steps become one vector: the last valid step, or the mean or maximum over valid steps. `mean` "
-        "or `max` where sequences are long and what tells classes apart may come early.",
+        description="How steps become one vector: the last valid step, or the mean or maximum over valid steps, or "
+        "their mean by learnt weights. `mean`, `max` or `attention` where sequences are long and what tells classes "
+        "apart may come early.",
     )
-    dense_units: Annotated[Whole, Field(ge=1, le=4096)] = Field(
-        default=25, description="Width of each dense layer. More with many columns of metadata."
-    )
+    dense_units: Width = Field(default=25, description="Width of each dense layer. More with many columns of metadata.")
     dense_depth: Annotated[Whole, Field(ge=0, le=8)] = Field(
         default=2,
         description="Number of dense layers before the classes; 0 goes straight from pooling and metadata to the "
         "classes.",
     )
-    dense_activation: Literal["sigmoid", "relu", "tanh", "gelu"] = Field(
+    dense_activation: Activation = Field(
         default="sigmoid",
         description="Of the dense layers. `sigmoid` as in the GOTO network; `relu` or `gelu` with more depth.",
+    )
+    layers: Layers | None = Field(
+        default=None,
+        description="A network of your own instead of the family: layers in their order, each a mapping with `layer` "
+        "and the keys below, or a name alone for its defaults. The layer that gives the classes is added. Of the keys "
+        "above, `dropout` and `recurrent_dropout` alone go with it. `jaxrnn describe` shows what it is.",
+    )
+
+    @field_validator("layers")
+    @classmethod
+    def _instead_of_a_family(cls, layers: Any, info: Info) -> Any:
+        fields = cls.model_fields
+        beside = [key for key in FAMILY_KEYS if key in info.data and info.data[key] != fields[key].default]
+        if layers is not None and beside:
+            raise ValueError(_beside_layers(beside))
+        return layers
+
+    def as_layers(self, output: Output, metadata: int) -> "Layers":
+        """Returns the network as a list of layers, without the one that gives the classes.
+
+        output: `sequence` for one vector a sequence, `prefix` for a vector a step that stands for the sequence up to
+        there (the family's pooling becomes its running form), `step` for a vector a step without pooling. A list of
+        one's own is returned as it is. metadata: how many columns there are; a family leaves out what joins none.
+        """
+        if self.layers is not None:
+            return self.layers
+        norms = {"batch": BatchNormLayer(layer="batch_norm"), "layer": LayerNormLayer(layer="layer_norm")}
+        dropped: list[Layer] = [DropoutLayer(layer="dropout")]
+        if self.normalisation != "none":
+            dropped.append(norms[self.normalisation])
+        found: list[Layer] = [InputNormalisationLayer(layer="input_normalisation")] if self.input_normalisation else []
+        pooled = output == "sequence"
+        for ends in [False] * (self.depth - 1) + [True]:
+            # not `pool`: the backward direction has read all only where its first step stands
+            last: Literal["last", "steps"] = "last" if ends and pooled and self.pooling == "last" else "steps"
+            found.append(
+                RecurrentLayer(layer=self.cell, units=self.units, bidirectional=self.bidirectional, output=last)
+            )
+            if ends and output != "step" and self.pooling != "last":
+                found.append(PoolLayer(layer="pool", kind=self.pooling, running=not pooled))
+            found += dropped
+        if metadata:
+            found.append(MetadataLayer(layer="metadata"))
+        for ends in [False] * (self.dense_depth - 1) + [True] * (self.dense_depth > 0):
+            found.append(DenseLayer(layer="dense", units=self.dense_units, activation=self.dense_activation))
+            found += [] if ends else dropped
+        return tuple(found)
+
+
+# What says which network of the family it is, and so can't stand beside a list of layers.
+FAMILY_KEYS = tuple(key for key in Model.model_fields if key not in ("dropout", "recurrent_dropout", "layers"))
+
+
+def layers_of(values: Any) -> "Layers | None":
+    """Returns the list of layers in a checked file's value of `model.layers`."""
+    return Model.model_validate({"layers": values}).layers
+
+
+def _beside_layers(keys: list[str]) -> str:
+    return (
+        f"the list says what the network is, and so does {listed([f'`{key}`' for key in keys], 20)}; leave one of the "
+        "two out (`dropout` and `recurrent_dropout` go with both: the rates of layers that have none of their own)"
     )
 
 
@@ -946,6 +1217,8 @@ def load(path: Path) -> Experiment:
     experiment = _checked(Experiment, values, mistakes)
     _check_grid(values, mistakes)
     _check_between(values, mistakes)
+    if experiment is not None and not mistakes:
+        _check_layers(experiment, mistakes)
     if mistakes or experiment is None:
         raise JaxrnnError(_message(path, mistakes))
     return experiment
@@ -983,8 +1256,17 @@ def _checked(model: type[S], values: Any, mistakes: dict[tuple[Any, ...], str], 
             # pydantic doesn't count faulty entries: a list of one of them is no empty list
             if fault["type"] == "too_short" and fault["input"]:
                 continue
-            mistakes.setdefault((*at, *fault["loc"]), _explain(model, fault))
+            mistakes.setdefault((*at, *_place(fault["loc"])), _explain(model, fault))
         return None
+
+
+def _place(location: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Returns pydantic's location as the file has it: of an entry of `layers` pydantic also says which kind it is."""
+    return tuple(
+        part
+        for index, part in enumerate(location)
+        if not (index > 1 and location[index - 2] == "layers" and isinstance(location[index - 1], int))
+    )
 
 
 def _explain(model: type[BaseModel], fault: Any) -> str:
@@ -1001,6 +1283,14 @@ def _explain(model: type[BaseModel], fault: Any) -> str:
         return f"expected one of {', '.join(choices)}, found {shown}{nearest(str(fault.get('input')), choices)}"
     if kind == "string_type" and isinstance(fault["input"], bool | float):
         return f"expected text, found {shown}; put it in quotes, as it is meant to be read"
+    if kind == "union_tag_invalid":
+        return f"there is no layer '{context['tag']}'{nearest(context['tag'], LAYER_KINDS)} ({_THE_LAYERS})"
+    if kind == "union_tag_not_found":
+        return f"`layer` is missing, the kind of layer ({_THE_LAYERS})"
+    if kind == "model_attributes_type":
+        return f"expected a layer's name, or a mapping with `layer`, found {shown}"
+    if kind == "too_long":
+        return f"expected at most {context['max_length']} entries, found {context['actual_length']}"
     signs = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
     if kind in signs:
         (bound,) = (context[name] for name in BOUNDS if name in context)
@@ -1018,20 +1308,21 @@ def _explain(model: type[BaseModel], fault: Any) -> str:
     return f"expected {expected}, found {shown}" if expected else f"{fault['msg']}, found {shown}"
 
 
-def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
-    """Returns the keys that may stand at `place` below `model`."""
-    for part in place:
+def _keys_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """Returns the keys that may stand at pydantic's `location` below `model`."""
+    candidates = [model]
+    for part in location:
         if not isinstance(part, int):
-            inner = _section_in(model.model_fields[part].annotation)
-            assert inner is not None
-            model = inner
-    return list(model.model_fields)
+            of_this_kind = [section for section in candidates if part in kinds(section)]
+            candidates = of_this_kind or _sections_in(candidates[0].model_fields[part].annotation)
+    return list(candidates[0].model_fields)
 
 
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """Returns the section that values of a key are, or that its list's entries are; None for any other key."""
-    candidates = [annotation, *getattr(annotation, "__args__", ())]
-    return next((found for found in candidates if isinstance(found, type) and issubclass(found, BaseModel)), None)
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """Returns the sections that values of a key, or the entries of its list, may be; [] for any other key."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for inner in get_args(annotation) for found in _sections_in(inner)]
 
 
 def grid_keys() -> list[str]:
@@ -1074,12 +1365,56 @@ def _check_grid(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) ->
             f"{trials:,} trials, every combination of its values with every seed; expected at most {MOST_TRIALS:,}"
         )
     model, loss = values.get("model", {}), values.get("loss", {})
+    lists = [layers_of(layers) for layers in grid.get("model.layers", [model.get("layers")])]
+    if any(lists):
+        defaults = Model().model_dump()
+        for key in FAMILY_KEYS:
+            if f"model.{key}" in grid:
+                mistakes[("grid", f"model.{key}")] = _beside_layers([key])
+            elif "model.layers" in grid and model.get(key, defaults[key]) != defaults[key]:
+                mistakes[("model", key)] = _beside_layers([key])
     depths = grid.get("model.dense_depth", [model.get("dense_depth", Model().dense_depth)])
-    penalties = grid.get("loss.l2", [loss.get("l2", Loss().l2)])
-    if 0 in depths and max(penalties) > 0:
-        mistakes[("loss", "l2")] = (
-            "penalises the last dense layer, and with `model.dense_depth: 0` there is none; set `loss.l2: 0` or a depth"
-        )
+    if max(grid.get("loss.l2", [loss.get("l2", Loss().l2)])) > 0:
+        if any(layers and not _has_dense(layers) for layers in lists):
+            mistakes[("loss", "l2")] = (
+                "penalises the last dense layer, and `model.layers` has none; set `loss.l2: 0` or add a `dense` layer"
+            )
+        elif None in lists and 0 in depths:
+            mistakes[("loss", "l2")] = (
+                "penalises the last dense layer, and with `model.dense_depth: 0` there is none; set `loss.l2: 0` or a "
+                "depth"
+            )
+
+
+def _has_dense(layers: "Layers") -> bool:
+    return any(
+        _has_dense(layer.layers) if isinstance(layer, ResidualLayer) else isinstance(layer, DenseLayer)
+        for layer in layers
+    )
+
+
+def _check_layers(experiment: Experiment, mistakes: dict[tuple[Any, ...], str]) -> None:
+    """Checks that the shapes of the layers in each list fit."""
+    from jaxrnn import blueprint
+
+    lists: dict[tuple[Any, ...], Any] = {("model", "layers"): experiment.model.layers}
+    for index, values in enumerate(experiment.grid.get("model.layers", ())):
+        lists["grid", "model.layers", index] = layers_of(values)
+    for place, layers in lists.items():
+        try:
+            if layers is not None:
+                # of how many features and classes decides no more than how many parameters there are
+                kind = experiment.task.kind
+                found = blueprint.of(Model(layers=layers), kind, 1, len(experiment.data.metadata), 2)
+                if kind != "sequence" and found.gives.stride != 1:
+                    mistakes[place] = (
+                        f"gives an answer for every {found.gives.stride} steps, and `task.kind: {kind}` wants one for "
+                        "each; leave out strides and window pools"
+                    )
+                elif kind == "prefix" and found.looks_ahead:
+                    mistakes[place] = _knows_the_future(listed(found.looks_ahead))
+        except blueprint.Misfit as misfit:
+            mistakes[(*place, *misfit.place)] = misfit.text
 
 
 def _check_between(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) -> None:
@@ -1096,6 +1431,15 @@ def _check_between(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str])
     def add(section: str, key: str, mistake: str) -> None:
         mistakes.setdefault(("grid", f"{section}.{key}") if f"{section}.{key}" in grid else (section, key), mistake)
 
+    if tried("task", "kind") == ["prefix"]:
+        if True in tried("model", "bidirectional"):
+            add("model", "bidirectional", _knows_the_future("a layer reads backwards"))
+        features = values.get("data", {}).get("features", [])
+        for index, feature in enumerate(features if isinstance(features, list) else []):
+            if isinstance(feature, dict) and feature.get("normalisation") == "sequence":
+                mistakes[("data", "features", index, "normalisation")] = _knows_the_future(
+                    "it is taken of the whole sequence"
+                )
     classes = tried("task", "classes")[0]
     if "binary" in tried("loss", "kind") and isinstance(classes, dict) and len(classes) > 2:
         add("loss", "kind", not_binary(list(classes)))
@@ -1112,6 +1456,10 @@ def _check_between(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str])
             "warmup_epochs",
             f"{warmup:g} epochs of warm-up leave none of {epochs} at the full learning rate",
         )
+
+
+def _knows_the_future(why: str) -> str:
+    return f"{why}, so that what `task.kind: prefix` predicts after a step would know of later ones"
 
 
 def not_binary(classes: Sequence[str]) -> str:
@@ -1135,14 +1483,14 @@ def _not_for_grids(dotted: str, known: list[str]) -> str:
 
 def _check_candidates(dotted: str, candidates: list[Any], mistakes: dict[tuple[Any, ...], str]) -> None:
     section, _, key = dotted.partition(".")
-    annotation = _section_in(Experiment.model_fields[section].annotation)
-    assert annotation is not None
+    (annotation,) = _sections_in(Experiment.model_fields[section].annotation)
     seen: set[Any] = set()
     for index, candidate in enumerate(candidates):
         place, found = ("grid", dotted, index), {}
         checked = _checked(annotation, {key: candidate}, found)
         if checked is None:
-            mistakes[place] = next(iter(found.values()))
+            (_, *within), text = next(iter(found.items()))
+            mistakes[(*place, *within)] = text
         elif getattr(checked, key) in seen:
             mistakes[place] = f"{_shown(candidate)} stands twice; `seeds` repeats trials"
         else:
@@ -1240,6 +1588,9 @@ def schema() -> dict[str, Any]:
     data = result["$defs"]["Data"]["properties"]
     data["reader"] |= {"anyOf": [{"enum": list(READERS)}, {"type": "string", "pattern": ":"}]}
     data["features"]["items"] = {"anyOf": [{"type": "string"}, data["features"]["items"]]}
+    of_layers = result["$defs"]["Model"]["properties"]["layers"]["anyOf"][0]
+    for layers in (of_layers, result["$defs"]["ResidualLayer"]["properties"]["layers"]):
+        layers["items"] = {"anyOf": [{"enum": list(NAMES_ALONE)}, *layers["items"]["oneOf"]]}
     label = {"anyOf": [{"type": "string"}, {"type": "integer"}]}
     labels = {"anyOf": [label, {"type": "array", "items": label}]}
     task = result["$defs"]["Task"]["properties"]
@@ -1283,14 +1634,19 @@ def tables() -> str:
     def sections(place: str, model: type[BaseModel]) -> Iterator[str]:
         described = whole if model is Experiment else whole["$defs"][model.__name__]
         required = described.get("required", ())
-        rows = [_row(key, entry, whole["$defs"], key in required) for key, entry in described["properties"].items()]
+        entries = {
+            key: entry for key, entry in described["properties"].items() if not (kinds(model) and key == "layer")
+        }
+        rows = [_row(key, entry, whole["$defs"], key in required) for key, entry in entries.items()]
         title = f"`{place}`" if place else "The file"
-        heading = f"### {title}\n\n{model.__doc__}\n\n| key | values | default | meaning |\n| --- | --- | --- | --- |"
-        yield "\n".join([heading, *rows])
+        if kinds(model):
+            title += ": " + ", ".join(f"`{kind}`" for kind in kinds(model))
+        head = ["", "| key | values | default | meaning |", "| --- | --- | --- | --- |"] if rows else []
+        yield "\n".join([f"### {title}", "", " ".join(str(model.__doc__).split()), *head, *rows])
         for key, field in model.model_fields.items():
-            inner = Simulation if (model, key) == (Data, "simulation") else _section_in(field.annotation)
-            if inner is not None:
-                yield from sections(f"{place}.{key}".lstrip("."), inner)
+            inner = [Simulation] if (model, key) == (Data, "simulation") else _sections_in(field.annotation)
+            for section in inner if model is not ResidualLayer else ():
+                yield from sections(f"{place}.{key}".lstrip("."), section)
 
     return "\n\n".join(sections("", Experiment)) + "\n"
 

@@ -25,6 +25,7 @@ from jaxrnn import (
     __version__,
     augmentation,
     batches,
+    blueprint,
     bundles,
     losses,
     plan,
@@ -37,7 +38,7 @@ from jaxrnn import (
 )
 from jaxrnn.batches import Corpus, Part, Schedule, Window, Windows
 from jaxrnn.checkpoints import Checkpoints
-from jaxrnn.config import RUN_KEYS, TRACED_KEYS, digest
+from jaxrnn.config import RUN_KEYS, TRACED_KEYS, Output, digest
 from jaxrnn.errors import Interrupted, JaxrnnError, listed
 from jaxrnn.plan import JobFile, Trial
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
@@ -72,6 +73,10 @@ def train(job_file: JobFile, at: Results, output: Path, say: Say, *, retrain: bo
     corpus = Corpus(dataset, table, statistics, fold, labels_by_step=by_step)
     data = _Data(corpus.part("train"), corpus.part("validation"), corpus.part(*SCORED_SPLITS))
     splits.check_classes(job_file, statistics.classes)
+    outputs = job_file.loss.outputs(len(statistics.classes))
+    kind = job_file.task.kind
+    network = blueprint.of(job_file.model, kind, data.train.features, data.train.metadata, outputs)
+    network.check_length(max(int(part.lengths.max()) for part in (data.train, data.validation, data.scored)))
     augment = augmentation.read(job_file.augmentation, job_file.data, dataset, statistics)
     counts = {name: int((data.scored.splits == name).sum()) for name in SCORED_SPLITS}
     say(
@@ -161,7 +166,7 @@ class _Data:
     validation: Part
     scored: Part
 
-    def places_of(self, split: str, kind: str) -> np.ndarray:
+    def places_of(self, split: str, kind: Output) -> np.ndarray:
         """Returns which of the scored part's places, as `predict.probabilities` has them, are of a split."""
         chosen = self.scored.splits == split
         return chosen if kind == "sequence" else np.repeat(chosen, self.scored.lengths)
@@ -204,8 +209,11 @@ class _Pack:
         seed = plan.split_seed(job_file.model_dump())
         self.windows = Windows(train, longest, most_bytes, seed=seed, epochs=settings.epochs)
         self.validation = predict.evaluation_windows(data.validation, longest, most_bytes)
-        self.kind, self._targets = job_file.task.kind, None
+        self.kind: Output = job_file.task.kind
+        self._targets: training.Targets | None = None
         self.outputs = job_file.loss.outputs(len(statistics.classes))
+        # of all trials, the finished ones among them: where a job was stopped changes nothing of its program
+        recurrent_dropout = any(trial.hyperparameters["model.recurrent_dropout"] > 0 for trial in job_file.job.trials)
         self.program = training.make(
             job_file.model,
             settings,
@@ -214,6 +222,7 @@ class _Pack:
             self.outputs,
             augment,
             kind=self.kind,
+            recurrent_dropout=recurrent_dropout,
             **_monitored(job_file, statistics.classes),
         )
         self._replace = jax.jit(self._replaced)
@@ -416,6 +425,7 @@ class _Pack:
                     seed=np.uint32(trial.seed),
                     learning_rate=np.float32(values["training.learning_rate"]),
                     dropout=np.float32(values["model.dropout"]),
+                    recurrent_dropout=np.float32(values["model.recurrent_dropout"]),
                     l2=np.float32(values["loss.l2"]),
                     gamma=np.float32(values["loss.gamma"]),
                     class_weights=losses.class_weights(

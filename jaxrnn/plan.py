@@ -21,6 +21,8 @@ from jaxrnn.config import (
     Experiment,
     Section,
     digest,
+    layers_in_words,
+    layers_of,
     parsed,
     read_yaml,
     substituted,
@@ -135,7 +137,7 @@ def make(experiment: Experiment) -> Plan:
         values = substituted(base, dict(zip(keys, combination, strict=True)))
         resolved = Experiment.model_validate(values).model_dump(mode="json")
         point = {key: _at(resolved, key) for key in keys}
-        slugs = {key: _slug(key, value, keys) for key, value in point.items()}
+        slugs = {key: slug(key, value, keys) for key, value in point.items()}
         static = [slug for key, slug in slugs.items() if key not in TRACED_KEYS]
         hyperparameters = {key: _at(resolved, key) for key in TRACED_KEYS if key != "seed"}
         seeds = range(experiment.seed, experiment.seed + experiment.seeds)
@@ -217,7 +219,7 @@ def _write_table(plan: Plan, path: Path) -> None:
     With the standard library: this module is loaded by every job's Snakemake, which pandas would hold up by a second.
     """
     rows = [
-        {"trial": trial.id, "job": job.name, **draw(trial), "fingerprint": trial.fingerprint} | plan.points[trial.id]
+        {"trial": trial.id, "job": job.name, **draw(trial), "fingerprint": trial.fingerprint} | shown_point(plan, trial)
         for job in plan.jobs
         for trial in job.trials
     ]
@@ -225,6 +227,11 @@ def _write_table(plan: Plan, path: Path) -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def shown_point(plan: Plan, trial: Trial) -> dict[str, Any]:
+    """Returns a trial's grid point as tables have it."""
+    return {key: cell(key, value) for key, value in plan.points[trial.id].items()}
 
 
 def draw(trial: Trial) -> dict[str, int]:
@@ -291,13 +298,24 @@ def split_seed(values: dict[str, Any]) -> int:
     return values["seed"] if values["split"]["seed"] is None else values["split"]["seed"]
 
 
-def _slug(key: str, value: Any, keys: list[str]) -> str:
+def slug(key: str, value: Any, keys: list[str]) -> str:
+    """Returns a grid value with its key as the names of trials and jobs have it. keys: all of the grid's."""
     last = key.rpartition(".")[2]
     name = last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
     if isinstance(value, float):
         return f"{name}-{value:.10g}".replace("e+", "e")
-    shown = "null" if value is None else str(value).lower()
+    shown = "null" if value is None else str(cell(key, value)).lower()
+    if key == "model.layers":
+        # brackets vanish below, and lists that differ in them alone must not
+        shown = _short(shown.replace(")", " end"), 48)
     return f"{name}-{re.sub(r'[^a-z0-9.]+', '-', shown).strip('-')}"
+
+
+def cell(key: str, value: Any) -> Any:
+    """Returns a value of the grid key as tables have it: a list of layers as one line."""
+    # what a table holds already is such a line
+    layers = layers_of(value) if key == "model.layers" and not isinstance(value, str) else None
+    return layers_in_words(layers) if layers else value
 
 
 def _short(name: str, limit: int = 120) -> str:

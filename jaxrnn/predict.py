@@ -7,10 +7,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxrnn import batches, training
+from jaxrnn import batches, blueprint, training
 from jaxrnn.batches import Part, Window, Windows
 from jaxrnn.bundles import Bundle
-from jaxrnn.config import Model
+from jaxrnn.config import Model, Output
 from jaxrnn.errors import JaxrnnError
 
 # Of a part that is kept whole, where nothing else stands on the device.
@@ -30,7 +30,7 @@ def probabilities(
     outputs: int,
     most_bytes: float = MOST_BYTES,
     *,
-    kind: str = "sequence",
+    kind: Output = "sequence",
 ) -> list[np.ndarray]:
     """Returns the class probabilities [place, class] float32 of each of the networks with these parameters.
 
@@ -38,6 +38,7 @@ def probabilities(
     outputs: how many output units they have; one is that of two classes. Objects of more than `most_bytes`, padded, are
     read and predicted in windows of a quarter of that.
     """
+    blueprint.of(model, kind, part.features, part.metadata, outputs).check_length(int(part.lengths.max(initial=0)))
     shape = part.features, part.metadata, outputs, kind
     states = [_states(model, *shape, arrays) for arrays in networks]
     evaluator = _evaluator(model, *shape)  # pyright: ignore[reportArgumentType]
@@ -75,7 +76,7 @@ def evaluation_windows(part: Part, longest: list[int], most_bytes: float) -> Win
 
 
 @lru_cache
-def _evaluator(model: Model, features: int, metadata: int, outputs: int, kind: str) -> Any:
+def _evaluator(model: Model, features: int, metadata: int, outputs: int, kind: Output) -> Any:
     structure = nnx.graphdef(training.network(model, features, metadata, outputs, kind))
     return jax.jit(
         lambda parameters, statistics, buckets: training.evaluate(structure, parameters, statistics, buckets)
@@ -83,7 +84,7 @@ def _evaluator(model: Model, features: int, metadata: int, outputs: int, kind: s
 
 
 def flattened(parameters: Any, statistics: Any) -> dict[str, np.ndarray]:
-    """Returns the arrays of a network's state by their path, such as `recurrent/0/0/input_kernel`."""
+    """Returns the arrays of a network's state by their path, such as `layers/0/directions/0/input_kernel`."""
     return {
         "/".join(str(part) for part in path): np.asarray(leaf[...])
         for state in (parameters, statistics)
@@ -92,7 +93,7 @@ def flattened(parameters: Any, statistics: Any) -> dict[str, np.ndarray]:
 
 
 def _states(
-    model: Model, features: int, metadata: int, outputs: int, kind: str, arrays: dict[str, np.ndarray]
+    model: Model, features: int, metadata: int, outputs: int, kind: Output, arrays: dict[str, np.ndarray]
 ) -> tuple[Any, Any]:
     _, *states = nnx.split(training.network(model, features, metadata, outputs, kind), nnx.Param, nnx.BatchStat)
     filled = []

@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from jaxrnn import losses, models, monitoring, optimisers
 from jaxrnn.batches import Bucket, Schedule
-from jaxrnn.config import LOWER_IS_BETTER, Model, Training
+from jaxrnn.config import LOWER_IS_BETTER, Model, Output, Training
 from jaxrnn.monitoring import Scores
 from jaxrnn.optimisers import Plateau
 
@@ -36,6 +36,7 @@ class Hyperparameters(NamedTuple):
     seed: Any
     learning_rate: Any
     dropout: Any
+    recurrent_dropout: Any
     l2: Any
     gamma: Any
     class_weights: Any
@@ -114,7 +115,8 @@ def make(
     outputs: int,
     augment: Augment | None = None,
     *,
-    kind: str = "sequence",
+    kind: Output = "sequence",
+    recurrent_dropout: bool = False,
     importance: Sequence[float] | None = None,
     target: int | None = None,
 ) -> Program:
@@ -125,8 +127,8 @@ def make(
     window runs the same program. evaluate(state, buckets) -> logits [trial, place, class].
     finish_epoch(state, hyperparameters, validation logits, targets) -> state, report.
     outputs: how many output units the network has, one a class, or a single one for two classes.
-    augment: changes each batch before it is trained on; None compiles nothing in.
-    importance, target: what `monitoring.scores` needs of the task.
+    augment: changes each batch before it is trained on; None compiles nothing in. recurrent_dropout: whether any trial
+    has some; else nothing of it is compiled in. importance, target: what `monitoring.scores` needs of the task.
     """
     template = network(model, features, metadata, outputs, kind)
     structure = nnx.graphdef(template)
@@ -194,11 +196,19 @@ def make(
 
         def objective(parameters: Any) -> tuple[Array, tuple[Any, Array]]:
             net = nnx.merge(structure, parameters, state.statistics, copy=True)
-            found = net(batch.features, batch.lengths, batch.metadata, dropout_rate=hyper.dropout, dropout_bits=bits)
+            found = net(
+                batch.features,
+                batch.lengths,
+                batch.metadata,
+                dropout_rate=hyper.dropout,
+                recurrent_dropout_rate=hyper.recurrent_dropout if recurrent_dropout else None,
+                dropout_bits=bits,
+            )
             logits = losses.class_logits(found)
             loss = _weighted_sum(weights, unreduced(logits, labels, hyper)) / total
-            if model.dense_depth:
-                loss += hyper.l2 * jnp.square(models.penalised_kernel(parameters)).sum()
+            kernel = models.penalised_kernel(parameters)
+            if kernel is not None:
+                loss += hyper.l2 * jnp.square(kernel).sum()
             hits = _weighted_sum(weights, logits.argmax(axis=-1) == labels)
             return loss, (nnx.state(net, nnx.BatchStat), hits)
 
@@ -227,7 +237,8 @@ def make(
     ) -> State:
         key = jax.random.fold_in(jax.random.fold_in(_epoch_key(hyper, DROPOUT, state.epoch), window), place)
         longest = max(bucket.features.shape[1] for bucket in buckets)
-        bits = jax.random.bits(key, (template.dropout_draws(training.batch_size, longest),), jnp.uint16)
+        draws = template.dropout_draws(training.batch_size, longest, recurrent=recurrent_dropout)
+        bits = jax.random.bits(key, (draws,), jnp.uint16)
 
         def on(index: int) -> Callable[[State], State]:
             def branch(state: State) -> State:
@@ -323,7 +334,7 @@ def _epoch_key(hyper: Hyperparameters, purpose: int, epoch: Array) -> Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(hyper.seed), purpose), epoch)
 
 
-def weighted_labels(kind: str, batch: Bucket) -> tuple[Array, Array]:
+def weighted_labels(kind: Output, batch: Bucket) -> tuple[Array, Array]:
     """Returns the labels of a batch's places and their weights in the loss, [row], or [row, step] by step.
 
     Each row weighs 1, shared by its steps where every prefix is predicted; where steps have labels, each step weighs 1.
@@ -339,7 +350,7 @@ def weighted_labels(kind: str, batch: Bucket) -> tuple[Array, Array]:
     return jnp.maximum(labels, 0), (valid & (labels >= 0)).astype(jnp.float32)
 
 
-def targets(kind: str, buckets: Iterable[Bucket]) -> Targets:
+def targets(kind: Output, buckets: Iterable[Bucket]) -> Targets:
     """Returns what is to be said at the places of these buckets, in the order of `evaluate`.
 
     Of the prefixes of a sequence the last one is scored, the whole sequence.
@@ -370,11 +381,11 @@ def _weighted_sum(weights: Array, values: Array) -> Array:
 
 
 def network(
-    model: Model, features: int, metadata: int, outputs: int, kind: str = "sequence", key: Any = None
+    model: Model, features: int, metadata: int, outputs: int, kind: Output = "sequence", key: Any = None
 ) -> models.Network:
     """Returns the network of a config; without a key only its structure is of use."""
     rngs = nnx.Rngs(params=jax.random.key(0) if key is None else key)
-    return models.Network(model, features, metadata, outputs, rngs=rngs)
+    return models.Network(model, kind, features, metadata, outputs, rngs=rngs)
 
 
 def evaluate(structure: Any, parameters: Any, statistics: Any, buckets: tuple[Bucket, ...]) -> Array:

@@ -14,9 +14,10 @@ from flax import nnx
 from numpy.random import default_rng
 
 from jaxrnn import predict
-from jaxrnn.attention import Attention, Decoder, _step_of, before_end
+from jaxrnn.attention import Attention, Decoder, before_end
+from jaxrnn.blueprint import GATES
 from jaxrnn.errors import JaxrnnError
-from jaxrnn.models import GATES, Recurrent
+from jaxrnn.layers import Recurrent, step_of
 
 KINDS = ("dot", "general", "additive")
 # The row of length 0 is filling; no row reaches the last step.
@@ -494,7 +495,7 @@ def test_one_step_is_the_layers(cell: str) -> None:
         expected, _ = layer(jnp.asarray(inputs), jnp.full(2, STEPS))
         bias = None if layer.recurrent_bias is None else layer.recurrent_bias[...]
         step, state = (
-            _step_of(cell, layer.recurrent_kernel[...], bias),
+            step_of(cell, layer.recurrent_kernel[...], bias),
             (jnp.zeros((2, WIDTH)),) * (1 + (cell == "lstm")),
         )
         for place in range(STEPS):

@@ -63,7 +63,7 @@ def test_a_library_has_its_one_place(library: str, allowed: set[str]) -> None:
 
 
 def test_networks_and_losses_do_no_input_or_output() -> None:
-    for name in ("models", "attention", "losses", "ctc", "monitoring", "training"):
+    for name in ("blueprint", "layers", "models", "attention", "losses", "ctc", "monitoring", "training"):
         found = imported(PACKAGE / f"{name}.py")
         assert not found & {"os", "pathlib", "io", "jaxrnn.results", "jaxrnn.shards", "jaxrnn.trials", "pandas"}, name
 
@@ -95,7 +95,8 @@ def test_modules_import_each_other_without_circles() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["cli", "config", "plan", "ingest", "splits", "aggregate", "report", "view", "decoding"]
+    "module",
+    ["cli", "config", "blueprint", "plan", "ingest", "splits", "aggregate", "report", "view", "describe", "decoding"],
 )
 def test_what_runs_without_a_device_loads_no_jax(module: str) -> None:
     code = f"import sys, jaxrnn.{module}; assert 'jax' not in sys.modules and 'flax' not in sys.modules"

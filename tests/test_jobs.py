@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from experiments import prepared
 
-from jaxrnn import aggregate, batches, bundles, jobs, metrics, plan, predict, predictions, splits
+from jaxrnn import aggregate, batches, bundles, config, jobs, metrics, plan, predict, predictions, report, splits
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import Results
 
@@ -429,3 +429,38 @@ def test_augmentation_changes_training_and_what_it_cannot_do_stops_the_job(
     _, at, made = prepared(tmp_path, training__epochs=1, augmentation={"drop_passbands": 0.5})
     with pytest.raises(JaxrnnError, match=r"augmentation\.drop_passbands: 0\.5 needs the feature `passband`"):
         train_all(at, made)
+
+
+def test_networks_of_ones_own_from_the_file_to_the_report(tmp_path: Path) -> None:
+    listed = [
+        ["gru", {"layer": "pool", "kind": "attention"}, "metadata"],
+        [{"layer": "conv", "filters": 4, "stride": 2}, {"layer": "flatten", "steps": 6}, "dropout", "dense"],
+    ]
+    grid = {"model.layers": listed, "model.recurrent_dropout": [0, 0.3]}
+    settings = {"model": {"dropout": 0.1}, "loss": {}, "training__epochs": 1}
+    experiment, at, made = prepared(tmp_path, grid=grid, **settings)
+    assert [len(job.trials) for job in made.jobs] == [2, 2]
+    train_all(at, made)
+    best = aggregate.aggregate(experiment, at)
+    words = ["gru 32, pool attention, metadata", "conv 4 stride 2, flatten 6, dropout, dense 32"]
+    folder = at.experiment("tiny")
+    for table in ("plan.csv", "training_results.csv", "grid_results.csv"):
+        assert set(pd.read_csv(folder / table)["model.layers"]) == set(words)
+    assert best["grid_point"]["model.layers"] in words
+    bundle = bundles.load(folder / "best")
+    assert bundle.model.layers in [config.layers_of(layers) for layers in listed]
+    page = report.write(folder, at.dataset(made.dataset_key)).read_text()
+    assert f"the network {best['grid_point']['model.layers']}, trained with" in page.replace("\n", " ")
+    # what was hidden of a recurrent state changed what was learnt; a network without one does not care
+    content = predictions.read(at.job("tiny", made.jobs[0].name) / "predictions.h5")[0]["test"].probabilities
+    one, other = content.values()
+    assert not np.array_equal(one, other)
+
+
+def test_sequences_that_do_not_fit_a_network_are_refused_before_training(tmp_path: Path) -> None:
+    layers = [{"layer": "average_pool", "size": 2}, {"layer": "flatten", "steps": 5}]
+    _, at, made = prepared(tmp_path, model={"layers": layers}, loss={})
+    said: list[str] = []
+    with pytest.raises(JaxrnnError, match="`flatten` takes sequences of at most 10 steps, and the data has some of 12"):
+        train_all(at, made, said.append)
+    assert said == []

@@ -187,12 +187,15 @@ OTHER_VALUES: dict[str, Any] = {
     "model.depth": 3,
     "model.bidirectional": True,
     "model.dropout": 0.3,
+    "model.recurrent_dropout": 0.1,
+    "model.input_normalisation": True,
     "model.normalisation": "none",
     "model.pooling": "mean",
     "model.dense_units": 7,
     "model.dense_depth": 3,
     "model.dense_activation": "relu",
     "loss.kind": "binary",
+    "model.layers": ["gru", "pool"],
     "loss.class_weights": "none",
     "loss.beta": 0.99,
     "loss.label_smoothing": 0.1,
@@ -232,6 +235,8 @@ WITHOUT_EFFECT |= {f"training.{key}" for key in RUN_KEYS}
 
 
 def with_value(key: str, value: Any) -> dict[str, Any]:
+    if key == "model.layers":
+        return {"model": {"layers": value}}  # nothing of a family stands beside a list
     return {key.replace(".", "__"): value}
 
 
@@ -259,6 +264,56 @@ def test_fingerprints_and_keys_of_simulated_surveys() -> None:
     assert one.dataset_key != other.dataset_key
     assert one.survey_key == plan.survey_key(Simulation.model_validate({"days": 300}))
     assert made().survey_key is None
+
+
+def residual(*listed: Any) -> dict[str, Any]:
+    return {"layer": "residual", "layers": list(listed)}
+
+
+# Alike but for a bracket, a default, a rate, an order.
+LISTS = [
+    ["gru", "pool"],
+    [{"layer": "gru", "units": 33}, "pool"],
+    [residual("gru", "dense"), "pool"],
+    [residual("gru"), "dense", "pool"],
+    [residual(residual("gru")), "dense", "pool"],
+    ["gru", "dropout", "pool"],
+    ["gru", {"layer": "dropout", "rate": 0}, "pool"],
+    ["dropout", "gru", "pool"],
+    ["gru", {"layer": "pool", "kind": "mean"}],
+    ["gru", {"layer": "conv", "padding": "causal"}, "pool"],
+    ["gru", "conv", "pool"],
+    [*["gru", "dropout", "batch_norm"] * 20, "pool"],
+    [*["gru", "dropout", "batch_norm"] * 20, {"layer": "pool", "kind": "max"}],
+]
+
+
+def test_lists_of_layers_are_points_of_a_grid() -> None:
+    grid = {"model.layers": LISTS, "model.dropout": [0.1, 0.2], "model.recurrent_dropout": [0, 0.3]}
+    planned = made(model={}, grid=grid, seeds=2)
+    ids = [trial.id for trial in planned.trials]
+    assert len(set(ids)) == len({trial.fingerprint for trial in planned.trials}) == len(LISTS) * 8
+    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) and len(name) <= 120 for name in ids)
+    # dropout's rates enter the program as arrays
+    assert [len(job.trials) for job in planned.jobs] == [8] * len(LISTS)
+    assert planned.jobs[0].name == "layers-gru-32-pool-last-1"
+    assert ids[0] == "layers-gru-32-pool-last_dropout-0.1_recurrent_dropout-0_seed-1"
+    assert planned.jobs[2].name == "layers-residual-gru-32-dense-32-end-pool-last-1"
+    assert max(len(job.name) for job in planned.jobs) <= 60
+
+
+def test_a_list_is_the_same_however_it_is_written(tmp_path: Path) -> None:
+    short, long = (
+        made(model={"layers": layers})
+        for layers in (["gru", "pool"], [{"layer": "gru", "bidirectional": False}, {"layer": "pool", "kind": "last"}])
+    )
+    assert short.trials[0].fingerprint == long.trials[0].fingerprint
+    in_grid = made(model={}, grid={"model.layers": [["gru", "pool"]]})
+    assert in_grid.trials[0].fingerprint == short.trials[0].fingerprint
+    # a job's file and the table say which list it is
+    plan.write(in_grid, Results(tmp_path))
+    assert plan.load_job(job_file(Results(tmp_path), in_grid)).model == short.experiment.model
+    assert pd.read_csv(tmp_path / "tiny" / "plan.csv")["model.layers"].tolist() == ["gru 32, pool last"]
 
 
 def test_the_split_has_its_own_seed_or_the_experiments() -> None:

@@ -10,6 +10,7 @@ from test_leaks import experiment, shard, write_dataset
 
 from jaxrnn import batches, metrics, splits, training
 from jaxrnn.batches import Bucket, Corpus, Examples, Part, Windows
+from jaxrnn.config import Output
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.predictions import Predictions
 
@@ -72,7 +73,7 @@ def test_what_places_weigh() -> None:
 
 
 @pytest.mark.parametrize("kind", ["sequence", "prefix", "step"])
-def test_what_is_scored_on_the_device_is_what_the_tables_score(kind: str) -> None:
+def test_what_is_scored_on_the_device_is_what_the_tables_score(kind: Output) -> None:
     generator = default_rng(0)
     lengths = generator.integers(1, 7, 25)
     by_step = generator.integers(-1, 3, lengths.sum()).astype(np.int32)
@@ -102,7 +103,8 @@ def test_what_is_scored_on_the_device_is_what_the_tables_score(kind: str) -> Non
 
 def test_pieces_of_targets_join() -> None:
     whole = [bucket([3, 0], np.array([1, 0], np.int32)), bucket([2, 5], np.array([2, 0], np.int32), 6)]
-    for kind in ("sequence", "prefix"):
+    kinds: tuple[Output, ...] = ("sequence", "prefix")
+    for kind in kinds:
         together = training.targets(kind, whole)
         joined = training.joined([training.targets(kind, [entry]) for entry in whole])
         for one, other in zip(together, joined, strict=True):

@@ -24,7 +24,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from jaxrnn import early
+from jaxrnn import early, plan
 from jaxrnn.config import LOWER_IS_BETTER, Loss, Model, Training, read_yaml, substituted, to_yaml
 from jaxrnn.early import SINCE_FIRST, STEPS
 from jaxrnn.errors import JaxrnnError, listed
@@ -162,8 +162,9 @@ def _read(folder: Path, dataset: Path) -> Inputs:
     ]
     if lacking:
         raise JaxrnnError(f"{config_path}: {listed(lacking)} missing; remove it and run `jaxrnn plan` again")
-    keys = [str(key) for key in config["grid"] or {}]
-    config = {**config, "grid": config["grid"] or {}}
+    tried = {str(key): values for key, values in (config["grid"] or {}).items()}
+    keys = list(tried)
+    config = {**config, "grid": {key: [plan.cell(key, value) for value in values] for key, values in tried.items()}}
 
     manifest = read_json(dataset / "manifest.json", "jaxrnn ingest")
     _expect(manifest, dataset / "manifest.json", "jaxrnn ingest",
@@ -433,8 +434,6 @@ def _model(inputs: Inputs) -> str:
     model = {**Model().model_dump(), **(values["model"] or {})}
     loss = {**Loss().model_dump(), **(values["loss"] or {})}
     training = {**Training().model_dump(), **(values["training"] or {})}
-    cell = {"gru": "GRU", "lstm": "LSTM", "simple": "simple recurrent"}.get(model["cell"], str(model["cell"]))
-    direction = "bidirectional " if model["bidirectional"] else ""
     kind = f"focal loss (gamma {_value(loss['gamma'])})" if loss["gamma"] else "cross-entropy"
     kind = f"binary {kind}" if loss["kind"] == "binary" else kind
     smoothing = f"label smoothing {_value(loss['label_smoothing'])}, " if loss["label_smoothing"] else ""
@@ -444,13 +443,20 @@ def _model(inputs: Inputs) -> str:
     )
     optimiser = {"adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop", "sgd": "SGD"}[training["optimiser"]]
     schedule = {"cosine": ", falling in a cosine", "plateau": ", falling on plateaus"}.get(training["schedule"], "")
-    article = "an" if cell == "LSTM" and not direction else "a"
-    layers = f"{_plural(model['depth'], 'layer')} of {_plural(model['units'], 'unit')}"
     return (
-        f"{article} {direction}{cell} network, {layers}, "
-        f"trained with {kind}, {smoothing}{weights}, {optimiser} and learning rate "
+        f"{_network(model)}, trained with {kind}, {smoothing}{weights}, {optimiser} and learning rate "
         f"{_value(training['learning_rate'])}{schedule}"
     )
+
+
+def _network(model: dict[str, Any]) -> str:
+    if model["layers"] is not None:
+        return f"the network {plan.cell('model.layers', model['layers'])}"
+    cell = {"gru": "GRU", "lstm": "LSTM", "simple": "simple recurrent"}.get(model["cell"], str(model["cell"]))
+    direction = "bidirectional " if model["bidirectional"] else ""
+    article = "an" if cell == "LSTM" and not direction else "a"
+    layers = f"{_plural(model['depth'], 'layer')} of {_plural(model['units'], 'unit')}"
+    return f"{article} {direction}{cell} network, {layers}"
 
 
 def _baseline(inputs: Inputs) -> dict[str, Any]:

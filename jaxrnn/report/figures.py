@@ -12,7 +12,7 @@ import textwrap
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import altair as alt
 import numpy as np
@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 from jaxrnn.config import LOWER_IS_BETTER
 from jaxrnn.early import SINCE_FIRST, STEPS
 from jaxrnn.readers import SPLITS
+
+if TYPE_CHECKING:
+    from jaxrnn.describe import Described
 
 # token: (light, dark). Data colours are from Okabe & Ito (2008), "Color Universal Design", lightened where it is dark.
 TOKENS = {
@@ -60,6 +63,15 @@ SCORES = {
     "log_loss": "log loss",
     "plasticc_log_loss": "PLAsTiCC log loss",
     "figure_of_merit": "figure of merit",
+}
+
+# What a layer does decides the colour of its edge.
+LAYER_TOKENS = {
+    **dict.fromkeys(("simple", "gru", "lstm"), "first"),
+    **dict.fromkeys(("conv", "max_pool", "average_pool"), "third"),
+    **dict.fromkeys(("input_normalisation", "batch_norm", "layer_norm"), "fifth"),
+    **dict.fromkeys(("pool", "flatten"), "fourth"),
+    "dense": "second",
 }
 
 _SVG = "http://www.w3.org/2000/svg"
@@ -605,6 +617,71 @@ def drawings(title: str, sections: Mapping[str, Sequence[Drawing]], bands: Seque
         blocks.append(block.properties(title=alt.Title(section, fontSize=17, offset=12)) if section else block)
     chart = alt.vconcat(*blocks, spacing=30)
     return _drawn("objects", title, title, chart, *([subtitle] if subtitle else []), data=data)
+
+
+def networks(found: Sequence["Described"]) -> Figure:
+    """Draws networks side by side, each as its layers from the input down; layers within a residual are indented."""
+    charts = [_network(network) for network in found]
+    chart = alt.concat(*charts, columns=3, spacing={"row": 36, "column": 40})
+    told = [f"{', '.join(row.name for row in network.rows)} ({network.parameters:,} parameters)" for network in found]
+    return _drawn("networks", "", f"Layers in their order: {'; '.join(told)}.", chart)
+
+
+def _network(network: "Described", width: int = 340, height: int = 40, gap: int = 14, indent: int = 18) -> Any:
+    rows, arrows = [], []
+    for place, row in enumerate(network.rows):
+        top, left = place * (height + gap), row.depth * indent
+        parameters = f"{row.parameters:,}" if row.parameters else ""
+        rows.append({
+            "x": left, "x2": width, "edge": left + 4, "y": top, "y2": top + height, "kind": row.kind,
+            "name": row.name, "gives": row.gives, "parameters": parameters,
+            "settings": textwrap.shorten(row.settings, 62 - 3 * row.depth, placeholder=" …"),
+            "upper": top + (14 if row.settings or parameters else height / 2), "lower": top + 29,
+        })  # fmt: skip
+        if place:
+            arrows.append({"x": 24 + left, "y": top - gap, "y2": top - 4, "tip": top - 3})
+    total = len(network.rows) * (height + gap) - gap
+    x = alt.Scale(domain=[0, width], nice=False)
+    y = alt.Scale(domain=[0, total], nice=False, reverse=True)
+
+    def at(field: str, scale: Any, channel: Any = alt.X) -> Any:
+        return channel(f"{field}:Q", scale=scale, axis=None)
+
+    boxes = alt.Chart(_rows(rows))
+    corners = {"x2": "x2:Q", "y": at("y", y, alt.Y), "y2": "y2:Q"}
+    frames = boxes.mark_rect(fill=LIGHT["surface"], stroke=LIGHT["pale"]).encode(x=at("x", x), **corners)
+    kinds = ["", *LAYER_TOKENS, "dropout", "metadata", "residual"]
+    colours = _colours(kinds, [LAYER_TOKENS.get(kind, "muted") for kind in kinds])
+    edges = boxes.mark_rect().encode(
+        x=at("x", x), **(corners | {"x2": "edge:Q"}), color=alt.Color("kind:N", scale=colours, legend=None)
+    )
+    small = {"fontSize": 10.5, "color": LIGHT["muted"]}
+
+    def words(field: str, across: str, down: str, **style: Any) -> Any:
+        right = across == "x2"
+        mark = boxes.mark_text(align="right" if right else "left", dx=-8 if right else 12, baseline="middle", **style)
+        return mark.encode(x=at(across, x), y=at(down, y, alt.Y), text=f"{field}:N")
+
+    texts = [
+        words("name", "x", "upper", fontWeight="bold"),
+        words("gives", "x2", "upper"),
+        words("settings", "x", "lower", **small),
+        words("parameters", "x2", "lower", **small),
+    ]
+    lines = alt.Chart(_rows(arrows)).encode(x=at("x", x))
+    stems = lines.mark_rule(color=LIGHT["muted"]).encode(y=at("y", y, alt.Y), y2="y2:Q")
+    tips = lines.mark_point(shape="triangle-down", size=30, filled=True, opacity=1, color=LIGHT["muted"])
+    layers = [frames, edges, *texts, stems, tips.encode(y=at("tip", y, alt.Y))]
+    facts = [f"{network.parameters:,} parameters, each layer's at its right", *network.told]
+    title = alt.Title(
+        textwrap.shorten(network.name, 52, placeholder="…") or "The network",
+        subtitle=[line for fact in facts for line in textwrap.wrap(fact, 60)],
+        subtitleColor=LIGHT["muted"],
+        fontSize=13,
+        subtitleFontSize=11,
+        offset=10,
+    )
+    return alt.layer(*layers).properties(width=width, height=total, title=title)
 
 
 def _head(drawn: Drawing, letters: int) -> alt.Title:
