@@ -295,7 +295,7 @@ def test_one_output_is_trained_by_the_binary_cross_entropy() -> None:
     window = Windows(Part.of([data]), [15], np.inf).get()
     schedule = batches.schedule(window.counts, 64, 1)
     weights = np.array([0.7, 1.4], np.float32)
-    hypers = training.stacked([Hyperparameters(np.uint32(3), *map(np.float32, (0.5, 0, 0, 0)), weights)])  # pyright: ignore[reportCallIssue]
+    hypers = training.stacked([Hyperparameters(np.uint32(3), *map(np.float32, (0.5, 0, 0, 0, 0)), weights)])  # pyright: ignore[reportCallIssue]
     program = training.make(model, settings, FEATURES, METADATA, 1)
     before = program.begin(hypers)
     logits = np.asarray(program.evaluate(before, window.buckets))[0]
@@ -307,7 +307,7 @@ def test_one_output_is_trained_by_the_binary_cross_entropy() -> None:
     weight = torch.tensor(weights)[truth.long()]
     torch.nn.functional.binary_cross_entropy_with_logits(leaf, truth, weight).backward()
     assert leaf.grad is not None
-    moved = after.parameters["classes"]["bias"][...] - before.parameters["classes"]["bias"][...]
+    moved = after.parameters["logits"]["bias"][...] - before.parameters["logits"]["bias"][...]
     np.testing.assert_allclose(np.asarray(moved)[0, 0], -0.5 * float(leaf.grad.sum()), rtol=1e-5)
     assert abs(float(leaf.grad.sum())) > 1e-3
     assert int(after.hits[0]) == ((logits[:, 1] > 0) == data.labels[window.sources]).sum()
