@@ -376,6 +376,114 @@ def test_no_dense_layers_and_no_penalty(load: Load) -> None:
     assert load(model__dense_depth=0, loss__l2=1, grid={"loss.l2": [0], "model.dense_depth": [0, 1]})
 
 
+# Lists of layers
+
+
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        (["gro", "pool"], "model.layers[0]: there is no layer 'gro'; did you mean 'gru'? (the layers are input_norm"),
+        ([{"layer": "conv1d"}], "model.layers[0]: there is no layer 'conv1d'; did you mean 'conv'?"),
+        ([{"units": 3}], "model.layers[0]: `layer` is missing, the kind of layer (the layers are input_normalisation"),
+        ([3], "model.layers[0]: expected a layer's name, or a mapping with `layer`, found 3"),
+        ([["gru"]], 'model.layers[0]: expected a layer\'s name, or a mapping with `layer`, found ["gru"]'),
+        ([None], "model.layers[0]: expected a layer's name, or a mapping with `layer`, found null"),
+        ([], "model.layers: expected at least one entry, found []"),
+        (["gru"] * 257, "model.layers: expected at most 256 entries, found 257"),
+        ("gru", "model.layers: expected a list, found 'gru'"),
+        ({"layer": "gru"}, "model.layers: expected a list, found {"),
+        (
+            [{"layer": "gru", "unitts": 3}],
+            "model.layers[0].unitts: unknown key; did you mean 'units'? (the keys here are",
+        ),
+        (
+            [{"layer": "dense", "kernel": 3}],
+            "model.layers[0].kernel: unknown key (the keys here are layer, units, activ",
+        ),
+        (["gru", {"layer": "pool", "kind": "sum"}], "model.layers[1].kind: expected one of last, mean, max, attention"),
+        ([{"layer": "conv", "stride": 0}], "model.layers[0].stride: expected a value >= 1, found 0"),
+        ([{"layer": "dropout", "rate": 1}], "model.layers[0].rate: expected a value < 1, found 1"),
+        (
+            [{"layer": "dense", "units": "3"}],
+            "model.layers[0].units: expected a whole number, found '3'; write it with",
+        ),
+        (["gru", "flatten"], "model.layers[1].steps: missing"),
+        (["residual"], "model.layers[0].layers: missing"),
+        ([{"layer": "residual", "layers": ["gro"]}], "model.layers[0].layers[0]: there is no layer 'gro'"),
+        ([{"layer": "residual", "layers": [{"layer": "gru", "a": 1}]}], "model.layers[0].layers[0].a: unknown key"),
+        # what fits no other layer
+        (["gru"], "model.layers: the list ends with steps, and the task wants one answer a sequence"),
+        (["pool", "gru"], "model.layers[1]: gru takes steps, and model.layers[0] (pool) makes one vector of them"),
+        (
+            ["gru", "pool", "metadata"],
+            "model.layers[2]: metadata joins the metadata, and `data.metadata` names no column",
+        ),
+        (["pool", {"layer": "residual", "layers": ["dense", "conv"]}], "model.layers[1].layers[1]: conv takes steps"),
+    ],
+)
+def test_lists_of_layers_that_are_refused(refused: Refused, listed: Any, said: str) -> None:
+    for message, place in (
+        (refused(model={"layers": listed}), "model.layers"),
+        (refused(model={}, grid={"model.layers": [["pool"], listed]}), "grid.model.layers[1]"),
+    ):
+        assert said.replace("model.layers", place, 1) in message
+        assert message.split("\n")[0].endswith("1 mistake; every key is explained in config/README.md")
+
+
+def test_a_faulty_layer_is_named_by_its_line(refused: Refused) -> None:
+    model = "model:\n  layers:\n  - gru\n  - layer: conv\n    kernel: 0\n  - pool\n"
+    text = config.to_yaml({key: value for key, value in VALUES.items() if key != "model"})
+    line = len(text.splitlines()) + 5
+    assert f"line {line}: model.layers[1].kernel: expected a value >= 1, found 0" in refused(text + model)
+
+
+FAMILY = "the list says what the network is, and so does"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": {"layers": ["pool"], "units": 3, "cell": "lstm"}}, f"model.layers: {FAMILY} `cell`, `units`; leave"),
+        ({"model": {"layers": ["pool"]}, "grid": {"model.units": [3, 4]}}, f"grid.model.units: {FAMILY} `units`"),
+        ({"model": {"units": 3}, "grid": {"model.layers": [["pool"]]}}, f"model.units: {FAMILY} `units`"),
+        ({"model": {}, "grid": {"model.layers": [None, ["pool"]], "model.depth": [1]}}, f"grid.model.depth: {FAMILY}"),
+        (
+            {"model": {}, "grid": {"model.layers": [["gru", "pool"], ["pool"], ["gru", {"layer": "pool"}]]}},
+            "stands twice",
+        ),
+        (
+            {"model": {"layers": ["pool"]}, "loss__l2": 0.1},
+            "loss.l2: penalises the last dense layer, and `model.layers`",
+        ),
+        (
+            {"model": {}, "grid": {"model.layers": [["pool", "dense"], ["pool"]], "loss.l2": [0, 1]}},
+            "`model.layers` has",
+        ),
+        ({"model": {"dense_depth": 0}, "loss__l2": 0.1}, "with `model.dense_depth: 0` there is none"),
+    ],
+)
+def test_a_list_and_a_family_are_not_mixed(refused: Refused, changes: dict[str, Any], said: str) -> None:
+    message = refused(**changes)
+    assert said in message and "1 mistake;" in message
+
+
+def test_lists_of_layers_load(load: Load) -> None:
+    inner = {"layer": "residual", "layers": ["dropout", {"layer": "dense", "units": 5}]}
+    listed = ["gru", inner, {"layer": "pool", "kind": "attention"}]
+    model = {"layers": listed, "dropout": 0.4, "recurrent_dropout": 0.1, "units": 32}
+    experiment = load(model=model, loss__l2=0.1)
+    assert [type(layer) for layer in experiment.model.layers or ()] == [
+        config.RecurrentLayer,
+        config.ResidualLayer,
+        config.PoolLayer,
+    ]
+    written = experiment.model_dump(mode="json")
+    assert load(config.to_yaml(written)) == experiment
+    assert hash(experiment.model) == hash(load(config.to_yaml(written)).model)
+    grid = {"model.layers": [None, listed, ["pool", "dense"]], "model.dropout": [0, 0.5]}
+    assert load(model={}, grid=grid).grid["model.layers"] == (None, listed, ["pool", "dense"])
+
+
 # Simulated surveys
 
 
@@ -459,7 +567,7 @@ scalars = (
     | st.integers()
     | st.floats()
     | st.text(max_size=8)
-    | st.sampled_from(["gru", "*", "1e-4", "../x", "goto", "simulated", 2**70, -1, 10**400, "time"])
+    | st.sampled_from(["gru", "*", "1e-4", "../x", "goto", "simulated", "pool", "layer", 2**70, -1, 10**400, "time"])
 )
 keys = (
     st.text(max_size=6)
@@ -469,6 +577,11 @@ keys = (
 anything = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=6
 )
+LISTED = {
+    **VALUES,
+    "model": {"layers": ["gru", {"layer": "residual", "layers": [{"layer": "dense", "units": 3}]}, "pool"]},
+    "grid": {"model.layers": [["pool"], [{"layer": "conv", "kernel": 2}, {"layer": "flatten", "steps": 4}]]},
+}
 RICH = {
     **surveys.changed(VALUES, data__metadata=["context_0"], grid={"model.cell": ["gru", "lstm"], "loss.l2": [0, 0.1]}),
     "task": {"classes": {"a": ["0"], "b": ["*"]}, "exclude": ["9"]},
@@ -487,7 +600,7 @@ SIMULATED = {
 @st.composite
 def mutated(draw: st.DrawFn) -> dict[Any, Any]:
     """Draws a valid experiment in which up to three values or keys are replaced, added or taken out."""
-    values: dict[Any, Any] = copy.deepcopy(draw(st.sampled_from([RICH, SIMULATED])))
+    values: dict[Any, Any] = copy.deepcopy(draw(st.sampled_from([RICH, SIMULATED, LISTED])))
     for _ in range(draw(st.integers(0, 3))):
         place: Any = values
         while True:
