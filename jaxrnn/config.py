@@ -617,7 +617,7 @@ class ConvLayer(Section):
     """A convolution along the steps. What lies beyond the sequence's ends is 0."""
 
     layer: Literal["conv"]
-    filters: Width = Field(default=32, description="Its width.")
+    filters: Width = Field(default=32, description="Its width: how many patterns it looks for.")
     kernel: Annotated[Whole, Field(ge=1, le=1024)] = Field(
         default=3, description="How many steps a window has. More for slower patterns."
     )
@@ -628,7 +628,7 @@ class ConvLayer(Section):
         default="same",
         description="`same`: windows are centred on their step and look ahead. `causal`: they end with it.",
     )
-    activation: Activation = Field(default="relu", description="What follows.")
+    activation: Activation = Field(default="relu", description="Applied last; `linear` is none.")
 
 
 class WindowPoolLayer(Section):
@@ -671,8 +671,8 @@ class DenseLayer(Section):
     """A dense layer, of each step by itself where there are steps."""
 
     layer: Literal["dense"]
-    units: Width = Field(default=32, description="Its width.")
-    activation: Activation = Field(default="relu", description="What follows.")
+    units: Width = Field(default=32, description="Its width. More learns more, and overfits sooner.")
+    activation: Activation = Field(default="relu", description="Applied last; `linear` is none.")
 
 
 class PoolLayer(Section):
@@ -681,8 +681,8 @@ class PoolLayer(Section):
     layer: Literal["pool"]
     kind: Literal["last", "mean", "max", "attention"] = Field(
         default="last",
-        description="The last valid step, or the mean or maximum over valid steps; `attention` is their mean by learnt "
-        "weights (Yang et al. 2016, eqs. 5 to 7).",
+        description="The last valid step (after a bidirectional layer take its `output: last` instead), or the mean or "
+        "maximum over valid steps; `attention` is their mean by learnt weights (Yang et al. 2016, eqs. 5 to 7).",
     )
     running: Flag = Field(
         default=False, description="Give every step the value of the sequence up to there, and stay causal."

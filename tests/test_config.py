@@ -617,3 +617,283 @@ def test_any_text_is_an_experiment_or_a_message(tmp_path: Path, text: str | byte
     file.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
     with pytest.raises(JaxrnnError):
         config.load(file)
+
+
+# Lists of layers
+
+
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        (["gro", "pool"], "model.layers[0]: there is no layer 'gro'; did you mean 'gru'? (the layers are input_norm"),
+        ([{"layer": "conv1d"}], "model.layers[0]: there is no layer 'conv1d'; did you mean 'conv'?"),
+        ([{"units": 3}], "model.layers[0]: `layer` is missing, the kind of layer (the layers are input_normalisation"),
+        ([3], "model.layers[0]: expected a layer's name, or a mapping with `layer`, found 3"),
+        ([["gru"]], 'model.layers[0]: expected a layer\'s name, or a mapping with `layer`, found ["gru"]'),
+        ([None], "model.layers[0]: expected a layer's name, or a mapping with `layer`, found null"),
+        ([], "model.layers: expected at least one entry, found []"),
+        (["gru"] * 257, "model.layers: expected at most 256 entries, found 257"),
+        ("gru", "model.layers: expected a list, found 'gru'"),
+        ({"layer": "gru"}, "model.layers: expected a list, found {"),
+        (
+            [{"layer": "gru", "unitts": 3}],
+            "model.layers[0].unitts: unknown key; did you mean 'units'? (the keys here are",
+        ),
+        (
+            [{"layer": "dense", "kernel": 3}],
+            "model.layers[0].kernel: unknown key (the keys here are layer, units, activ",
+        ),
+        (["gru", {"layer": "pool", "kind": "sum"}], "model.layers[1].kind: expected one of last, mean, max, attention"),
+        ([{"layer": "conv", "stride": 0}], "model.layers[0].stride: expected a value >= 1, found 0"),
+        ([{"layer": "dropout", "rate": 1}], "model.layers[0].rate: expected a value < 1, found 1"),
+        (
+            [{"layer": "dense", "units": "3"}],
+            "model.layers[0].units: expected a whole number, found '3'; write it with",
+        ),
+        (["gru", "flatten"], "model.layers[1].steps: missing"),
+        (["residual"], "model.layers[0].layers: missing"),
+        ([{"layer": "residual", "layers": ["gro"]}], "model.layers[0].layers[0]: there is no layer 'gro'"),
+        ([{"layer": "residual", "layers": [{"layer": "gru", "a": 1}]}], "model.layers[0].layers[0].a: unknown key"),
+        # what fits no other layer
+        (["gru"], "model.layers: the list ends with steps, and the task wants one answer a sequence"),
+        (["pool", "gru"], "model.layers[1]: gru takes steps, and model.layers[0] (pool) makes one vector of them"),
+        (
+            ["gru", "pool", "metadata"],
+            "model.layers[2]: metadata joins the metadata, and `data.metadata` names no column",
+        ),
+        (["pool", {"layer": "residual", "layers": ["dense", "conv"]}], "model.layers[1].layers[1]: conv takes steps"),
+    ],
+)
+def test_lists_of_layers_that_are_refused(refused: Refused, listed: Any, said: str) -> None:
+    for message, place in (
+        (refused(model={"layers": listed}), "model.layers"),
+        (refused(model={}, grid={"model.layers": [["pool"], listed]}), "grid.model.layers[1]"),
+    ):
+        assert said.replace("model.layers", place, 1) in message
+        assert message.split("\n")[0].endswith("1 mistake; every key is explained in config/README.md")
+
+
+def test_a_faulty_layer_is_named_by_its_line(refused: Refused) -> None:
+    model = "model:\n  layers:\n  - gru\n  - layer: conv\n    kernel: 0\n  - pool\n"
+    text = config.to_yaml({key: value for key, value in VALUES.items() if key != "model"})
+    line = len(text.splitlines()) + 5
+    assert f"line {line}: model.layers[1].kernel: expected a value >= 1, found 0" in refused(text + model)
+
+
+FAMILY = "the list says what the network is, and so does"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": {"layers": ["pool"], "units": 3, "cell": "lstm"}}, f"model.layers: {FAMILY} `cell`, `units`; leave"),
+        ({"model": {"layers": ["pool"]}, "grid": {"model.units": [3, 4]}}, f"grid.model.units: {FAMILY} `units`"),
+        ({"model": {"units": 3}, "grid": {"model.layers": [["pool"]]}}, f"model.units: {FAMILY} `units`"),
+        ({"model": {}, "grid": {"model.layers": [None, ["pool"]], "model.depth": [1]}}, f"grid.model.depth: {FAMILY}"),
+        (
+            {"model": {}, "grid": {"model.layers": [["gru", "pool"], ["pool"], ["gru", {"layer": "pool"}]]}},
+            "stands twice",
+        ),
+        (
+            {"model": {"layers": ["pool"]}, "loss__l2": 0.1},
+            "loss.l2: penalises the last dense layer, and `model.layers`",
+        ),
+        (
+            {"model": {}, "grid": {"model.layers": [["pool", "dense"], ["pool"]], "loss.l2": [0, 1]}},
+            "`model.layers` has",
+        ),
+        ({"model": {"dense_depth": 0}, "loss__l2": 0.1}, "with `model.dense_depth: 0` there is none"),
+    ],
+)
+def test_a_list_and_a_family_are_not_mixed(refused: Refused, changes: dict[str, Any], said: str) -> None:
+    message = refused(**changes)
+    assert said in message and "1 mistake;" in message
+
+
+def test_lists_of_layers_load(load: Load) -> None:
+    inner = {"layer": "residual", "layers": ["dropout", {"layer": "dense", "units": 5}]}
+    listed = ["gru", inner, {"layer": "pool", "kind": "attention"}]
+    model = {"layers": listed, "dropout": 0.4, "recurrent_dropout": 0.1, "units": 32}
+    experiment = load(model=model, loss__l2=0.1)
+    assert [type(layer) for layer in experiment.model.layers or ()] == [
+        config.RecurrentLayer,
+        config.ResidualLayer,
+        config.PoolLayer,
+    ]
+    written = experiment.model_dump(mode="json")
+    assert load(config.to_yaml(written)) == experiment
+    assert hash(experiment.model) == hash(load(config.to_yaml(written)).model)
+    grid = {"model.layers": [None, listed, ["pool", "dense"]], "model.dropout": [0, 0.5]}
+    assert load(model={}, grid=grid).grid["model.layers"] == (None, listed, ["pool", "dense"])
+
+
+# Simulated surveys
+
+
+def test_a_simulation_stands_with_all_its_defaults(load: Load) -> None:
+    data = {"reader": "simulated", "simulation": {}, "features": ["time"]}
+    assert load(data=data).data.simulation == Simulation.model_validate({}).model_dump(mode="json")
+
+
+def test_mistakes_in_a_simulation_are_reported_with_the_others(refused: Refused) -> None:
+    data = {"reader": "simulated", "simulation": {"dayss": 3, "objects": {"agn": -1, "supernova": 1}}, "features": []}
+    message = refused(data=data)
+    assert "data.simulation.dayss: unknown key; did you mean 'days'?" in message
+    assert "data.simulation.objects.agn: expected a value >= 0, found -1" in message
+    assert "data.simulation.objects.variable_star: missing" in message
+    assert "4 mistakes" in message
+
+
+def test_a_simulation_goes_with_its_reader(refused: Refused) -> None:
+    data = {"reader": "goto", "simulation": {}, "features": ["time"]}
+    assert "data.simulation: goes with `reader: simulated`, not with 'goto'" in refused(data=data)
+
+
+def test_simulation_files(tmp_path: Path) -> None:
+    alone = tmp_path / "survey.yaml"
+    alone.write_text("days: 300\n")
+    assert config.load_simulation(alone) == Simulation.model_validate({"days": 300})
+    alone.write_text("dayss: 300\n")
+    with pytest.raises(JaxrnnError, match="line 1: dayss: unknown key; did you mean 'days'"):
+        config.load_simulation(alone)
+    data = {"reader": "simulated", "simulation": {"days": 300}, "features": ["time"]}
+    whole = surveys.write_experiment(tmp_path / "whole.yaml", {**VALUES, "data": data})
+    assert config.load_simulation(whole) == Simulation.model_validate({"days": 300})
+    with pytest.raises(JaxrnnError, match=r"has no data\.simulation; there is nothing to simulate"):
+        config.load_simulation(surveys.write_experiment(tmp_path / "files.yaml", VALUES))
+    nameless = {key: value for key, value in VALUES.items() if key != "experiment"}
+    with pytest.raises(JaxrnnError, match="experiment: missing"):
+        config.load_simulation(surveys.write_experiment(tmp_path / "nameless.yaml", nameless))
+
+
+# After loading
+
+
+def test_loaded_values_do_not_change(load: Load) -> None:
+    experiment = load(task={"classes": {"a": ["0"], "b": ["1"]}}, grid={"model.units": [3, 4]})
+    sections = [experiment, *(value for _, value in experiment if isinstance(value, config.Section))]
+    assert len(sections) == 9
+    for section in [*sections, *experiment.data.features]:
+        for key in type(section).model_fields:
+            with pytest.raises(ValidationError, match="frozen"):
+                setattr(section, key, getattr(section, key))
+    assert isinstance(experiment.grid["model.units"], tuple)
+
+
+def test_what_is_loaded_is_what_stands_in_the_file(load: Load) -> None:
+    experiment = load(grid={"model.units": [3, 4]}, training__learning_rate=2e-5)
+    written = experiment.model_dump(mode="json")
+    assert written["training"]["learning_rate"] == 2e-5
+    assert load(config.to_yaml(written)) == experiment
+
+
+@pytest.mark.parametrize(
+    "label", ["1e5", "0", "yes", "null", "1.5", "2020-01-01", "~", "<<", "*", "ä", "a: b", "#", ".inf", "0x1"]
+)
+def test_text_that_looks_like_something_else_stays_text(load: Load, label: str) -> None:
+    experiment = load(task={"classes": {label: [label], "other": ["rest"]}})
+    assert experiment.task.classes == {label: (label,), "other": ("rest",)}
+    assert load(config.to_yaml(experiment.model_dump(mode="json"))) == experiment
+
+
+def test_the_text_of_a_digest_is_fixed() -> None:
+    assert config.digest({"b": [1, 2.5, None, "ä"], "a": True}) == config.digest({"a": True, "b": [1, 2.5, None, "ä"]})
+    assert config.digest({"b": [1, 2.5, None, "ä"], "a": True}) == "2fbfdc84e834"
+    assert config.digest(1) != config.digest(1.0)
+
+
+# Anything at all
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["gru", "*", "1e-4", "../x", "goto", "simulated", "pool", "layer", 2**70, -1, 10**400, "time"])
+)
+keys = (
+    st.text(max_size=6)
+    | st.integers(-3, 3)
+    | st.sampled_from(["name", "a", "units", "model.cell", "loss.l2", "data.x"])
+)
+anything = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=6
+)
+LISTED = {
+    **VALUES,
+    "model": {"layers": ["gru", {"layer": "residual", "layers": [{"layer": "dense", "units": 3}]}, "pool"]},
+    "grid": {"model.layers": [["pool"], [{"layer": "conv", "kernel": 2}, {"layer": "flatten", "steps": 4}]]},
+}
+RICH = {
+    **surveys.changed(VALUES, data__metadata=["context_0"], grid={"model.cell": ["gru", "lstm"], "loss.l2": [0, 0.1]}),
+    "task": {"classes": {"a": ["0"], "b": ["*"]}, "exclude": ["9"]},
+    "seeds": 2,
+}
+SIMULATED = {
+    **RICH,
+    "data": {
+        "reader": "simulated",
+        "simulation": {"objects": {"agn": 3, "supernova": 1, "variable_star": 1}},
+        "features": ["time", {"name": "flux", "scaling": "asinh"}],
+    },
+}
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> dict[Any, Any]:
+    """Draws a valid experiment in which up to three values or keys are replaced, added or taken out."""
+    values: dict[Any, Any] = copy.deepcopy(draw(st.sampled_from([RICH, SIMULATED, LISTED])))
+    for _ in range(draw(st.integers(0, 3))):
+        place: Any = values
+        while True:
+            inner = [
+                entry
+                for entry in (place.values() if isinstance(place, dict) else place)
+                if entry and isinstance(entry, dict | list)
+            ]
+            if not inner or draw(st.booleans()):
+                break
+            place = draw(st.sampled_from(inner))
+        present = list(place) if isinstance(place, dict) else list(range(len(place)))
+        action = draw(st.sampled_from(["replace", "add", "remove"])) if present else "add"
+        if action == "remove":
+            del place[draw(st.sampled_from(present))]
+        elif action == "replace":
+            place[draw(st.sampled_from(present))] = draw(anything)
+        elif isinstance(place, dict):
+            place[draw(keys)] = draw(anything)
+        else:
+            place.append(draw(anything))
+    return values
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+@given(values=mutated())
+def test_any_file_is_an_experiment_or_a_message(tmp_path: Path, values: dict[Any, Any]) -> None:
+    file = tmp_path / "any.yaml"
+    file.write_bytes(config.to_yaml(values).encode("utf-8", "surrogatepass"))
+    try:
+        experiment = config.load(file)
+    except JaxrnnError as error:
+        message = str(error)
+    else:
+        message = f"{file}: loaded"
+        file.write_text(config.to_yaml(experiment.model_dump(mode="json")))
+        assert config.load(file) == experiment
+    assert message.startswith(f"{file}:")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    text=st.text(st.sampled_from("a: -\n\t{}[]'\"&*!#|>%@`?,1e.<~é\0"), max_size=40)
+    | st.text(max_size=40)
+    | st.binary(max_size=40)
+)
+def test_any_text_is_an_experiment_or_a_message(tmp_path: Path, text: str | bytes) -> None:
+    file = tmp_path / "any.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(JaxrnnError):
+        config.load(file)

@@ -4,7 +4,7 @@ import importlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -29,21 +29,26 @@ def test_the_tables_have_every_key_with_unit_and_reason() -> None:
     sections = (config.Experiment, config.Data, config.Feature, config.Split, config.Task, config.Model, config.Loss)
     sections += (config.Training, config.Selection, simulate.Simulation, simulate.Objects, config.Augmentation)
     sections += (config.Detection, config.Cuts, config.FlagCut, config.Window, config.SigmaClip, config.Early)
-    keys = [f"\n| `{key}` |" for section in sections for key in section.model_fields]
+    sections += get_args(config.Layer)
+    # `layer` itself stands in the headings of the layers
+    keys = [f"\n| `{key}` |" for section in sections for key in section.model_fields if key != "layer"]
     assert all(key in tables for key in keys)
     assert tables.count("\n| `") == len(keys)
+    assert all(f"`{kind}`" in tables for kind in config.LAYER_KINDS)
     for section in sections:
         for key, field in section.model_fields.items():
+            if key == "layer":
+                continue
             inner = getattr(field.annotation, "__doc__", "") if field.description is None else field.description
             assert len(inner or "") > 15, key
 
 
 def test_defaults_in_the_tables_are_those_of_the_models() -> None:
-    rows = dict(
-        re.findall(r"^\| `(\w+)` \|.*?\| (`[^|]*`|\(required\)|see below) \|", config.tables(), flags=re.MULTILINE)
-    )
-    for section in (config.Model(), config.Loss(), config.Training(), config.Selection()):
-        for key, default in section.model_dump(mode="json").items():
+    tables = dict(re.findall(r"^### `(\w+)`\n(.*?)(?=^###|\Z)", config.tables(), flags=re.MULTILINE | re.DOTALL))
+    row = r"^\| `(\w+)` \|.*?\| (`[^|]*`|\(required\)|see below) \|"
+    for name in ("model", "loss", "training", "selection"):
+        rows = dict(re.findall(row, tables[name], flags=re.MULTILINE))
+        for key, default in getattr(config, name.title())().model_dump(mode="json").items():
             assert yaml.safe_load(rows[key].strip("`")) == default, key
 
 
@@ -71,6 +76,13 @@ def test_there_are_shipped_experiments() -> None:
         ("training", "learning_rate", "1e-4"),
         ("training", "learning_rate", 0),
         ("loss", "gamma", 11),
+        ("model", "layers", ["gro"]),
+        ("model", "layers", ["flatten"]),
+        ("model", "layers", []),
+        ("model", "layers", [{"units": 3}]),
+        ("model", "layers", [{"layer": "gru", "filters": 3}]),
+        ("model", "layers", [{"layer": "residual", "layers": [{"layer": "conv", "kernel": 0}]}]),
+        ("grid", "model.layers", ["gru"]),
         ("data", "reader", "gotto"),
         ("data", "simulation", {"dayss": 3}),
         ("grid", "model.cell", ["gro"]),
@@ -83,6 +95,18 @@ def test_the_schema_shows_editors_what_loading_refuses(section: str, key: str, v
     schema = Draft202012Validator(config.schema())
     schema.validate(values)
     assert not schema.is_valid({**values, section: {**values[section], key: value}})
+
+
+def test_the_schema_knows_lists_of_layers() -> None:
+    example = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)[1])
+    schema = Draft202012Validator(config.schema())
+    values = surveys.experiment_values("goto", "folder")
+    values["data"]["metadata"] = ["context_0"]
+    nested = ["gru", {"layer": "residual", "layers": ["dense", {"layer": "dropout", "rate": None}]}, "pool"]
+    for model in (example["model"], {"layers": nested}, {"layers": None}):
+        schema.validate({**values, "model": model})
+        assert config.Experiment.model_validate({**values, "model": model})
+    schema.validate({**values, "model": {}, "grid": {"model.layers": [nested, ["pool"]]}})
 
 
 def test_the_example_is_complete_and_makes_the_trials_that_the_text_says(tmp_path: Path) -> None:
