@@ -176,6 +176,9 @@ OTHER_VALUES: dict[str, Any] = {
     "split.validation": 0.2,
     "split.by": "group",
     "split.folds": 2,
+    "split.balance": True,
+    "data.evaluation": ["context_0"],
+    "task.kind": "prefix",
     "split.leaks": "report",
     "split.seed": 5,
     "task.classes": {"a": ["0"], "b": ["*"]},
@@ -251,7 +254,21 @@ def test_no_key_is_forgotten() -> None:
     every = {"seed", "experiment"}
     for name in ("data", "split", "task", "model", "loss", "augmentation", "training", "selection"):
         every |= {f"{name}.{key}" for key in getattr(made().experiment, name).model_dump()}
-    assert every - set(OTHER_VALUES) == {"data.simulation"}
+    assert every - set(OTHER_VALUES) == {"data.simulation", "task.early", "split.fold_kind"}
+
+
+def test_the_kind_of_folds_decides_trials() -> None:
+    prints = [
+        [trial.fingerprint for trial in made(split={"method": "exact", "folds": 2, "fold_kind": kind}).trials]
+        for kind in ("k_fold", "random")
+    ]
+    assert len({*prints[0], *prints[1]}) == 4
+
+
+def test_when_predictions_are_scored_changes_no_trial() -> None:
+    early = {"around": "peak", "at": [-2, 0]}
+    (before,), (after,) = made(task={"kind": "prefix"}).trials, made(task={"kind": "prefix", "early": early}).trials
+    assert before.fingerprint == after.fingerprint
 
 
 def test_fingerprints_and_keys_of_simulated_surveys() -> None:
