@@ -33,6 +33,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "exponential": jnp.exp,
 }
 glorot = nnx.initializers.glorot_uniform()
+# A score that no step has; the difference to itself is a number, as that of infinity is not.
+LEAST = -1e30
 
 
 @dataclass
@@ -443,10 +445,6 @@ class Pool(Layer):
 
     def _scores(self, values: Array) -> Float[Array, "batch step 1"]:
         return (jnp.tanh(values @ self.kernel[...] + self.bias[...]) @ self.query[...])[..., None]
-
-
-# a score that no step has, and whose difference to itself is a number
-LEAST = -1e30
 
 
 def _together(first: tuple[Array, Array, Array], second: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:

@@ -57,7 +57,8 @@ class Network(nnx.Module):
         return self.blueprint.gives.has_steps
 
     def steps_out(self, steps: int) -> int:
-        """Returns for how many steps there are logits where the input has so many: strides shorten it."""
+        """Returns for how many steps a network with `per_step` gives logits where the input has so many: strides
+        shorten it."""
         return self.blueprint.gives.steps(steps)
 
     def lengths_out(self, lengths: Int[Array, " batch"]) -> Int[Array, " batch"]:

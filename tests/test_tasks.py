@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from experiments import prepared
 from numpy.random import default_rng
 from test_leaks import experiment, shard, write_dataset
 
-from jaxrnn import batches, metrics, splits, training
+from jaxrnn import aggregate, batches, bundles, jobs, metrics, plan, predict, predictions, report, splits, training
 from jaxrnn.batches import Bucket, Corpus, Examples, Part, Windows
 from jaxrnn.config import Output
 from jaxrnn.errors import JaxrnnError
@@ -172,3 +174,83 @@ def test_intervals_by_sequence_are_those_of_whole_sequences(monkeypatch: pytest.
     for name, score in once.items():
         assert often[name] == pytest.approx(score, rel=1e-9)
         assert alone[name]["high"] - alone[name]["low"] < 0.75 * (score["high"] - score["low"])  # pyright: ignore
+
+
+# From the survey to the report
+
+
+def write_steps(folder: Path, objects: int = 60, steps: int = 14) -> None:
+    """Writes a table of observations whose step label says whether the value is above 0, but for some that nobody
+    labelled."""
+    generator = default_rng(5)
+    rows = []
+    for number in range(objects):
+        for step in range(int(generator.integers(8, steps + 1))):
+            value = generator.normal(0, 1)
+            label = "unsure" if generator.random() < 0.1 else "up" if value > 0 else "down"
+            rows.append(
+                {"star": f"s{number}", "time": step + generator.uniform(0, 0.5), "value": value, "phase": label}
+            )
+    folder.mkdir()
+    pd.DataFrame(rows).to_csv(folder / "rows.csv", index=False)
+
+
+STEP_OPTIONS = {"object": "star", "time": "time", "values": {"value": ""}, "step_label": "phase"}
+
+
+@pytest.mark.parametrize("kind", ["prefix", "step"])
+def test_a_task_goes_from_the_survey_to_the_report(tmp_path: Path, kind: str) -> None:
+    changes: dict[str, Any] = {"task": {"kind": kind}}
+    if kind == "step":
+        write_steps(tmp_path / "survey")
+        data = {"reader": "table", "options": STEP_OPTIONS, "features": ["value"], "path": str(tmp_path / "survey")}
+        changes |= {"data": data, "split": {"method": "exact", "train": 0.6, "validation": 0.2}}
+        changes["task"] |= {"exclude": ["unsure"]}
+    of, at, made = prepared(
+        tmp_path, training__epochs=15, training__batch_size=8, model__normalisation="none", grid={"loss.gamma": [0, 1]},
+        **changes,
+    )  # fmt: skip
+    (job,) = made.jobs
+    folder, experiment_folder = at.job("tiny", job.name), at.experiment("tiny")
+    jobs.train(plan.load_job(folder / "config.yaml"), at, folder, lambda text: None)
+    best = aggregate.aggregate(of, at)
+    content, classes = predictions.read(folder / "predictions.h5")
+    test = content["test"]
+    (trial, *_) = test.probabilities
+    assert test.kind == kind and len(test.probabilities[trial]) == test.lengths.sum()
+    np.testing.assert_allclose(test.probabilities[trial].sum(axis=1), 1, atol=1e-5)
+    # the value itself is the answer, and the sines differ after some steps
+    assert best["test"]["accuracy"]["value"] > 0.85
+    statistics = splits.read_statistics(experiment_folder)
+    corpus = Corpus(at.dataset(made.dataset_key), splits.read_splits(experiment_folder), statistics,
+                    labels_by_step=kind == "step")  # fmt: skip
+    again = predict.predict(bundles.load(experiment_folder / "best"), corpus.part("test"))
+    # other paddings of the same sequences round differently
+    np.testing.assert_allclose(again, test.probabilities[best["trial"]], atol=2e-6)
+    page = report.write(experiment_folder, at.dataset(made.dataset_key)).read_text()
+    assert ("Early classification" in page) == (kind == "prefix")
+    if kind == "prefix":
+        curves = pd.read_csv(experiment_folder / "early_test.csv")
+        own = curves[curves["trial"] == best["trial"]]
+        last = own.loc[own["by"] == "steps", "accuracy"].to_numpy()[-1]
+        assert last == pytest.approx(best["test"]["accuracy"]["value"])
+    else:
+        truth = test.labels[test.labels >= 0]
+        assert best["interval"] == metrics.INTERVALS_BY_STEP and classes == ("down", "up")
+        matrix = pd.read_csv(experiment_folder / "confusion_matrix_test.csv")[["down", "up"]].to_numpy()
+        assert matrix.sum(axis=1).tolist() == np.bincount(truth).tolist()
+        assert "Steps of each class, by split" in page
+
+
+def test_a_prefix_must_not_know_of_later_steps(tmp_path: Path) -> None:
+    with pytest.raises(JaxrnnError, match=r"model\.bidirectional: a layer reads backwards, so that what"):
+        prepared(tmp_path, task={"kind": "prefix"}, model__bidirectional=True)
+    features: list[Any] = ["time", {"name": "value", "normalisation": "sequence"}]
+    with pytest.raises(JaxrnnError, match=r"features\[1\]\.normalisation: it is taken of the whole sequence"):
+        prepared(tmp_path, task={"kind": "prefix"}, data__features=features)
+    layers: list[Any] = ["gru", {"layer": "conv", "kernel": 3}, {"layer": "pool", "running": True}]
+    with pytest.raises(JaxrnnError, match=r"model\.layers: conv 1 is centred, so that"):
+        prepared(tmp_path, task={"kind": "prefix"}, model={"layers": layers}, loss={})
+    strided: list[Any] = ["gru", {"layer": "max_pool", "size": 2}]
+    with pytest.raises(JaxrnnError, match=r"model\.layers: gives an answer for every 2 steps"):
+        prepared(tmp_path, task={"kind": "step"}, model={"layers": strided}, loss={})

@@ -443,16 +443,15 @@ def test_companions_of_a_network_of_ones_own_change_no_bit(hybrid: Setting) -> N
     assert same(member(first, 0), member(second, 2))
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm", "simple"])
-def test_recurrent_dropout_is_a_trials_own(cell: str) -> None:
+def test_recurrent_dropout_is_a_trials_own() -> None:
     """A companion's changes no bit; a rate of 0 is the program without it, to rounding."""
-    setting = Setting(cell, recurrent_dropout=True, length_buckets=1)
+    setting = Setting(recurrent_dropout=True, length_buckets=1)
     none, some = setting.hyper(1), setting.hyper(1, recurrent=0.5)
     first, _ = setting.trained([none, some, some._replace(seed=np.uint32(2))], epochs=2)
     second, _ = setting.trained([some, setting.hyper(3, recurrent=0.9), none], epochs=2)
     assert same(member(first, 0), member(second, 2)) and same(member(first, 1), member(second, 0))
     assert not same(member(first, 0), member(first, 1))
-    plain, _ = Setting(cell, length_buckets=1).trained([none._replace(dropout=np.float32(0))] * 2, epochs=1)
+    plain, _ = Setting(length_buckets=1).trained([none._replace(dropout=np.float32(0))] * 2, epochs=1)
     nothing, _ = setting.trained([none._replace(dropout=np.float32(0))] * 2, epochs=1)
     for one, other in zip(member(plain.parameters, 0), member(nothing.parameters, 0), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
