@@ -191,9 +191,9 @@ def readers(
 
 @app.command(
     epilog=_examples(
-        "jaxrnn view --config config/spcc.yaml",
-        "jaxrnn view --config config/spcc.yaml --object 13 --object 2000 --output two.png",
-        "jaxrnn view --config config/spcc.yaml --from-shards --class Ia --per-class 9",
+        "jaxrnn view --config config/spcc_ia.yaml",
+        "jaxrnn view --config config/spcc_ia.yaml --object 13 --object 2000 --output two.png",
+        "jaxrnn view --config config/spcc_ia.yaml --from-shards --class Ia --per-class 9",
     )
 )
 def view(
@@ -234,7 +234,7 @@ def view(
 
 @app.command(
     epilog=_examples(
-        "jaxrnn describe --config config/goto.yaml", "jaxrnn describe --config config/spcc.yaml --output network.svg"
+        "jaxrnn describe --config config/goto.yaml", "jaxrnn describe --config config/spcc_ia.yaml --output network.svg"
     )
 )
 def describe(

@@ -100,6 +100,8 @@ def _finite(value: float) -> float:
     return value
 
 
+# What a network answers for: a whole sequence, every prefix of it, or every step.
+Output = Literal["sequence", "prefix", "step"]
 Name = Annotated[str, AfterValidator(_name), Field(json_schema_extra={"pattern": f"^{NAME}$"})]
 Number = Annotated[float, BeforeValidator(_number), AfterValidator(_finite)]
 Whole = Annotated[int, BeforeValidator(_whole)]
@@ -464,7 +466,7 @@ class Early(Section):
 class Task(Section):
     """What the network tells apart."""
 
-    kind: Literal["sequence", "prefix", "step"] = Field(
+    kind: Output = Field(
         default="sequence",
         description="What gets a label. `sequence`: each object. `prefix`: each object, predicted anew after every "
         "step from what was observed until then, for objects that are classified while they are observed; pooling runs "
@@ -577,7 +579,6 @@ def _each_label_once(labels: list[str]) -> None:
 
 
 # What a network gives: a vector a sequence, the same for every prefix of the sequence, or a vector a step.
-Output = Literal["sequence", "prefix", "step"]
 Activation = Literal[
     "linear", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "softsign", "sigmoid", "tanh",
     "exponential",

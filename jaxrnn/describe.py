@@ -9,7 +9,16 @@ import numpy as np
 
 from jaxrnn import blueprint, features, plan, readers, results
 from jaxrnn.blueprint import Blueprint, Placed, Shape
-from jaxrnn.config import TRACED_KEYS, DropoutLayer, Experiment, MetadataLayer, Model, RecurrentLayer, substituted
+from jaxrnn.config import (
+    TRACED_KEYS,
+    DropoutLayer,
+    Experiment,
+    Loss,
+    MetadataLayer,
+    Model,
+    RecurrentLayer,
+    substituted,
+)
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import Results
 
@@ -101,8 +110,10 @@ def networks(experiment: Experiment, inputs: Inputs) -> list[Described]:
     found: dict[Blueprint, Described] = {}
     for values in itertools.product(*(experiment.grid[key] for key in keys)):
         point = dict(zip(keys, values, strict=True))
-        model = Model.model_validate(substituted(base, point)["model"])
-        made = blueprint.of(model, "sequence", inputs.features, inputs.metadata, inputs.classes)
+        values_here = substituted(base, point)
+        model = Model.model_validate(values_here["model"])
+        outputs = Loss.model_validate(values_here["loss"]).outputs(inputs.classes)
+        made = blueprint.of(model, experiment.task.kind, inputs.features, inputs.metadata, outputs)
         name = "_".join(plan.slug(key, value, keys) for key, value in point.items())
         if made not in found:
             found[made] = _described(name, made, _rates(experiment, model), inputs)

@@ -183,7 +183,7 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
 def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(JaxrnnError, match=r"gotto\.yaml: no such file$"):
         config.load(tmp_path / "gotto.yaml")
-    for name in ("goto.yaml", "spcc.yaml"):
+    for name in ("goto.yaml", "spcc_ia.yaml"):
         (tmp_path / name).write_text("a: 1")
     with pytest.raises(JaxrnnError, match=r"no such file; did you mean .*/goto\.yaml\?$"):
         config.load(tmp_path / "gotto.yaml")
