@@ -578,7 +578,6 @@ def _each_label_once(labels: list[str]) -> None:
         raise ValueError(f"{listed([repr(label) for label in twice])} named more than once; a label has one place")
 
 
-# What a network gives: a vector a sequence, the same for every prefix of the sequence, or a vector a step.
 Activation = Literal[
     "linear", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "softsign", "sigmoid", "tanh",
     "exponential",

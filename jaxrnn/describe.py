@@ -105,8 +105,8 @@ def inputs_of(experiment: Experiment, at: Results, classes: int | None = None) -
 
 def networks(experiment: Experiment, inputs: Inputs) -> list[Described]:
     """Returns the different networks of the experiment's grid, in its order."""
-    keys = [key for key in experiment.grid if key.startswith("model.") and key not in TRACED_KEYS]
-    base = experiment.model_dump(mode="json", include={"model"})
+    keys = [key for key in experiment.grid if key.startswith(("model.", "loss.kind")) and key not in TRACED_KEYS]
+    base = experiment.model_dump(mode="json", include={"model", "loss"})
     found: dict[Blueprint, Described] = {}
     for values in itertools.product(*(experiment.grid[key] for key in keys)):
         point = dict(zip(keys, values, strict=True))
