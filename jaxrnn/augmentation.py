@@ -82,14 +82,18 @@ class Augmenter:
     columns: Columns
 
     def __call__(self, batch: Bucket, key: Array) -> Bucket:
-        """Returns a batch with its sequences changed; key: of the trial's epoch."""
+        """Returns a batch with its sequences changed; key: of the trial's epoch. Labels of steps move with their steps."""
 
-        def change(features: Array, length: Array, object_key: Array) -> tuple[Array, Array]:
+        def change(features: Array, length: Array, object_key: Array) -> tuple[Array, Array, Array]:
             draws = self.draws(jax.random.fold_in(key, object_key), len(features))
             return self.changed(features, length, draws)
 
-        features, lengths = jax.vmap(change)(*(jnp.asarray(a) for a in (batch.features, batch.lengths, batch.keys)))
-        return batch._replace(features=features, lengths=lengths)
+        arrays = (jnp.asarray(values) for values in (batch.features, batch.lengths, batch.keys))
+        features, lengths, sources = jax.vmap(change)(*arrays)
+        labels = jnp.asarray(batch.labels)
+        if labels.ndim == 2:
+            labels = jnp.take_along_axis(labels, sources, axis=1)
+        return batch._replace(features=features, lengths=lengths, labels=labels)
 
     def draws(self, key: Array, steps: int) -> Draws:
         """Returns a sequence's draws; those of a step are the same however far the sequence is padded."""
@@ -101,9 +105,10 @@ class Augmenter:
         normal = jnp.sqrt(2.0) * erfinv(2 * by_step[:, 1:] - (1 - 2**-24))
         return Draws(uniform[:2], uniform[2], uniform[3 : 3 + bands], by_step[:, 0], normal)
 
-    def changed(self, features: Array, length: Array, draws: Draws) -> tuple[Array, Array]:
-        """Returns a sequence's changed features [step, feature], 0 beyond the length, and its new length."""
-        settings = self.settings
+    def changed(self, features: Array, length: Array, draws: Draws) -> tuple[Array, Array, Array]:
+        """Returns a sequence's changed features [step, feature], 0 beyond the length, its new length, and which step
+        each of them was [step]."""
+        settings, source = self.settings, jnp.arange(len(features))
         keep = jnp.arange(len(features)) < length
         if settings.truncation:
             to = jnp.floor(draws.cut[1] * length) + 1
@@ -113,7 +118,7 @@ class Augmenter:
         if settings.drop_observations:
             keep = _kept(keep, draws.steps, settings.drop_observations)
         if settings.truncation or settings.drop_passbands or settings.drop_observations:
-            features, length = self._moved_together(features, keep)
+            features, length, source = self._moved_together(features, keep)
         valid = jnp.arange(len(features)) < length
         if settings.noise:
             features = self._noisy(features, draws.noise)
@@ -122,7 +127,7 @@ class Augmenter:
             for column, kind in enumerate(self.columns.kinds):
                 if kind in SHIFTED and column not in self.columns.by_sequence:
                     features = features.at[:, column].add(shift / self.columns.deviation[column])
-        return jnp.where(valid[:, None], features, 0), length
+        return jnp.where(valid[:, None], features, 0), length, source
 
     def _without_passbands(self, features: Array, keep: Array, uniform: Array) -> tuple[Array, Array]:
         """Returns the features with the columns of dropped passbands absent, and the steps that keep a passband."""
@@ -134,8 +139,9 @@ class Augmenter:
         features = features.at[:, np.array(bands)].set(seen.astype(features.dtype))
         return features, seen.any(axis=1)
 
-    def _moved_together(self, features: Array, keep: Array) -> tuple[Array, Array]:
-        """Returns the kept steps at the front, what depends on earlier steps computed anew, and their number."""
+    def _moved_together(self, features: Array, keep: Array) -> tuple[Array, Array, Array]:
+        """Returns the kept steps at the front, what depends on earlier steps computed anew, their number, and which
+        step each was [step]."""
         columns, steps = self.columns, jnp.arange(len(features))
         length = keep.sum(dtype=jnp.int32)
         source = jnp.zeros_like(steps).at[jnp.where(keep, jnp.cumsum(keep) - 1, len(steps))].set(steps, mode="drop")
@@ -156,7 +162,7 @@ class Augmenter:
             if column in columns.presence:
                 there &= moved[:, columns.presence[column]] > 0.5
             moved = moved.at[:, column].set(_by_sequence(moved[:, column], there))
-        return moved, length
+        return moved, length, source
 
     def _noisy(self, features: Array, noise: Array) -> Array:
         columns, settings = self.columns, self.settings

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,11 +11,25 @@ from experiments import prepared
 from numpy.random import default_rng
 from test_leaks import experiment, shard, write_dataset
 
-from jaxrnn import aggregate, batches, bundles, jobs, metrics, plan, predict, predictions, report, splits, training
+from jaxrnn import (
+    aggregate,
+    augmentation,
+    batches,
+    bundles,
+    jobs,
+    metrics,
+    plan,
+    predict,
+    predictions,
+    report,
+    splits,
+    training,
+)
 from jaxrnn.batches import Bucket, Corpus, Examples, Part, Windows
-from jaxrnn.config import Output
+from jaxrnn.config import Augmentation, Data, Output
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.predictions import Predictions
+from jaxrnn.splits import Statistics
 
 NAMES = ("a", "b", "c")
 
@@ -254,3 +269,31 @@ def test_a_prefix_must_not_know_of_later_steps(tmp_path: Path) -> None:
     strided: list[Any] = ["gru", {"layer": "max_pool", "size": 2}]
     with pytest.raises(JaxrnnError, match=r"model\.layers: gives an answer for every 2 steps"):
         prepared(tmp_path, task={"kind": "step"}, model={"layers": strided}, loss={})
+
+
+@pytest.mark.parametrize("change", ["truncation", "drop_observations", "drop_passbands"])
+def test_labels_of_steps_move_with_their_steps(change: str) -> None:
+    """The value of a step is its label, and stays so whatever steps are left out."""
+    generator = default_rng(2)
+    lengths, steps = generator.integers(2, 12, 40).astype(np.int32), 12
+    valid = np.arange(steps) < lengths[:, None]
+    labels = np.where(valid, generator.integers(0, 3, (40, steps)), -1).astype(np.int32)
+    bands = np.eye(2)[generator.integers(0, 2, (40, steps))]
+    features = np.where(valid[..., None], np.concatenate([labels[..., None] + 10, bands], axis=2), 0)
+    names = [("value", "value", ""), ("passband", "", "g"), ("passband", "", "r")]
+    columns = [
+        {"name": name, "unit": "", "kind": name, "column": column, "passband": band, "source": index}
+        for index, (name, column, band) in zip((0, 1, 1), names, strict=True)
+    ]
+    statistics = Statistics(
+        NAMES, np.ones(3), np.zeros(3), np.ones(3), np.zeros(0), np.ones(0), settings_digest="", data_digest=""
+    )
+    data = Data.model_validate({"reader": "spcc", "path": "p", "features": ["value", "passband"]})
+    augment = augmentation.make(Augmentation.model_validate({change: 0.6}), data, columns, statistics)
+    batch = Bucket(
+        features.astype(np.float32), lengths, np.zeros((40, 0), np.float32), labels, np.arange(40, dtype=np.uint32)
+    )
+    after = augment(batch, jax.random.key(0))
+    still = np.arange(steps) < np.asarray(after.lengths)[:, None]
+    assert still.sum() < valid.sum()
+    np.testing.assert_array_equal(np.asarray(after.labels)[still] + 10, np.asarray(after.features)[still][:, 0])
