@@ -82,7 +82,7 @@ class Augmenter:
     columns: Columns
 
     def __call__(self, batch: Bucket, key: Array) -> Bucket:
-        """Returns a batch with its sequences changed; key: of the trial's epoch. Labels of steps move with their steps."""
+        """Returns a batch with its sequences changed, step labels with their steps; key: of the trial's epoch."""
 
         def change(features: Array, length: Array, object_key: Array) -> tuple[Array, Array, Array]:
             draws = self.draws(jax.random.fold_in(key, object_key), len(features))
