@@ -9,7 +9,6 @@ import errno
 import fcntl
 import json
 import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -61,7 +60,7 @@ def _taken(path: Path) -> int:
                 continue
             if not (is_new and not has_flock):
                 _refuse_living(file, path, has_flock)
-            me = {"host": socket.gethostname(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            me = {"host": os.uname().nodename, "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
             os.ftruncate(file, 0)
             os.pwrite(file, json.dumps(me).encode(), 0)
         except BaseException:
@@ -101,7 +100,7 @@ def _refuse_living(file: int, path: Path, has_flock: bool) -> None:
     """Raises JaxrnnError where who the file names may be at work, for all that this host can tell."""
     holder = _holder(file)
     silent = _now(path) - os.fstat(file).st_mtime
-    if holder.get("host") == socket.gethostname():
+    if holder.get("host") == os.uname().nodename:
         if not has_flock and _lives(int(holder.get("process", 0))):
             raise _refusal(path, holder, f"wait for it to end, or end it; if it is another program, remove {path}")
     elif silent < DEAD_SECONDS and (holder or not has_flock):
@@ -132,7 +131,7 @@ def _holder(file: int) -> dict[str, Any]:
 
 def _now(path: Path) -> float:
     """Returns the time by the clock of the file system, which stamps the lock too."""
-    probe = path.with_name(f"{NAME}.{socket.gethostname()}.{os.getpid()}")
+    probe = path.with_name(f"{NAME}.{os.uname().nodename}.{os.getpid()}")
     try:
         probe.touch()
         return probe.stat().st_mtime

@@ -102,7 +102,7 @@ def test_splits_by_folder(tmp_path: Path) -> None:
         ("X_1.dat", b"", "0 bytes, which is no whole number of values of 8 bytes"),
         ("X_1.dat", bytes(15), "15 bytes, which is no whole number of values of 8 bytes; the file is truncated"),
         ("Y_1.dat", b"", "0 bytes"),
-        ("Y_1.dat", bytes(16), "2 numbers; expected one, the label of X_1.dat"),
+        ("Y_1.dat", bytes(16), "2 numbers; expected one, the label of the X of that name"),
         ("Z_1.dat", bytes(8), "neither X_<name>.dat nor Y_<name>.dat"),
     ],
 )

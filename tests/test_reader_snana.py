@@ -113,7 +113,7 @@ def real_text(data_folder: Path) -> str:
         (lambda text: text.replace("0.0111 ", "about a tenth "), "MWEBV is 'about a tenth"),
         (lambda text: text.replace("FILTERS: griz", "FILTERS: gg"), "declare data.options.passbands"),
         (lambda text: text.replace("OBS:", "EPOCH:"), "verbose format"),
-        (lambda text: "", "no line `SNID:`"),
+        (lambda text: "", "is empty; expected an SNANA light curve"),
     ],
 )
 def test_a_damaged_text_file_is_refused(

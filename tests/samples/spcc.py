@@ -26,7 +26,7 @@ def write(folder: Path, generator: np.random.Generator) -> Sample:
         for key, column in (("mjd", time), ("band", bands), ("flux", values[:, 0]), ("flux_err", values[:, 1])):
             arrays[key].extend(column)
         rows.append({"snid": name, "sntype": -9, "sim_type": label, **known, "z_spec": -9.0, "sim_redshift": 0.3})
-        known["sim_peakmjd"] = rows[-1]["sim_peakmjd"] = round(float(generator.uniform(56000, 56100)), 3)
+        known["sim_peakmjd"] = rows[-1]["sim_peakmjd"] = 56000.125 + number
         objects[str(name)] = Object(
             label=label,
             time=time,
