@@ -415,8 +415,9 @@ class Split(Section):
     balance: Flag = Field(
         default=False,
         description="Before splitting, leave out objects of the larger classes, drawn by the split's seed, until every "
-        "class has as many as the smallest; those left out are counted. For comparison with results on balanced "
-        "samples: `loss.class_weights: balanced` uses all objects instead. Not with `task.kind: step`.",
+        "class has as many as the smallest; those left out, the same in every fold, are counted. For comparison with "
+        "results on balanced samples: `loss.class_weights: balanced` uses all objects instead. Given splits and leaks "
+        "that are taken out may unbalance them again. Not with `task.kind: step`.",
     )
     leaks: Literal["refuse", "drop_from_training", "report"] = Field(
         default="refuse",
@@ -454,8 +455,7 @@ class Early(Section):
     """Times at which growing sequences are scored, measured from a time of each object."""
 
     around: Text = Field(
-        description="A column of `data.evaluation` (or of `data.metadata`) in the survey's unit of time, such as the "
-        "true time of the peak."
+        description="A column of `data.evaluation` in the survey's unit of time, such as the true time of the peak."
     )
     at: Annotated[tuple[Number, ...], Field(min_length=1)] = Field(
         description="How long after it (negative: before it), in the survey's unit of time. The score at -2 is that of "
@@ -1434,12 +1434,15 @@ def _check_between(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str])
     if tried("task", "kind") == ["prefix"]:
         if True in tried("model", "bidirectional"):
             add("model", "bidirectional", _knows_the_future("a layer reads backwards"))
-        features = values.get("data", {}).get("features", [])
-        for index, feature in enumerate(features if isinstance(features, list) else []):
-            if isinstance(feature, dict) and feature.get("normalisation") == "sequence":
-                mistakes[("data", "features", index, "normalisation")] = _knows_the_future(
-                    "it is taken of the whole sequence"
-                )
+        _check_past_alone(values.get("data"), mistakes)
+    early, data = values.get("task", {}).get("early"), values.get("data", {})
+    if isinstance(early, dict) and isinstance(data, dict) and early.get("around") not in data.get("evaluation", ()):
+        mistakes.setdefault(
+            ("task", "early", "around"),
+            f"{_shown(early.get('around'))} is not among `data.evaluation`; name the column there too",
+        )
+    if tried("task", "kind") == ["step"] and True in tried("split", "balance"):
+        add("split", "balance", "an object's steps are of several classes; leave it out with `task.kind: step`")
     classes = tried("task", "classes")[0]
     if "binary" in tried("loss", "kind") and isinstance(classes, dict) and len(classes) > 2:
         add("loss", "kind", not_binary(list(classes)))
@@ -1456,6 +1459,30 @@ def _check_between(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str])
             "warmup_epochs",
             f"{warmup:g} epochs of warm-up leave none of {epochs} at the full learning rate",
         )
+
+
+def _check_past_alone(data: Any, mistakes: dict[tuple[Any, ...], str]) -> None:
+    """Adds what in `data` makes an early step depend on later ones."""
+    if not isinstance(data, dict):
+        return
+    features, cuts = data.get("features"), data.get("cuts")
+    for index, feature in enumerate(features if isinstance(features, list) else []):
+        settings = feature if isinstance(feature, dict) else {"name": feature}
+        if settings.get("normalisation") == "sequence":
+            mistakes["data", "features", index, "normalisation"] = _knows_the_future(
+                "it is taken of the whole sequence"
+            )
+        if settings.get("name") == "time_since_detection":
+            mistakes["data", "features", index] = _knows_the_future("steps before it are measured from the detection")
+    if not isinstance(cuts, dict):
+        return
+    window = cuts.get("window")
+    if cuts.get("max_steps") is not None and cuts.get("keep", "first") != "first":
+        mistakes["data", "cuts", "keep"] = _knows_the_future("which steps stay depends on how many there are")
+    if isinstance(window, dict) and window.get("around") == "detection":
+        mistakes["data", "cuts", "window", "around"] = _knows_the_future("where a sequence begins depends on it")
+    if cuts.get("sigma_clip"):
+        mistakes["data", "cuts", "sigma_clip"] = _knows_the_future("outliers are found in the whole sequence")
 
 
 def _knows_the_future(why: str) -> str:

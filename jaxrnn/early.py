@@ -65,13 +65,9 @@ class Clock:
 
 
 def _column(shard: shards.Shard, name: str, path: Path) -> np.ndarray:
-    for columns, values in (
-        (shard.evaluation_columns, shard.evaluation),
-        (shard.metadata_columns, shard.metadata),
-    ):
-        names = [column.name for column in columns]
-        if name in names:
-            return values[:, names.index(name)].astype(np.float64)
+    names = [column.name for column in shard.evaluation_columns]
+    if name in names:
+        return shard.evaluation[:, names.index(name)]
     raise JaxrnnError(
         f"task.early.around: {path} has no column '{name}'; name it in `data.evaluation`, and run `jaxrnn ingest`"
     )

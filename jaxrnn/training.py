@@ -24,6 +24,7 @@ from jaxrnn.optimisers import Plateau
 # What a trial's seed is folded with, so that its draws for different purposes have nothing in common.
 INITIALISATION, ORDER, DROPOUT, AUGMENTATION = range(4)
 EVALUATION_BATCH = 512
+LEAST = np.finfo(np.float32).tiny  # instead of a sum of weights of 0
 
 # From a batch, and the key of a trial's epoch, to the batch that is trained on.
 Augment = Callable[[Bucket, Array], Bucket]
@@ -205,7 +206,8 @@ def make(
                 dropout_bits=bits,
             )
             logits = losses.class_logits(found)
-            loss = _weighted_sum(weights, unreduced(logits, labels, hyper)) / total
+            # a batch may be without a labelled step: it teaches nothing
+            loss = _weighted_sum(weights, unreduced(logits, labels, hyper)) / jnp.maximum(total, LEAST)
             kernel = models.penalised_kernel(parameters)
             if kernel is not None:
                 loss += hyper.l2 * jnp.square(kernel).sum()
@@ -284,7 +286,8 @@ def make(
         scored = monitoring.scores(
             logits[places], each[places], targets.labels[places], valid, importance=importance, target=target
         )._replace(loss=loss)
-        train_loss, train_accuracy = state.loss_sum / state.seen, state.hits / state.seen
+        seen = jnp.maximum(state.seen, LEAST)
+        train_loss, train_accuracy = state.loss_sum / seen, state.hits / seen
         epoch = state.epoch + 1
         score = getattr(scored, training.monitor) * (-1 if training.monitor in LOWER_IS_BETTER else 1)
         finite = jnp.isfinite(train_loss) & jnp.isfinite(scored.loss)

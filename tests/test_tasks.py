@@ -26,10 +26,11 @@ from jaxrnn import (
     training,
 )
 from jaxrnn.batches import Bucket, Corpus, Examples, Part, Windows
-from jaxrnn.config import Augmentation, Data, Output
+from jaxrnn.config import Augmentation, Data, Model, Output, Training
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.predictions import Predictions
 from jaxrnn.splits import Statistics
+from jaxrnn.training import Hyperparameters
 
 NAMES = ("a", "b", "c")
 
@@ -257,12 +258,42 @@ def test_a_task_goes_from_the_survey_to_the_report(tmp_path: Path, kind: str) ->
         assert "Steps of each class, by split" in page
 
 
+def test_a_batch_without_a_labelled_step_teaches_nothing() -> None:
+    """A label beyond each sequence's length, and none within: what is left must be a number, and the parameters too."""
+    model = Model.model_validate({"units": 3, "depth": 1, "dense_depth": 0, "normalisation": "none", "pooling": "last"})
+    settings = Training.model_validate({"batch_size": 4, "length_buckets": 1})
+    program = training.make(model, settings, 1, 0, 3, kind="step")
+    rates = map(np.float32, (0.1, 0, 0, 0, 0))
+    one = Hyperparameters(np.uint32(1), *rates, np.ones(3, np.float32))  # pyright: ignore[reportCallIssue]
+    hypers = training.stacked([one])
+    before = program.begin(hypers)
+    batch = bucket([3, 5, 1, 0], np.full((4, 5), -1, np.int32))
+    schedule = batches.schedule(np.array([3]), 4, 1)
+    after = program.advance(before, hypers, (batch,), schedule, *map(np.int32, (0, 0, 1)))
+    for one, other in zip(jax.tree.leaves(before.parameters), jax.tree.leaves(after.parameters), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert np.isfinite(after.loss_sum).all() and not after.seen.any()
+
+
 def test_a_prefix_must_not_know_of_later_steps(tmp_path: Path) -> None:
     with pytest.raises(JaxrnnError, match=r"model\.bidirectional: a layer reads backwards, so that what"):
         prepared(tmp_path, task={"kind": "prefix"}, model__bidirectional=True)
     features: list[Any] = ["time", {"name": "value", "normalisation": "sequence"}]
     with pytest.raises(JaxrnnError, match=r"features\[1\]\.normalisation: it is taken of the whole sequence"):
         prepared(tmp_path, task={"kind": "prefix"}, data__features=features)
+    cases: list[tuple[str, dict[str, Any]]] = [
+        (r"features\[1\]: steps before it", {"data__features": ["value", "time_since_detection"]}),
+        (r"cuts\.keep: which steps stay", {"data__cuts": {"max_steps": 5, "keep": "even"}}),
+        (r"cuts\.window\.around: where", {"data__cuts": {"window": {"around": "detection", "before": 1, "after": 1}}}),
+        (r"cuts\.sigma_clip: outliers", {"data__cuts": {"sigma_clip": [{"column": "value", "sigma": 3}]}}),
+    ]
+    for said, changes in cases:
+        with pytest.raises(JaxrnnError, match=said):
+            prepared(tmp_path, task={"kind": "prefix"}, **changes)
+    with pytest.raises(JaxrnnError, match=r"task\.early\.around: 'peak' is not among `data\.evaluation`"):
+        prepared(tmp_path, task={"kind": "prefix", "early": {"around": "peak", "at": [0]}})
+    with pytest.raises(JaxrnnError, match=r"split\.balance: an object's steps are of several classes"):
+        prepared(tmp_path, task={"kind": "step"}, split={"method": "exact", "balance": True})
     layers: list[Any] = ["gru", {"layer": "conv", "kernel": 3}, {"layer": "pool", "running": True}]
     with pytest.raises(JaxrnnError, match=r"model\.layers: conv 1 is centred, so that"):
         prepared(tmp_path, task={"kind": "prefix"}, model={"layers": layers}, loss={})
