@@ -1435,12 +1435,12 @@ def _check_between(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str])
         if True in tried("model", "bidirectional"):
             add("model", "bidirectional", _knows_the_future("a layer reads backwards"))
         _check_past_alone(values.get("data"), mistakes)
-    early, data = values.get("task", {}).get("early"), values.get("data", {})
-    if isinstance(early, dict) and isinstance(data, dict) and early.get("around") not in data.get("evaluation", ()):
-        mistakes.setdefault(
-            ("task", "early", "around"),
-            f"{_shown(early.get('around'))} is not among `data.evaluation`; name the column there too",
-        )
+    if not any(place[0] in ("task", "data") for place in mistakes):
+        early = values.get("task", {}).get("early")
+        if early is not None and early["around"] not in values["data"].get("evaluation", ()):
+            mistakes["task", "early", "around"] = (
+                f"{_shown(early['around'])} is not among `data.evaluation`; name the column there too"
+            )
     if tried("task", "kind") == ["step"] and True in tried("split", "balance"):
         add("split", "balance", "an object's steps are of several classes; leave it out with `task.kind: step`")
     classes = tried("task", "classes")[0]

@@ -111,12 +111,16 @@ class Ranks:
             traceback.print_exc()
             sys.stderr.flush()
             self.communicator.Abort(1)
-        ending = self._all_here(ending)
-        gathered: list[tuple[_Ending | None, T]] = self.communicator.allgather((ending, result))
-        endings = [entry for entry, _ in gathered if entry is not None]
+        ending, told = self._all_here(ending)
+        gathered: list[tuple[_Ending | None, bool, T]] = self.communicator.allgather((ending, told, result))
+        # MPI may not be finalised while there is a message that nobody received: the launcher would kill the ranks
+        for rank, (_, has_told, _) in enumerate(gathered):
+            if has_told and rank != self.rank:
+                self.communicator.Recv(bytearray(len(A_WORD)), rank, ENDING)
+        endings = [entry for entry, *_ in gathered if entry is not None]
         if endings:
             self._end(endings[0])
-        return [value for _, value in gathered]
+        return [value for *_, value in gathered]
 
     def listening(self) -> "Ranks":
         """Returns itself, after seeing to it that Ctrl-C and what schedulers send before they kill end it in order."""
@@ -130,8 +134,9 @@ class Ranks:
         if self.communicator is not None and any(self.communicator.Iprobe(tag=ENDING) for _ in range(LOOKS)):
             raise _AnotherEnds
 
-    def _all_here(self, ending: _Ending | None) -> _Ending | None:
-        """Waits, without work for the processor, until every rank has ended its work; returns why this one ends."""
+    def _all_here(self, ending: _Ending | None) -> tuple[_Ending | None, bool]:
+        """Waits, without work for the processor, until every rank has ended its work; returns why this one ends, and
+        whether it told the others."""
         arrival, told, since, pause = self.communicator.Ibarrier(), False, time.monotonic(), LOOK_SECONDS / 64
         while not arrival.Test():
             if ending is None and self.signals.received:
@@ -140,14 +145,14 @@ class Ranks:
                 told, since = True, time.monotonic()
                 for rank in range(self.size):
                     if rank != self.rank:
-                        # so short a message is sent whether or not anyone ever receives it
+                        # so short a message is sent whether or not anyone waits for it
                         self.communicator.Isend(A_WORD, rank, ENDING)
             if ending is not None and time.monotonic() - since > PATIENCE_SECONDS:
                 print(f"jaxrnn: {ending.message}", file=sys.stderr, flush=True)
                 self.communicator.Abort(ending.code)
             time.sleep(pause)
             pause = min(2 * pause, LOOK_SECONDS)
-        return ending
+        return ending, told
 
     def here(self, work: Callable[[], T]) -> T:
         """Returns what `work` returned on this rank, when it ended well on every one; it is not sent to the others."""

@@ -123,6 +123,31 @@ def test_ranks_hear_of_a_failed_one_at_their_next_piece(tmp_path: Path, bad: str
 
 @pytest.mark.mpi
 @needs_mpi
+@pytest.mark.parametrize("bad", [0, 1])
+def test_no_message_is_left_when_ranks_end(bad: int) -> None:
+    """MPI_Finalize fails where one is, and launchers kill the other ranks then: their exit code is lost."""
+    script = f"""
+from mpi4py import MPI
+from jaxrnn.errors import JaxrnnError
+from jaxrnn.ranks import join
+ranks = join(None)
+def work():
+    while True:
+        if ranks.rank == {bad}:
+            raise JaxrnnError("this one is bad")
+        ranks.heed()
+try:
+    ranks.each(work)
+except (JaxrnnError, SystemExit):
+    MPI.Finalize()
+    print("finalised")
+"""
+    done = subprocess.run([str(MPIRUN), "-n", "3", sys.executable, "-c", script], text=True, capture_output=True)
+    assert (done.returncode, done.stdout.count("finalised")) == (0, 3), done.stderr
+
+
+@pytest.mark.mpi
+@needs_mpi
 def test_a_rank_that_never_comes_is_not_waited_for(tmp_path: Path) -> None:
     run = began(write_slow(tmp_path, bad="00", seconds=300.0, patience=0.5), 2)
     code, messages = ended(run)
