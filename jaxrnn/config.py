@@ -5,6 +5,7 @@ The text of each key's `description` is what `config/README.md` and the editors'
 
 import difflib
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -29,6 +30,8 @@ TRACED_KEYS = (
     "training.final_share",
     "training.plateau_factor",
     "training.plateau_patience",
+    "training.teacher_share",
+    "training.final_teacher_share",
     "model.dropout",
     "model.recurrent_dropout",
     "loss.l2",
@@ -46,6 +49,8 @@ LOWER_IS_BETTER = ("loss", "log_loss", "plasticc_log_loss")
 # Scores that a key of `task` decides. It changes what predictions are worth, and what a trial becomes only where that
 # score is monitored.
 SCORE_KEYS = {"plasticc_log_loss": "class_importance", "figure_of_merit": "target"}
+# Keys of `training` that a decoder alone has a use for.
+TEACHER_KEYS = ("teacher_share", "final_teacher_share", "teacher_schedule")
 # Folders under results/ that belong to no experiment.
 RESERVED_NAMES = ("datasets", "surveys")
 # A slip in a grid must not become a million jobs; a real grid of this size belongs in several experiments.
@@ -773,8 +778,33 @@ def settings_in_words(layer: "Layer") -> str:
     return " ".join(words)
 
 
+class Decoder(Section):
+    """A recurrent decoder with attention (Luong et al. 2015), which names one step's label after another: it reads the
+    label that it named before and the encoder's state at its step, and attends to the encoder's states."""
+
+    attention: Literal["dot", "general", "additive"] = Field(
+        default="general",
+        description="How well an encoder's state s fits the decoder's state h: h . s, for states of one width; h W s; or "
+        "v tanh(W h + U s), which is slower (Bahdanau et al. 2015).",
+    )
+    cell: Literal["simple", "gru", "lstm"] = Field(default="gru", description="Its recurrent cell.")
+    units: Width = Field(default=32, description="Its width. `dot` wants that of the encoder's states.")
+    look_ahead: Flag = Field(
+        default=True,
+        description="Attend to the encoder's states at all steps of the sequence; `false`: to those up to the step that "
+        "is labelled, so that a causal encoder stays causal.",
+    )
+
+
+def decoder_in_words(decoder: Decoder | None) -> str | None:
+    """Returns a decoder as one line, different for different ones: `general gru 32`."""
+    if decoder is None:
+        return None
+    return f"{decoder.attention} {decoder.cell} {decoder.units}{'' if decoder.look_ahead else ' causal'}"
+
+
 class Model(Section):
-    """The network: a family of recurrent and dense layers by its options, or a list of layers."""
+    """The network: a family of recurrent and dense layers by its options, or a list of layers; perhaps a decoder."""
 
     cell: Literal["simple", "gru", "lstm"] = Field(
         default="gru",
@@ -837,6 +867,12 @@ class Model(Section):
         "and the keys below, or a name alone for its defaults. The layer that gives the classes is added. Of the keys "
         "above, `dropout` and `recurrent_dropout` alone go with it. `jaxrnn describe` shows what it is.",
     )
+    decoder: Decoder | None = Field(
+        default=None,
+        description="Instead of the layer that gives the classes: sequence to sequence, with the family or the list of "
+        "layers as encoder. Only with `task.kind: step` and `prefix`; `{}` takes every default. Where the label of a "
+        "step tells something of the next one's. `training.teacher_share` says how it is taught.",
+    )
 
     @field_validator("layers")
     @classmethod
@@ -880,12 +916,19 @@ class Model(Section):
 
 
 # What says which network of the family it is, and so can't stand beside a list of layers.
-FAMILY_KEYS = tuple(key for key in Model.model_fields if key not in ("dropout", "recurrent_dropout", "layers"))
+FAMILY_KEYS = tuple(
+    key for key in Model.model_fields if key not in ("dropout", "recurrent_dropout", "layers", "decoder")
+)
 
 
 def layers_of(values: Any) -> "Layers | None":
     """Returns the list of layers in a checked file's value of `model.layers`."""
     return Model.model_validate({"layers": values}).layers
+
+
+def decoder_of(values: Any) -> Decoder | None:
+    """Returns the decoder in a checked file's value of `model.decoder`."""
+    return Model.model_validate({"decoder": values}).decoder
 
 
 def _beside_layers(keys: list[str]) -> str:
@@ -1013,6 +1056,23 @@ class Training(Section):
         default=5,
         description="Epochs in a row without a better `monitor` after which `schedule: plateau` falls; they are "
         "counted anew after it. Less than `patience`, where that is set.",
+    )
+    teacher_share: Annotated[Number, Field(ge=0, le=1)] = Field(
+        default=0.5,
+        description="Of `model.decoder` alone: in training, the share of steps at which it reads the true label of the "
+        "step before instead of its own (teacher forcing; Williams and Zipser 1989). In validation and prediction it "
+        "never does. 1 learns fastest and knows no mistake of its own; 0 trains what predicts. Needs `task.kind: step`, "
+        "and 0 with `prefix`.",
+    )
+    final_teacher_share: Annotated[Number, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="That share at the end of `epochs`, where `teacher_schedule` is not `constant`.",
+    )
+    teacher_schedule: Literal["constant", "linear", "inverse_sigmoid"] = Field(
+        default="constant",
+        description="From `teacher_share` to `final_teacher_share`, step by step (scheduled sampling; Bengio et al. "
+        "2015): `constant` stays at the first, `linear` goes evenly, `inverse_sigmoid` slowly at both ends and fast in "
+        "between.",
     )
     gradient_clip: Annotated[Number, Field(gt=0)] | None = Field(
         default=1.0,
@@ -1218,7 +1278,7 @@ def load(path: Path) -> Experiment:
     _check_grid(values, mistakes)
     _check_between(values, mistakes)
     if experiment is not None and not mistakes:
-        _check_layers(experiment, mistakes)
+        _check_networks(experiment, mistakes)
     if mistakes or experiment is None:
         raise JaxrnnError(_message(path, mistakes))
     return experiment
@@ -1393,28 +1453,54 @@ def _has_dense(layers: "Layers") -> bool:
     )
 
 
-def _check_layers(experiment: Experiment, mistakes: dict[tuple[Any, ...], str]) -> None:
-    """Checks that the shapes of the layers in each list fit."""
+# The keys of `model` that say how wide what the decoder attends to is, beside its own.
+_WIDTH_KEYS = ("layers", "decoder", "units", "bidirectional", "dense_depth", "dense_units")
+
+
+def _check_networks(experiment: Experiment, mistakes: dict[tuple[Any, ...], str]) -> None:
+    """Checks that the shapes of the layers in each list fit, and those of each decoder and what it attends to."""
     from jaxrnn import blueprint
 
-    lists: dict[tuple[Any, ...], Any] = {("model", "layers"): experiment.model.layers}
-    for index, values in enumerate(experiment.grid.get("model.layers", ())):
-        lists["grid", "model.layers", index] = layers_of(values)
-    for place, layers in lists.items():
-        try:
-            if layers is not None:
-                # of how many features and classes decides no more than how many parameters there are
-                kind = experiment.task.kind
-                found = blueprint.of(Model(layers=layers), kind, 1, len(experiment.data.metadata), 2)
-                if kind != "sequence" and found.gives.stride != 1:
-                    mistakes[place] = (
-                        f"gives an answer for every {found.gives.stride} steps, and `task.kind: {kind}` wants one for "
-                        "each; leave out strides and window pools"
-                    )
-                elif kind == "prefix" and found.looks_ahead:
-                    mistakes[place] = _knows_the_future(listed(found.looks_ahead))
-        except blueprint.Misfit as misfit:
-            mistakes[(*place, *misfit.place)] = misfit.text
+    base, kind = experiment.model.model_dump(mode="json"), experiment.task.kind
+    choices = [list(enumerate(experiment.grid.get(f"model.{key}", [base[key]]))) for key in _WIDTH_KEYS]
+    for combination in itertools.product(*choices):
+        chosen = dict(zip(_WIDTH_KEYS, combination, strict=True))
+        model = Model.model_validate(base | {key: value for key, (_, value) in chosen.items()})
+        if model.layers is None and model.decoder is None:
+            continue  # families fit
+
+        def add(place: tuple[Any, ...], mistake: str) -> None:
+            key, *within = place
+            dotted = f"model.{key}"
+            whole = ("grid", dotted, chosen[key][0]) if dotted in experiment.grid else ("model", key)
+            mistakes.setdefault((*whole, *within), mistake)
+
+        # of how many features and classes decides no more than how many parameters there are
+        found, other = (_found(model, kind, features, experiment) for features in (1, 2))
+        if isinstance(found, blueprint.Misfit):
+            # what the inputs themselves don't fit is known once the survey says how wide they are
+            if isinstance(other, blueprint.Misfit) and other.text == found.text:
+                add(found.place, found.text)
+            continue
+        if kind != "sequence" and found.gives.stride != 1:
+            add(
+                ("layers",),
+                f"gives an answer for every {found.gives.stride} steps, and `task.kind: {kind}` wants one for each; "
+                "leave out strides and window pools",
+            )
+        elif kind == "prefix" and found.looks_ahead:
+            last = found.decoder is not None and found.looks_ahead == (found.decoder.looks_ahead,)
+            add(("decoder", "look_ahead") if last else ("layers",), _knows_the_future(listed(found.looks_ahead)))
+
+
+def _found(model: Model, kind: Output, features: int, experiment: Experiment) -> Any:
+    """Returns the blueprint of a network, or the Misfit that there is none."""
+    from jaxrnn import blueprint
+
+    try:
+        return blueprint.of(model, kind, features, len(experiment.data.metadata), 2)
+    except blueprint.Misfit as misfit:
+        return misfit
 
 
 def _check_between(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) -> None:
@@ -1443,6 +1529,23 @@ def _check_between(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str])
             )
     if tried("task", "kind") == ["step"] and True in tried("split", "balance"):
         add("split", "balance", "an object's steps are of several classes; leave it out with `task.kind: step`")
+    decoders = [decoder_of(values) for values in tried("model", "decoder")]
+    taught = [key for key in TEACHER_KEYS if tried("training", key) != [getattr(Training(), key)]]
+    if not any(decoders):
+        for key in taught:
+            add("training", key, "teaches a decoder, and there is no `model.decoder`; leave it out, or give one")
+    elif tried("task", "kind") == ["prefix"]:
+        constant = tried("training", "teacher_schedule") == ["constant"]
+        for key in ("teacher_share", "final_teacher_share")[: 1 if constant else 2]:
+            if max(tried("training", key)) > 0:
+                add(
+                    "training",
+                    key,
+                    "with `task.kind: prefix` every step has the label of the whole, so that a decoder that reads the "
+                    "true label before would learn to copy it and nothing else; set it to 0",
+                )
+    if any(decoders) and "binary" in tried("loss", "kind"):
+        add("loss", "kind", "`binary` has one output, and a decoder reads the class that it named; use `categorical`")
     classes = tried("task", "classes")[0]
     if "binary" in tried("loss", "kind") and isinstance(classes, dict) and len(classes) > 2:
         add("loss", "kind", not_binary(list(classes)))

@@ -11,6 +11,7 @@ from jaxrnn import blueprint, features, plan, readers, results
 from jaxrnn.blueprint import Blueprint, Placed, Shape
 from jaxrnn.config import (
     TRACED_KEYS,
+    Decoder,
     DropoutLayer,
     Experiment,
     Loss,
@@ -141,13 +142,14 @@ def _described(name: str, made: Blueprint, rates: dict[str, str], inputs: Inputs
             own = placed.parameters - sum(inner.parameters for inner in placed.within)
             causal = f"no: {placed.looks_ahead.removeprefix(placed.name).strip()}" if placed.looks_ahead else "yes"
             causal = causal if placed.gives.has_steps or placed.looks_ahead else ""
-            yield Row(placed.name, placed.layer.layer, settings, shown(placed.gives), own, causal, depth)
+            kind = "decoder" if isinstance(placed.layer, Decoder) else placed.layer.layer
+            yield Row(placed.name, kind, settings, shown(placed.gives), own, causal, depth)
             yield from rows(placed.within, depth + 1)
 
     logits = replace(made.gives, width=made.classes)
     every = (
         Row("input", "", "", shown(made.takes), 0, "", 0),
-        *rows(made.layers, 0),
+        *rows(made.placed, 0),
         Row("classes", "dense", "", shown(logits), (made.gives.width + 1) * made.classes, "", 0),
     )
     ahead = "; ".join(made.looks_ahead)

@@ -20,6 +20,8 @@ from jaxrnn.config import (
     TRACED_KEYS,
     Experiment,
     Section,
+    decoder_in_words,
+    decoder_of,
     digest,
     layers_in_words,
     layers_of,
@@ -312,9 +314,12 @@ def slug(key: str, value: Any, keys: list[str]) -> str:
 
 
 def cell(key: str, value: Any) -> Any:
-    """Returns a value of the grid key as tables have it: a list of layers as one line."""
-    # what a table holds already is such a line
-    layers = layers_of(value) if key == "model.layers" and not isinstance(value, str) else None
+    """Returns a value of the grid key as tables have it: a list of layers, or a decoder, as one line."""
+    if value is None or isinstance(value, str):
+        return value  # what a table holds already is such a line
+    if key == "model.decoder":
+        return decoder_in_words(decoder_of(value))
+    layers = layers_of(value) if key == "model.layers" else None
     return layers_in_words(layers) if layers else value
 
 

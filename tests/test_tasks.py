@@ -214,9 +214,13 @@ def write_steps(folder: Path, objects: int = 60, steps: int = 14) -> None:
 STEP_OPTIONS = {"object": "star", "time": "time", "values": {"value": ""}, "step_label": "phase"}
 
 
-@pytest.mark.parametrize("kind", ["prefix", "step"])
-def test_a_task_goes_from_the_survey_to_the_report(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "decoder"), [("prefix", None), ("step", None), ("step", {"units": 6, "attention": "dot"})]
+)
+def test_a_task_goes_from_the_survey_to_the_report(tmp_path: Path, kind: str, decoder: dict[str, Any] | None) -> None:
     changes: dict[str, Any] = {"task": {"kind": kind}}
+    if decoder is not None:
+        changes |= {"model__decoder": decoder, "model__dense_depth": 0, "loss": {}}
     if kind == "step":
         write_steps(tmp_path / "survey")
         data = {"reader": "table", "options": STEP_OPTIONS, "features": ["value"], "path": str(tmp_path / "survey")}
@@ -256,6 +260,17 @@ def test_a_task_goes_from_the_survey_to_the_report(tmp_path: Path, kind: str) ->
         matrix = pd.read_csv(experiment_folder / "confusion_matrix_test.csv")[["down", "up"]].to_numpy()
         assert matrix.sum(axis=1).tolist() == np.bincount(truth).tolist()
         assert "Steps of each class, by split" in page
+    assert ('<section id="attention"' in page) == (decoder is not None)
+    weights = experiment_folder / "attention.csv"
+    assert weights.exists() == (decoder is not None)
+    if decoder is not None:
+        table, lengths = pd.read_csv(weights), dict(zip(test.ids, test.lengths, strict=True))
+        ordered = sorted(test.ids)
+        assert set(table["id"]) == {ordered[0], ordered[len(ordered) // 2], ordered[-1]}
+        for name, own in table.groupby("id"):
+            square = own.pivot(index="target_step", columns="source_step", values="weight").to_numpy()
+            assert square.shape == (lengths[name], lengths[name])
+            np.testing.assert_allclose(square.sum(axis=1), 1, atol=1e-4)
 
 
 def test_a_batch_without_a_labelled_step_teaches_nothing() -> None:
