@@ -85,9 +85,14 @@ def inputs_of(experiment: Experiment, at: Results, classes: int | None = None) -
         from jaxrnn import shards, splits
 
         manifest = results.read_json(folder / "manifest.json", "jaxrnn ingest")
+        paths = splits.shard_paths(folder)
         if classes is None:
-            classes = len(splits.class_labels(experiment.task, np.array(list(manifest["labels"]))))
-        longest = max(int(shards.read(path, steps=False).lengths.max(initial=0)) for path in splits.shard_paths(folder))
+            labels = list(manifest["labels"])
+            if experiment.task.kind == "step":
+                found = [shards.step_labels(path) for path in paths]
+                labels = [label for each in found if each is not None for label in np.unique(each).tolist()]
+            classes = len(splits.class_labels(experiment.task, np.array(labels)))
+        longest = max(int(shards.read(path, steps=False).lengths.max(initial=0)) for path in paths)
         return Inputs(len(manifest["features"]), len(manifest["metadata"]), classes, longest)
     if classes is None and experiment.task.classes is not None:
         classes = len(experiment.task.classes)

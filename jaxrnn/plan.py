@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxrnn import __version__, results
 from jaxrnn.config import (
@@ -27,14 +27,12 @@ from jaxrnn.config import (
     layers_of,
     parsed,
     read_yaml,
+    simulation_class,
     substituted,
     to_yaml,
 )
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.results import Results
-
-if TYPE_CHECKING:
-    from jaxrnn.simulate import Simulation
 
 
 class Trial(Section):
@@ -105,7 +103,7 @@ def dataset_key(experiment: Experiment) -> str:
     return digest(values)
 
 
-def survey_key(simulation: "Simulation") -> str:
+def survey_key(simulation: Section) -> str:
     """Returns the name of a simulated survey: equal parameters, equal survey."""
     return digest(simulation.model_dump(mode="json"))
 
@@ -122,10 +120,8 @@ def survey_folder(experiment: Experiment, at: Results) -> Path:
 def _survey_key(experiment: Experiment) -> str | None:
     if experiment.data.simulation is None:
         return None
-    # imported here: the simulator brings its file format's library, and most plans have no use for it
-    from jaxrnn.simulate import Simulation
-
-    return survey_key(Simulation.model_validate(experiment.data.simulation))
+    simulation = experiment.data.simulation
+    return survey_key(simulation_class(simulation).model_validate(simulation))
 
 
 def make(experiment: Experiment) -> Plan:
