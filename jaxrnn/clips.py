@@ -1,15 +1,16 @@
 """Simulated subjects who watch film clips in a scanner: a label, the clip, for each time point of every scan.
 
 The form is that of the film-watching scans of the Human Connectome Project as Misra et al. 2021 (PLOS Comput. Biol. 17,
-e1008943) classified them: subjects, regions of a parcellation, 15 clips of unequal length, of which every subject saw 14
-once and one four times. Each subject is a pure function of the seed and its own number, and a file of its own.
+e1008943) classified them: subjects, regions of a parcellation, 15 clips of unequal length, of which every subject saw
+14 once and one four times. Each subject is a pure function of the seed and its own number, and a file of its own.
 
-A scan is the clip's response, which all subjects share, and what goes on in the subject beside it. The response: a film is
-scenes of some seconds, in each of which it has more or less of a few traits, and each trait drives by its own weights the
-regions that respond at all, about 30 % of the cortex (Hasson et al. 2004, Science 303, 1634); smoothed and delayed by the
-haemodynamic response (double gamma; Glover 1999, NeuroImage 9, 416), so that the first seconds of a clip tell nothing.
-Subjects follow it with gains of their own. Beside it: fluctuations of seven networks (Yeo et al. 2011, J. Neurophysiol. 106, 1125), smoothed the same way, and noise of each
-region with a memory from scan to scan, an autoregression of first order (Woolrich et al. 2001, NeuroImage 14, 1370).
+A scan is the clip's response, which all subjects share, and what goes on in the subject beside it. The response: a film
+is scenes of some seconds, in each of which it has more or less of a few traits, and each trait drives by its own
+weights the regions that respond at all, about 30 % of the cortex (Hasson et al. 2004, Science 303, 1634); smoothed and
+delayed by the haemodynamic response (double gamma; Glover 1999, NeuroImage 9, 416), so that the first seconds of a clip
+tell nothing. Subjects follow it with gains of their own. Beside it: fluctuations of seven networks (Yeo et al. 2011, J.
+Neurophysiol. 106, 1125), smoothed the same way, and noise of each region with a memory from one time point to the next,
+an autoregression of first order (Woolrich et al. 2001, NeuroImage 14, 1370).
 """
 
 import math
@@ -44,10 +45,10 @@ CLIP, ANATOMY = 2**32, 2**33
 
 
 class Clips(Section):
-    """Subjects in a scanner who watch film clips, in the form of the Human Connectome Project: HDF5 files for the reader
-    `hdf5`, with a label, the clip, for each time point."""
+    """Subjects in a scanner who watch film clips, in the form of the Human Connectome Project: HDF5 files for the
+    reader `hdf5`, with a label, the clip, for each time point."""
 
-    kind: Literal["clips"] = Field(description="`clips`.")
+    kind: Literal["clips"] = Field(description="`clips`, for subjects who watch film clips.")
     seed: Annotated[Whole, Field(ge=0, lt=2**32)] = Field(
         0, description="Another seed is other subjects who see other clips."
     )
@@ -111,8 +112,8 @@ def _rng(simulation: Clips, purpose: int) -> Generator:
 
 @cache
 def _response(steps: int) -> np.ndarray:
-    """Returns the matrix [step, step + RESPONSE_SECONDS] that turns what neurons do, from before the first step on, into
-    the blood's response, which for lasting activity comes to 1."""
+    """Returns the matrix [step, step + RESPONSE_SECONDS] that turns what neurons do, from before the first step on,
+    into the blood's response, which for lasting activity comes to 1."""
     time = np.arange(RESPONSE_SECONDS) * SCAN_SECONDS
 
     def gamma(shape: float) -> np.ndarray:
@@ -161,8 +162,8 @@ def responses(simulation: Clips) -> list[np.ndarray]:
 
 
 def scans(simulation: Clips, subject: int) -> list[np.ndarray]:
-    """Returns what is measured of a subject, in the order of `seen`: [step, region] each, in the scanner's units; a pure
-    function of the parameters and the subject's number."""
+    """Returns what is measured of a subject, in the order of `seen`: [step, region] each, in the scanner's units; a
+    pure function of the parameters and the subject's number."""
     rng = _rng(simulation, subject)
     _, network = _anatomy(simulation)
     own = responses(simulation)

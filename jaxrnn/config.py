@@ -274,8 +274,8 @@ class Data(Section):
         default=None,
         validate_default=True,
         description="Parameters of a simulated survey, instead of `path`; `{}` takes every default: light curves, for "
-        "the reader `simulated`. `kind: clips` makes subjects who watch film clips, for the reader `hdf5`. The survey is "
-        "made first, under `results/surveys/`.",
+        "the reader `simulated`. `kind: clips` makes subjects who watch film clips, for the reader `hdf5`. The survey "
+        "is made first, under `results/surveys/`.",
     )
     steps: Literal["observation", "night"] = Field(
         default="observation",
@@ -792,15 +792,15 @@ class Decoder(Section):
 
     attention: Literal["dot", "general", "additive"] = Field(
         default="general",
-        description="How well an encoder's state s fits the decoder's state h: h . s, for states of one width; h W s; or "
-        "v tanh(W h + U s), which is slower (Bahdanau et al. 2015).",
+        description="How well an encoder's state s fits the decoder's state h: h . s, for states of one width; h W s; "
+        "or v tanh(W h + U s), which is slower (Bahdanau et al. 2015).",
     )
     cell: Literal["simple", "gru", "lstm"] = Field(default="gru", description="Its recurrent cell.")
     units: Width = Field(default=32, description="Its width. `dot` wants that of the encoder's states.")
     look_ahead: Flag = Field(
         default=True,
-        description="Attend to the encoder's states at all steps of the sequence; `false`: to those up to the step that "
-        "is labelled, so that a causal encoder stays causal.",
+        description="Attend to the encoder's states at all steps of the sequence; `false`: to those up to the step "
+        "that is labelled, so that a causal encoder stays causal.",
     )
 
 
@@ -1069,8 +1069,8 @@ class Training(Section):
         default=0.5,
         description="Of `model.decoder` alone: in training, the share of steps at which it reads the true label of the "
         "step before instead of its own (teacher forcing; Williams and Zipser 1989). In validation and prediction it "
-        "never does. 1 learns fastest and knows no mistake of its own; 0 trains what predicts. Needs `task.kind: step`, "
-        "and 0 with `prefix`.",
+        "never does. 1 learns fastest and knows no mistake of its own; 0 trains what predicts. `task.kind: prefix` "
+        "wants 0.",
     )
     final_teacher_share: Annotated[Number, Field(ge=0, le=1)] = Field(
         default=0.0,
@@ -1293,8 +1293,8 @@ def load(path: Path) -> Experiment:
 
 
 def load_simulation(path: Path) -> Any:
-    """Returns the parameters, see `simulation_class`, in an experiment file's `data.simulation`, or in a file of its keys
-    alone."""
+    """Returns the parameters, see `simulation_class`, in an experiment file's `data.simulation`, or in a file of its
+    keys alone."""
     values = read_yaml(path)
     if "experiment" not in values and "data" not in values:
         return parsed(simulation_class(values), values, path)
@@ -1490,29 +1490,26 @@ def _check_networks(experiment: Experiment, mistakes: dict[tuple[Any, ...], str]
         model = Model.model_validate(base | {key: value for key, (_, value) in chosen.items()})
         if model.layers is None and model.decoder is None:
             continue  # families fit
-
-        def add(place: tuple[Any, ...], mistake: str) -> None:
-            key, *within = place
-            dotted = f"model.{key}"
-            whole = ("grid", dotted, chosen[key][0]) if dotted in experiment.grid else ("model", key)
-            mistakes.setdefault((*whole, *within), mistake)
-
         # of how many features and classes decides no more than how many parameters there are
         found, other = (_found(model, kind, features, experiment) for features in (1, 2))
         if isinstance(found, blueprint.Misfit):
             # what the inputs themselves don't fit is known once the survey says how wide they are
-            if isinstance(other, blueprint.Misfit) and other.text == found.text:
-                add(found.place, found.text)
-            continue
-        if kind != "sequence" and found.gives.stride != 1:
-            add(
-                ("layers",),
-                f"gives an answer for every {found.gives.stride} steps, and `task.kind: {kind}` wants one for each; "
-                "leave out strides and window pools",
-            )
+            mistake = (found.place, found.text) if str(found) == str(other) else None
+        elif kind != "sequence" and found.gives.stride != 1:
+            said = f"gives an answer for every {found.gives.stride} steps, and `task.kind: {kind}` wants one for each; "
+            mistake = ("layers",), f"{said}leave out strides and window pools"
         elif kind == "prefix" and found.looks_ahead:
-            last = found.decoder is not None and found.looks_ahead == (found.decoder.looks_ahead,)
-            add(("decoder", "look_ahead") if last else ("layers",), _knows_the_future(listed(found.looks_ahead)))
+            alone = found.decoder is not None and found.looks_ahead == (found.decoder.looks_ahead,)
+            place = ("decoder", "look_ahead") if alone else ("layers",)
+            mistake = place, _knows_the_future(listed(found.looks_ahead))
+        else:
+            mistake = None
+        if mistake is not None:
+            (key, *within), said = mistake
+            whole = ("model", key)
+            if f"model.{key}" in experiment.grid:
+                whole = "grid", f"model.{key}", chosen[key][0]
+            mistakes.setdefault((*whole, *within), said)
 
 
 def _found(model: Model, kind: Output, features: int, experiment: Experiment) -> Any:

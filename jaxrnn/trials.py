@@ -41,7 +41,9 @@ def save(folder: Path, finished: FinishedTrial) -> None:
         bundles.write_arrays(temporary / "probabilities.npz", finished.probabilities)
         # an id may be anything, and is no name in an archive
         numbered = {f"weights_{number}": weights for number, weights in enumerate(finished.attention.values())}
-        bundles.write_arrays(temporary / "attention.npz", {"ids": np.array(list(finished.attention), dtype=str)} | numbered)
+        bundles.write_arrays(
+            temporary / "attention.npz", {"ids": np.array(list(finished.attention), dtype=str)} | numbered
+        )
         results.write_json(temporary / "trial.json", finished.record)
 
 

@@ -364,8 +364,8 @@ def test_each_prefix_has_what_the_network_of_whole_sequences_gives_for_it(poolin
 
 @pytest.mark.parametrize("of", DECODED, ids=str)
 def test_a_decoder_is_taught_in_training_and_by_its_own_labels_alone_elsewhere(of: Wanted) -> None:
-    """With no share of true labels training is inference, as PyTorch's is above; with all of them it is the decoder that
-    is handed each label before. Garbage changes no bit, and later steps none where nothing looks ahead."""
+    """With no share of true labels training is inference, as PyTorch's is above; with all of them labels count. Garbage
+    changes no bit, and later steps none where nothing looks ahead."""
     structure, parameters, statistics = network(of)
     clean, generator = batch(), default_rng(9)
     labels = generator.integers(-1, CLASSES, (len(LENGTHS), STEPS)).astype(np.int32)
@@ -527,7 +527,7 @@ def test_lists_that_do_not_fit(listed: list[Any], output: Output, said: str) -> 
          "model.decoder.units: dot attention compares the decoder's state of 7 units with what dense 2 gives, 25 wide"),
         ({"layers": [layer("gru", units=5)], "decoder": {"attention": "dot", "units": 4}}, "step", 3,
          "model.decoder.units: dot attention compares the decoder's state of 4 units with what gru 1 gives, 5 wide"),
-        ({"layers": ["gru", "pool"], "decoder": {}}, "step", 3, "model.layers[1] (pool): makes one vector of the steps"),
+        ({"layers": ["gru", "pool"], "decoder": {}}, "step", 3, "model.layers[1] (pool): makes one vector of the step"),
     ],
 )  # fmt: skip
 def test_decoders_that_do_not_fit(settings: dict[str, Any], output: Output, classes: int, said: str) -> None:

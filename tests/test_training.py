@@ -83,8 +83,13 @@ class Setting:
             **{
                 key: getattr(self.training, key)
                 for key in (
-                    "momentum", "weight_decay", "warmup_epochs", "final_share", "plateau_factor",
-                    "teacher_share", "final_teacher_share",
+                    "momentum",
+                    "weight_decay",
+                    "warmup_epochs",
+                    "final_share",
+                    "plateau_factor",
+                    "teacher_share",
+                    "final_teacher_share",
                 )
             },
             **others,
@@ -130,7 +135,7 @@ def same(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
 def setting(request: pytest.FixtureRequest) -> Setting:
     if request.param == "decoder":
         # the share of its teacher falls from step to step
-        return Setting(decoder={"units": 5}, teacher_share=0.9, teacher_schedule="linear")
+        return Setting(decoder={"units": 5}, teacher_share=0.9, teacher_schedule="linear", length_buckets=1)
     return Setting(request.param, deep=True)
 
 
@@ -332,8 +337,8 @@ def test_one_output_is_trained_by_the_binary_cross_entropy() -> None:
 @pytest.fixture(scope="module")
 def taught() -> Setting:
     return Setting(
-        decoder={"units": 5, "look_ahead": False}, teacher_schedule="inverse_sigmoid", length_buckets=1, optimiser="sgd",
-        gradient_clip=None, batch_size=90,
+        decoder={"units": 5, "look_ahead": False}, teacher_schedule="inverse_sigmoid", length_buckets=1,
+        optimiser="sgd", gradient_clip=None, batch_size=90,
     )  # fmt: skip
 
 

@@ -72,8 +72,8 @@ class Inputs:
     objects: how many of each (label, class, split), as the chosen trial's fold has them. steps: how many of each class
     in each split, where steps have labels. leaks: how many objects stand in two splits, by kind, and what was done
     about them. remarks: what else `jaxrnn split` said. early: the chosen trial's rows of early_test.csv, none where it
-    predicts no prefixes. attention: the chosen trial's weights `[target step, source step]` by test object, none where it
-    has no decoder. scores: those that the task defines, by the names of their columns. confusion: counts
+    predicts no prefixes. attention: the chosen trial's weights `[target step, source step]` by test object, none where
+    it has no decoder. scores: those that the task defines, by the names of their columns. confusion: counts
     `[truth, predicted]` of validation and test. keys: the grid's dotted keys. chosen: the chosen trial's row.
     """
 

@@ -567,15 +567,17 @@ def attention(weights: Mapping[str, NDArray[np.floating[Any]]]) -> Figure:
             )
         )
         head = alt.Title(label, fontSize=12.5, offset=6, limit=230)
-        charts.append(chart.properties(width=210, height=210, title=head, view=alt.ViewBackground(stroke=LIGHT["pale"])))
+        charts.append(
+            chart.properties(width=210, height=210, title=head, view=alt.ViewBackground(stroke=LIGHT["pale"]))
+        )
     together = alt.concat(*charts, columns=3, spacing={"row": 20, "column": 24})
     blocked = [f"{size} steps" for size in sorted({size for _, size in maps.values()}) if size > 1]
     cells = [f"A cell is a block of {' or '.join(blocked)}: their weight together."] if blocked else []
     return _drawn(
         "attention",
         "What the decoder attends to",
-        f"Attention weights of {len(maps)} test sequences: for each labelled step, downwards, how much each step of the "
-        f"sequence weighs, to the right. The largest is {largest:.2g}.",
+        f"Attention weights of {len(maps)} test sequences: for each labelled step, downwards, how much each step of "
+        f"the sequence weighs, to the right. The largest is {largest:.2g}.",
         together,
         *cells,
         data=data,
