@@ -522,7 +522,7 @@ def test_decoders_and_teachers_that_fit_nothing(refused: Refused, changes: dict[
 
 
 def test_decoders_that_fit(load: Load) -> None:
-    """Dot attention straight to the inputs, as wide as the survey says; and a decoder of prefixes, which none teaches."""
+    """Dot attention straight to the inputs, as wide as the survey says; and of prefixes, which none teaches."""
     straight = {"layers": ["batch_norm"], "decoder": {"attention": "dot", "units": 3}}
     assert load(**STEPWISE, model=straight).model.decoder
     causal = {"decoder": {"look_ahead": False}}
