@@ -1,5 +1,7 @@
 """Labels of steps and of prefixes: where they go, what they weigh, and how they are scored."""
 
+import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,9 @@ from jaxrnn import (
 )
 from jaxrnn.batches import Bucket, Corpus, Examples, Part, Windows
 from jaxrnn.config import Augmentation, Data, Model, Output, Training
-from jaxrnn.errors import JaxrnnError
+from jaxrnn.errors import Interrupted, JaxrnnError
 from jaxrnn.predictions import Predictions
+from jaxrnn.results import Results
 from jaxrnn.splits import Statistics
 from jaxrnn.training import Hyperparameters
 
@@ -214,10 +217,36 @@ def write_steps(folder: Path, objects: int = 60, steps: int = 14) -> None:
 STEP_OPTIONS = {"object": "star", "time": "time", "values": {"value": ""}, "step_label": "phase"}
 
 
+def resumed_to_the_same_bits(at: Results, folder: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains a finished job again, stopped by a signal in the middle of an epoch and begun anew."""
+    told: list[str] = []
+
+    def interrupt(progress: Any) -> None:
+        told.append("")
+        if len(told) == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    def train(say: jobs.Say) -> None:
+        jobs.train(plan.load_job(folder / "config.yaml"), at, output, say, retrain=True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs._Progress, "tell", interrupt)
+        with pytest.raises(Interrupted):
+            train(told.append)
+    train(told.append)
+    assert any(re.search("goes on from the checkpoint: epoch ., step [1-9]", line) for line in told)
+    (first, _), (second, _) = (predictions.read(place / "predictions.h5") for place in (folder, output))
+    for split, entry in first.items():
+        for trial, found in entry.probabilities.items():
+            np.testing.assert_array_equal(found, second[split].probabilities[trial])
+
+
 @pytest.mark.parametrize(
     ("kind", "decoder"), [("prefix", None), ("step", None), ("step", {"units": 6, "attention": "dot"})]
 )
-def test_a_task_goes_from_the_survey_to_the_report(tmp_path: Path, kind: str, decoder: dict[str, Any] | None) -> None:
+def test_a_task_goes_from_the_survey_to_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, decoder: dict[str, Any] | None
+) -> None:
     changes: dict[str, Any] = {"task": {"kind": kind}}
     if decoder is not None:
         changes |= {"model__decoder": decoder, "model__dense_depth": 0, "loss": {}}
@@ -233,6 +262,8 @@ def test_a_task_goes_from_the_survey_to_the_report(tmp_path: Path, kind: str, de
     (job,) = made.jobs
     folder, experiment_folder = at.job("tiny", job.name), at.experiment("tiny")
     jobs.train(plan.load_job(folder / "config.yaml"), at, folder, lambda text: None)
+    if decoder is not None:
+        resumed_to_the_same_bits(at, folder, tmp_path / "again", monkeypatch)
     best = aggregate.aggregate(of, at)
     content, classes = predictions.read(folder / "predictions.h5")
     test = content["test"]

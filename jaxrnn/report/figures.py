@@ -532,15 +532,8 @@ def attention(weights: Mapping[str, NDArray[np.floating[Any]]]) -> Figure:
     """
     maps = {name: _blocks(values) for name, values in weights.items()}
     largest = max((float(blocks.max(initial=0)) for blocks, _ in maps.values()), default=0) or 1.0
-    opacity = alt.FillOpacity(
-        "weight:Q",
-        scale=alt.Scale(domain=[0, largest], range=[0.02, 1]),
-        legend=alt.Legend(
-            title="attention weight", orient="bottom", symbolType="square", symbolFillColor=LIGHT["heat"],
-            symbolStrokeColor=LIGHT["rule"], symbolOpacity=alt.Undefined, titleColor=LIGHT["ink"],
-            titleFontWeight="normal", titleFontSize=12, format=".2~g", tickCount=5,
-        ),
-    )  # fmt: skip
+    scale = alt.Scale(domain=[0, largest], range=[0.02, 1])
+    opacity = alt.FillOpacity("weight:Q", scale=scale, legend=None)
     charts, data = [], {}
     for place, (label, (name, (blocks, size))) in enumerate(zip(labels(list(maps)), maps.items(), strict=True)):
         steps = len(weights[name])
@@ -572,14 +565,14 @@ def attention(weights: Mapping[str, NDArray[np.floating[Any]]]) -> Figure:
         )
     together = alt.concat(*charts, columns=3, spacing={"row": 20, "column": 24})
     blocked = [f"{size} steps" for size in sorted({size for _, size in maps.values()}) if size > 1]
-    cells = [f"A cell is a block of {' or '.join(blocked)}: their weight together."] if blocked else []
+    cells = f" A cell is a block of {' or '.join(blocked)}: their weight together." if blocked else ""
     return _drawn(
         "attention",
         "What the decoder attends to",
         f"Attention weights of {len(maps)} test sequences: for each labelled step, downwards, how much each step of "
         f"the sequence weighs, to the right. The largest is {largest:.2g}.",
         together,
-        *cells,
+        f"No colour is a weight of 0, full colour one of {largest:.2g}.{cells}",
         data=data,
     )
 
