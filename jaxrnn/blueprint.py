@@ -80,6 +80,11 @@ class Placed:
     looks_ahead: str | None
     within: tuple["Placed", ...] = ()
 
+    @property
+    def kind(self) -> str:
+        """Returns what it is, `gru` or `decoder`."""
+        return "decoder" if isinstance(self.layer, Decoder) else self.layer.layer
+
     def draws(self, batch: int, steps: int, recurrent: bool) -> int:
         """Returns how many random numbers a training step of the layer takes; see `Blueprint.draws`."""
         rows = batch * (self.takes.steps(steps) if self.takes.has_steps else 1)
@@ -179,7 +184,7 @@ def of(model: Model, output: Output, features: int, metadata: int, classes: int)
         index = next(index for index, placed in enumerate(layers) if not placed.gives.has_steps)
         raise Misfit(
             ("layers", index),
-            layers[index].layer.layer,
+            layers[index].kind,
             "makes one vector of the steps, and the task wants an answer for each step; leave it out, or use `pool` "
             "with `running: true`",
         )
@@ -230,7 +235,7 @@ def _placed(
         before = found[-1].gives if found else takes
         if isinstance(layer, NEED_STEPS) and not before.has_steps:
             at = next((at for at, it in enumerate(found) if it.takes.has_steps and not it.gives.has_steps), None)
-            maker = "a layer before it" if at is None else f"{_named((*above, at))} ({found[at].layer.layer})"
+            maker = "a layer before it" if at is None else f"{_named((*above, at))} ({found[at].kind})"
             raise Misfit(place, layer.layer, f"takes steps, and {maker} makes one vector of them; put it before that")
         _check(layer, place, metadata)
         within: tuple[Placed, ...] = ()

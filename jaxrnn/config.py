@@ -1476,7 +1476,7 @@ def _has_dense(layers: "Layers") -> bool:
 
 
 # The keys of `model` that say how wide what the decoder attends to is, beside its own.
-_WIDTH_KEYS = ("layers", "decoder", "units", "bidirectional", "dense_depth", "dense_units")
+_WIDTH_KEYS: tuple[str, ...] = ("layers", "decoder", "units", "bidirectional", "dense_depth", "dense_units")
 
 
 def _check_networks(experiment: Experiment, mistakes: dict[tuple[Any, ...], str]) -> None:

@@ -11,7 +11,6 @@ from jaxrnn import blueprint, features, plan, readers, results
 from jaxrnn.blueprint import Blueprint, Placed, Shape
 from jaxrnn.config import (
     TRACED_KEYS,
-    Decoder,
     DropoutLayer,
     Experiment,
     Loss,
@@ -147,8 +146,7 @@ def _described(name: str, made: Blueprint, rates: dict[str, str], inputs: Inputs
             own = placed.parameters - sum(inner.parameters for inner in placed.within)
             causal = f"no: {placed.looks_ahead.removeprefix(placed.name).strip()}" if placed.looks_ahead else "yes"
             causal = causal if placed.gives.has_steps or placed.looks_ahead else ""
-            kind = "decoder" if isinstance(placed.layer, Decoder) else placed.layer.layer
-            yield Row(placed.name, kind, settings, shown(placed.gives), own, causal, depth)
+            yield Row(placed.name, placed.kind, settings, shown(placed.gives), own, causal, depth)
             yield from rows(placed.within, depth + 1)
 
     logits = replace(made.gives, width=made.classes)

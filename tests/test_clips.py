@@ -41,7 +41,7 @@ def standardised(scans: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def test_the_form_is_the_published_one() -> None:
-    published = Clips(kind="clips")
+    published = Clips.model_validate({"kind": "clips"})
     seen = Counter(published.names[clip] for clip in published.seen)
     assert len(seen) == 15 and seen.pop("test_retest") == 4 and set(seen.values()) == {1}
     assert (published.subjects, published.train_subjects, published.regions) == (176, 100, 300)
@@ -151,9 +151,9 @@ def trained(train: Examples) -> dict[str, np.ndarray]:
     window = Windows(Part.of([train], labels_by_step=True), [max(STEPS)], np.inf).get()
     steps = int(-(-window.counts // SETTINGS.batch_size).sum())
     schedule = batches.schedule(window.counts, SETTINGS.batch_size, steps)
-    one = Hyperparameters(
-        np.uint32(1), *map(np.float32, (0.01, 0, 0, 0, 0)), np.ones(CLASSES, np.float32), teacher_share=np.float32(0.5)
-    )  # pyright: ignore[reportCallIssue]
+    rates = map(np.float32, (0.01, 0, 0, 0, 0))
+    one = Hyperparameters(np.uint32(1), *rates, np.ones(CLASSES, np.float32))  # pyright: ignore[reportCallIssue]
+    one = one._replace(teacher_share=np.float32(0.5))
     hypers = training.stacked([one])
     states = program().begin(hypers)
     for epoch in range(SETTINGS.epochs):

@@ -231,6 +231,7 @@ def resumed_to_the_same_bits(at: Results, folder: Path, output: Path, monkeypatc
 
     with monkeypatch.context() as patched:
         patched.setattr(jobs._Progress, "tell", interrupt)
+        patched.setattr(jobs, "FIRST_SEGMENT_STEPS", 4)
         with pytest.raises(Interrupted):
             train(told.append)
     train(told.append)

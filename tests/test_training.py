@@ -371,14 +371,14 @@ def test_labels_teach_and_nothing_else(taught: Setting) -> None:
 
     def loss(parameters: Any, share: float) -> jax.Array:
         net = nnx.merge(structure, parameters, statistics, copy=True)
-        inputs = [jnp.asarray(values) for values in bucket[:3]]
+        features, lengths, metadata, known, _ = map(jnp.asarray, bucket)
         draws = jnp.full(net.dropout_draws(len(bucket.lengths), bucket.features.shape[1]), 65535, jnp.uint16)
         nobody = jnp.zeros(bucket.labels.shape, jnp.uint16)
         logits = net.taught(
-            *inputs, jnp.asarray(bucket.labels), teacher_share=share, teacher_bits=nobody, dropout_rate=0.0,
+            features, lengths, metadata, known, teacher_share=share, teacher_bits=nobody, dropout_rate=0.0,
             dropout_bits=draws,
         )  # fmt: skip
-        labels = jnp.maximum(jnp.asarray(bucket.labels), 0)
+        labels = jnp.maximum(known, 0)
         each = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=2)[..., 0] * weights[labels]
         penalty = 0.001 * jnp.square(models.penalised_kernel(parameters)).sum()  # pyright: ignore[reportArgumentType]
         return jnp.where(valid, each, 0).sum() / valid.sum() + penalty

@@ -583,7 +583,7 @@ def _blocks(weights: NDArray[np.floating[Any]]) -> tuple[NDArray[np.floating[Any
     size = max(-(-steps // MOST_BLOCKS), 1)
     starts = np.arange(0, steps, size)
     together = np.add.reduceat(np.add.reduceat(weights, starts, axis=1), starts, axis=0)
-    return together / np.diff([*starts, steps])[:, None], size
+    return together / np.diff(np.append(starts, steps))[:, None], size
 
 
 @dataclass(frozen=True)
