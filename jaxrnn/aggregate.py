@@ -10,7 +10,7 @@ import pandas as pd
 from jaxrnn import bundles, early, metrics, plan, predictions, results, selection, splits, trials
 from jaxrnn.config import Experiment
 from jaxrnn.errors import JaxrnnError
-from jaxrnn.plan import Job, Plan, Trial
+from jaxrnn.plan import Job, Plan
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
 from jaxrnn.results import Results, written_whole
 
@@ -70,7 +70,9 @@ def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
         _write_matrix(folder / f"confusion_matrix_{split}_normalised.csv", shares.round(6), classes)
     if experiment.task.kind == "prefix":
         _write_early(made, validation, choice, predicted, classes, at)
-    best["software"] = _write_bundle(made, job, trial, at)
+    finished = trials.load(at.trial(experiment.experiment, trial.fingerprint))
+    _write_attention(folder / "attention.csv", finished.attention)
+    best["software"] = _write_bundle(made, job, finished, at)
     results.write_json(folder / "best.json", best)
     return best
 
@@ -161,11 +163,24 @@ def _write_matrix(path: Path, matrix: np.ndarray, classes: tuple[str, ...]) -> N
     _write_csv(path, table)
 
 
-def _write_bundle(made: Plan, job: Job, trial: Trial, at: Results) -> dict[str, str]:
+def _write_attention(path: Path, attention: dict[str, np.ndarray]) -> None:
+    """Writes a row for each weight of the chosen trial; steps count from 1. Where it has no decoder, there is no such
+    file, nor one of an earlier choice."""
+    if not attention:
+        path.unlink(missing_ok=True)
+        return
+    pieces = []
+    for name, weights in attention.items():
+        target, source = np.indices(weights.shape).reshape(2, -1) + 1
+        columns = {"id": name, "target_step": target, "source_step": source, "weight": weights.ravel().round(6)}
+        pieces.append(pd.DataFrame(columns))
+    _write_csv(path, pd.concat(pieces, ignore_index=True))
+
+
+def _write_bundle(made: Plan, job: Job, finished: trials.FinishedTrial, at: Results) -> dict[str, str]:
     """Writes the chosen trial's model bundle; returns what software and device trained it."""
     settings = plan.JobFile.model_validate(plan.job_values(made, job))
     manifest = results.read_json(at.dataset(made.dataset_key) / "manifest.json", "jaxrnn ingest")
-    finished = trials.load(at.trial(made.experiment.experiment, trial.fingerprint))
     statistics = splits.read_statistics(at.experiment(made.experiment.experiment), job.fold)
     bundle = bundles.Bundle(
         model=settings.model,

@@ -17,6 +17,8 @@ from jaxrnn.layers import Recurrent, glorot, step_of
 
 # before a softmax: a score that leaves no weight, yet finite
 NEVER = -1e30
+# Of the inverse sigmoid: how many of its widths k the training has.
+STEEPNESS = 10.0
 
 
 class Attention(nnx.Module):
@@ -156,8 +158,11 @@ class Decoder(nnx.Module):
         """
         true = jnp.where(bits.astype(jnp.float32) < teacher_share * 65536, labels, -1)
         given = jnp.pad(true[:, :-1], ((0, 0), (1, 0)), constant_values=self.classes)
-        fed, _, _ = self._feed_back(source, lengths, given)
-        # once the labels are known, all positions are read at once: the loop itself is not differentiated
+        # which labels are fed has no gradient: of a copy that has none, the loop is not differentiated at all
+        structure, state = nnx.split(self)
+        still = nnx.merge(structure, jax.lax.stop_gradient(state))
+        fed, _, _ = still._feed_back(jax.lax.stop_gradient(source), lengths, given)
+        # once they are known, all positions are read at once
         logits, weights = self._read(source, lengths, fed, label_lengths)
         return _masked(logits, weights, jnp.where(lengths > 0, label_lengths, 0))
 
@@ -228,6 +233,26 @@ class Decoder(nnx.Module):
         context, weights = self.attention.weigh(states, keys, source, visible)
         attentional = jnp.tanh(self.combined(jnp.concatenate([context, states], axis=-1)))
         return self.logits(attentional), weights
+
+
+def teacher_share(
+    schedule: str, progress: Float[Array, ""], *, start: Float[Array, ""], final: Float[Array, ""], epochs: int
+) -> Float[Array, ""]:
+    """Returns the share of true labels that a decoder is fed in a step that begins when `progress` epochs, whole and
+    broken, are over.
+
+    `constant` is `start` throughout; the others go from there to `final` when all epochs are over (scheduled sampling;
+    Bengio et al. 2015, arXiv 1506.03099, section 2.4): `linear` evenly, `inverse_sigmoid` as k / (k + exp(i / k)) at
+    step i, its middle at half of the epochs, stretched so that it begins and ends at the shares themselves.
+    """
+    if schedule == "constant":
+        return start
+    over = jnp.clip(progress / epochs, 0, 1)
+    if schedule == "inverse_sigmoid":
+        # of i / k in units of all epochs, the middle of the curve is at log k = STEEPNESS / 2
+        ends = jax.nn.sigmoid(STEEPNESS / 2), jax.nn.sigmoid(-STEEPNESS / 2)
+        over = (ends[0] - jax.nn.sigmoid(STEEPNESS * (0.5 - over))) / (ends[0] - ends[1])
+    return start + (final - start) * over
 
 
 def before_end(labels: Int[Array, "batch position"], *, end: int) -> Int[Array, " batch"]:

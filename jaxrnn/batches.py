@@ -82,6 +82,19 @@ class Part:
         """Returns where each sequence's steps begin, [sequence + 1]."""
         return np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
 
+    def some(self, chosen: np.ndarray) -> "Part":
+        """Returns a few sequences, by their places in increasing order, as a part in memory; the shards that they stand
+        in are read."""
+        pieces = []
+        for place in np.unique(np.searchsorted(self.starts, chosen, side="right") - 1):
+            examples, start = self.read(int(place)), self.starts[place]
+            own = chosen[(chosen >= start) & (chosen < start + len(examples))] - start
+            steps, offsets = _steps_of(examples.offsets, own)
+            labels = examples.labels[steps if self.labels_by_step else own]
+            features, metadata = examples.features[steps], examples.metadata[own]
+            pieces.append(Examples(examples.ids[own], labels, offsets, features, metadata))
+        return Part.of(pieces, labels_by_step=self.labels_by_step)
+
     @classmethod
     def of(cls, pieces: list[Examples], split: str = "train", *, labels_by_step: bool = False) -> "Part":
         """Returns examples that are in memory as a part, each piece as if it were a shard."""

@@ -11,6 +11,7 @@ from typing import Any
 from jaxrnn.config import (
     BatchNormLayer,
     ConvLayer,
+    Decoder,
     DenseLayer,
     DropoutLayer,
     FlattenLayer,
@@ -33,7 +34,7 @@ NEED_STEPS = (RecurrentLayer, ConvLayer, WindowPoolLayer, PoolLayer, FlattenLaye
 
 
 class Misfit(JaxrnnError):
-    """A list of layers that doesn't fit. place: of the layer, below `model.layers`; () for the list as a whole."""
+    """Layers, or a decoder, that don't fit. place: below `model`, `("layers", 3)`; ("layers",) for the whole list."""
 
     def __init__(self, place: tuple[Any, ...], kind: str, text: str) -> None:
         super().__init__(f"{_named(place)}{f' ({kind})' if kind else ''}: {text}")
@@ -41,7 +42,7 @@ class Misfit(JaxrnnError):
 
 
 def _named(place: tuple[Any, ...]) -> str:
-    return "model.layers" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    return "model" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
 
 
 @dataclass(frozen=True)
@@ -68,16 +69,21 @@ class Placed:
 
     name: kind and number, `gru 2` for the second GRU. takes, gives: the shapes before and after it. parameters: how
     many there are. looks_ahead: why its output at a step depends on later ones; None where it doesn't. within: a
-    residual's layers.
+    residual's layers. A decoder is placed too, behind all layers.
     """
 
-    layer: Layer
+    layer: Layer | Decoder
     name: str
     takes: Shape
     gives: Shape
     parameters: int
     looks_ahead: str | None
     within: tuple["Placed", ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """Returns what it is, `gru` or `decoder`."""
+        return "decoder" if isinstance(self.layer, Decoder) else self.layer.layer
 
     def draws(self, batch: int, steps: int, recurrent: bool) -> int:
         """Returns how many random numbers a training step of the layer takes; see `Blueprint.draws`."""
@@ -96,7 +102,8 @@ class Placed:
 class Blueprint:
     """A whole network: its layers in their order, the widths of its inputs, and its classes.
 
-    takes: the shape of the input. gives: what the layer of the classes is handed.
+    takes: the shape of the input. gives: what the layer of the classes is handed, which is a part of the decoder where
+    there is one. decoder: with `takes`, what it attends to, and its parameters but for the classes' layer.
     """
 
     layers: tuple[Placed, ...]
@@ -104,16 +111,22 @@ class Blueprint:
     gives: Shape
     metadata: int
     classes: int
+    decoder: Placed | None = None
+
+    @property
+    def placed(self) -> tuple[Placed, ...]:
+        """Returns the layers and, behind them, the decoder where there is one."""
+        return self.layers if self.decoder is None else (*self.layers, self.decoder)
 
     @property
     def parameters(self) -> int:
-        return sum(placed.parameters for placed in self.layers) + (self.gives.width + 1) * self.classes
+        return sum(placed.parameters for placed in self.placed) + (self.gives.width + 1) * self.classes
 
     @property
     def looks_ahead(self) -> tuple[str, ...]:
         """Returns why the network is not causal, a reason a layer; () for a causal one, whose output at a step never
         changes when later steps do."""
-        return tuple(placed.looks_ahead for placed in every(self.layers) if placed.looks_ahead)
+        return tuple(placed.looks_ahead for placed in every(self.placed) if placed.looks_ahead)
 
     @property
     def longest(self) -> int | None:
@@ -149,13 +162,20 @@ def every(layers: tuple[Placed, ...]) -> Iterator[Placed]:
 
 def of(model: Model, output: Output, features: int, metadata: int, classes: int) -> Blueprint:
     """Returns the blueprint of a network for so many features a step, columns of metadata and classes; raises Misfit
-    where the layers don't fit each other or the wanted output."""
+    where the layers don't fit each other, the decoder or the wanted output."""
     takes = Shape(features)
-    layers = _placed(model.as_layers(output, metadata), takes, metadata, Counter(), ())
+    if model.decoder is not None and output == "sequence":
+        raise Misfit(
+            ("decoder",),
+            "",
+            "names a label for each step, and `task.kind: sequence` wants one for the whole; leave it out, or set "
+            "`task.kind: step`",
+        )
+    layers = _placed(model.as_layers(output, metadata), takes, metadata, Counter(), ("layers",))
     gives = layers[-1].gives if layers else takes
     if output == "sequence" and gives.has_steps:
         raise Misfit(
-            (),
+            ("layers",),
             "",
             "the list ends with steps, and the task wants one answer a sequence; add `pool` or `flatten`, or end the "
             "recurrent layers with `output: last`",
@@ -163,12 +183,44 @@ def of(model: Model, output: Output, features: int, metadata: int, classes: int)
     if output != "sequence" and not gives.has_steps:
         index = next(index for index, placed in enumerate(layers) if not placed.gives.has_steps)
         raise Misfit(
-            (index,),
-            layers[index].layer.layer,
+            ("layers", index),
+            layers[index].kind,
             "makes one vector of the steps, and the task wants an answer for each step; leave it out, or use `pool` "
             "with `running: true`",
         )
-    return Blueprint(layers, takes, gives, metadata, classes)
+    if model.decoder is None:
+        return Blueprint(layers, takes, gives, metadata, classes)
+    decoder = _decoder(model.decoder, layers, gives, classes)
+    return Blueprint(layers, takes, decoder.gives, metadata, classes, decoder)
+
+
+def _decoder(decoder: Decoder, layers: tuple[Placed, ...], takes: Shape, classes: int) -> Placed:
+    """Returns the decoder at its place; the layers end with steps of `takes`."""
+    if classes < 2:
+        raise Misfit(("decoder",), "", "reads the class that it named before, and there is one output; use two classes")
+    if decoder.attention == "dot" and decoder.units != takes.width:
+        encoder = layers[-1].name if layers else "the input"
+        raise Misfit(
+            ("decoder", "units"),
+            "",
+            f"dot attention compares the decoder's state of {decoder.units} units with what {encoder} gives, "
+            f"{takes.width} wide, and they must be equally wide; set {takes.width} here, or choose general or additive "
+            "attention",
+        )
+    attention = {
+        "dot": 0,
+        "general": decoder.units * takes.width,
+        "additive": (decoder.units + takes.width + 1) * decoder.units,
+    }
+    # it reads the label before, or the start, and the source's state at the step
+    inputs = classes + 1 + takes.width
+    parameters = (
+        _recurrent_parameters(decoder.cell, inputs, decoder.units)
+        + attention[decoder.attention]
+        + (takes.width + decoder.units) * decoder.units
+    )
+    ahead = "decoder attends to later steps" if decoder.look_ahead else None
+    return Placed(decoder, "decoder", takes, Shape(decoder.units, takes.stride), parameters, ahead)
 
 
 def _placed(
@@ -183,7 +235,7 @@ def _placed(
         before = found[-1].gives if found else takes
         if isinstance(layer, NEED_STEPS) and not before.has_steps:
             at = next((at for at, it in enumerate(found) if it.takes.has_steps and not it.gives.has_steps), None)
-            maker = "a layer before it" if at is None else f"{_named((*above, at))} ({found[at].layer.layer})"
+            maker = "a layer before it" if at is None else f"{_named((*above, at))} ({found[at].kind})"
             raise Misfit(place, layer.layer, f"takes steps, and {maker} makes one vector of them; put it before that")
         _check(layer, place, metadata)
         within: tuple[Placed, ...] = ()
@@ -198,7 +250,7 @@ def _placed(
 
 
 def _check(layer: Layer, place: tuple[Any, ...], metadata: int) -> None:
-    if isinstance(layer, InputNormalisationLayer) and place != (0,):
+    if isinstance(layer, InputNormalisationLayer) and place != ("layers", 0):
         raise Misfit(place, layer.layer, "stands first, where the inputs are; use `batch_norm` here")
     if isinstance(layer, MetadataLayer) and not metadata:
         raise Misfit(
@@ -234,8 +286,7 @@ def _given(layer: Layer, takes: Shape, metadata: int) -> Shape:
 def _parameters(layer: Layer, takes: Shape, gives: Shape) -> int:
     match layer:
         case RecurrentLayer(layer=cell, units=units, bidirectional=bidirectional):
-            candidate_bias = units if cell == "gru" else 0
-            return (1 + bidirectional) * ((takes.width + units + 1) * GATES[cell] * units + candidate_bias)
+            return (1 + bidirectional) * _recurrent_parameters(cell, takes.width, units)
         case ConvLayer(kernel=kernel, filters=filters):
             return (takes.width * kernel + 1) * filters
         case BatchNormLayer() | LayerNormLayer():
@@ -247,6 +298,11 @@ def _parameters(layer: Layer, takes: Shape, gives: Shape) -> int:
         case ResidualLayer() if takes.width != gives.width:
             return takes.width * gives.width
     return 0
+
+
+def _recurrent_parameters(cell: str, inputs: int, units: int) -> int:
+    candidate_bias = units if cell == "gru" else 0
+    return (inputs + units + 1) * GATES[cell] * units + candidate_bias
 
 
 def _looks_ahead(layer: Layer) -> str | None:

@@ -5,10 +5,12 @@ The text of each key's `description` is what `config/README.md` and the editors'
 
 import difflib
 import hashlib
+import itertools
 import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -29,6 +31,8 @@ TRACED_KEYS = (
     "training.final_share",
     "training.plateau_factor",
     "training.plateau_patience",
+    "training.teacher_share",
+    "training.final_teacher_share",
     "model.dropout",
     "model.recurrent_dropout",
     "loss.l2",
@@ -46,6 +50,11 @@ LOWER_IS_BETTER = ("loss", "log_loss", "plasticc_log_loss")
 # Scores that a key of `task` decides. It changes what predictions are worth, and what a trial becomes only where that
 # score is monitored.
 SCORE_KEYS = {"plasticc_log_loss": "class_importance", "figure_of_merit": "target"}
+# Keys of `training` that a decoder alone has a use for.
+TEACHER_KEYS = ("teacher_share", "final_teacher_share", "teacher_schedule")
+# Kinds of survey that can be made: where their parameters are, and the reader of what is made.
+SIMULATIONS = {"light_curves": ("jaxrnn.simulate:Simulation", "simulated"), "clips": ("jaxrnn.clips:Clips", "hdf5")}
+DEFAULT_SIMULATION = "light_curves"
 # Folders under results/ that belong to no experiment.
 RESERVED_NAMES = ("datasets", "surveys")
 # A slip in a grid must not become a million jobs; a real grid of this size belongs in several experiments.
@@ -245,7 +254,7 @@ FAULTS = {
 }
 
 
-# The simulator's own parameters are checked by `jaxrnn.simulate`; here they are only a mapping.
+# The simulators' own parameters are checked by `simulation_class`; here they are only a mapping.
 class Data(Section):
     """Where the survey is and what of it enters the network. Decides the dataset: change it and ingest runs again."""
 
@@ -264,8 +273,9 @@ class Data(Section):
     simulation: dict[str, Any] | None = Field(
         default=None,
         validate_default=True,
-        description="Parameters of a simulated survey (reader `simulated` alone), instead of `path`; `{}` takes every "
-        "default. The survey is made first, under `results/surveys/`.",
+        description="Parameters of a simulated survey, instead of `path`; `{}` takes every default: light curves, for "
+        "the reader `simulated`. `kind: clips` makes subjects who watch film clips, for the reader `hdf5`. The survey "
+        "is made first, under `results/surveys/`.",
     )
     steps: Literal["observation", "night"] = Field(
         default="observation",
@@ -357,8 +367,11 @@ class Data(Section):
             raise ValueError(
                 f"expected either `path` (files that are there) or `simulation` (files to be made), found {found}"
             )
-        if simulation is not None and info.data.get("reader", "simulated") != "simulated":
-            raise ValueError(f"goes with `reader: simulated`, not with '{info.data['reader']}'")
+        kind = DEFAULT_SIMULATION if simulation is None else simulation.get("kind", DEFAULT_SIMULATION)
+        if simulation is not None and isinstance(kind, str) and kind in SIMULATIONS:
+            reader = SIMULATIONS[kind][1]
+            if info.data.get("reader", reader) != reader:
+                raise ValueError(f"`{kind}` goes with `reader: {reader}`, not with '{info.data['reader']}'")
         return simulation
 
     @field_validator("features", mode="before")
@@ -773,8 +786,33 @@ def settings_in_words(layer: "Layer") -> str:
     return " ".join(words)
 
 
+class Decoder(Section):
+    """A recurrent decoder with attention (Luong et al. 2015), which names one step's label after another: it reads the
+    label that it named before and the encoder's state at its step, and attends to the encoder's states."""
+
+    attention: Literal["dot", "general", "additive"] = Field(
+        default="general",
+        description="How well an encoder's state s fits the decoder's state h: h . s, for states of one width; h W s; "
+        "or v tanh(W h + U s), which is slower (Bahdanau et al. 2015).",
+    )
+    cell: Literal["simple", "gru", "lstm"] = Field(default="gru", description="Its recurrent cell.")
+    units: Width = Field(default=32, description="Its width. `dot` wants that of the encoder's states.")
+    look_ahead: Flag = Field(
+        default=True,
+        description="Attend to the encoder's states at all steps of the sequence; `false`: to those up to the step "
+        "that is labelled, so that a causal encoder stays causal.",
+    )
+
+
+def decoder_in_words(decoder: Decoder | None) -> str | None:
+    """Returns a decoder as one line, different for different ones: `general gru 32`."""
+    if decoder is None:
+        return None
+    return f"{decoder.attention} {decoder.cell} {decoder.units}{'' if decoder.look_ahead else ' causal'}"
+
+
 class Model(Section):
-    """The network: a family of recurrent and dense layers by its options, or a list of layers."""
+    """The network: a family of recurrent and dense layers by its options, or a list of layers; perhaps a decoder."""
 
     cell: Literal["simple", "gru", "lstm"] = Field(
         default="gru",
@@ -837,6 +875,12 @@ class Model(Section):
         "and the keys below, or a name alone for its defaults. The layer that gives the classes is added. Of the keys "
         "above, `dropout` and `recurrent_dropout` alone go with it. `jaxrnn describe` shows what it is.",
     )
+    decoder: Decoder | None = Field(
+        default=None,
+        description="Instead of the layer that gives the classes: sequence to sequence, with the family or the list of "
+        "layers as encoder. Only with `task.kind: step` and `prefix`; `{}` takes every default. Where the label of a "
+        "step tells something of the next one's. `training.teacher_share` says how it is taught.",
+    )
 
     @field_validator("layers")
     @classmethod
@@ -880,12 +924,19 @@ class Model(Section):
 
 
 # What says which network of the family it is, and so can't stand beside a list of layers.
-FAMILY_KEYS = tuple(key for key in Model.model_fields if key not in ("dropout", "recurrent_dropout", "layers"))
+FAMILY_KEYS = tuple(
+    key for key in Model.model_fields if key not in ("dropout", "recurrent_dropout", "layers", "decoder")
+)
 
 
 def layers_of(values: Any) -> "Layers | None":
     """Returns the list of layers in a checked file's value of `model.layers`."""
     return Model.model_validate({"layers": values}).layers
+
+
+def decoder_of(values: Any) -> Decoder | None:
+    """Returns the decoder in a checked file's value of `model.decoder`."""
+    return Model.model_validate({"decoder": values}).decoder
 
 
 def _beside_layers(keys: list[str]) -> str:
@@ -1013,6 +1064,23 @@ class Training(Section):
         default=5,
         description="Epochs in a row without a better `monitor` after which `schedule: plateau` falls; they are "
         "counted anew after it. Less than `patience`, where that is set.",
+    )
+    teacher_share: Annotated[Number, Field(ge=0, le=1)] = Field(
+        default=0.5,
+        description="Of `model.decoder` alone: in training, the share of steps at which it reads the true label of the "
+        "step before instead of its own (teacher forcing; Williams and Zipser 1989). In validation and prediction it "
+        "never does. 1 learns fastest and knows no mistake of its own; 0 trains what predicts. `task.kind: prefix` "
+        "wants 0.",
+    )
+    final_teacher_share: Annotated[Number, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="That share at the end of `epochs`, where `teacher_schedule` is not `constant`.",
+    )
+    teacher_schedule: Literal["constant", "linear", "inverse_sigmoid"] = Field(
+        default="constant",
+        description="From `teacher_share` to `final_teacher_share`, step by step (scheduled sampling; Bengio et al. "
+        "2015): `constant` stays at the first, `linear` goes evenly, `inverse_sigmoid` slowly at both ends and fast in "
+        "between.",
     )
     gradient_clip: Annotated[Number, Field(gt=0)] | None = Field(
         default=1.0,
@@ -1218,24 +1286,38 @@ def load(path: Path) -> Experiment:
     _check_grid(values, mistakes)
     _check_between(values, mistakes)
     if experiment is not None and not mistakes:
-        _check_layers(experiment, mistakes)
+        _check_networks(experiment, mistakes)
     if mistakes or experiment is None:
         raise JaxrnnError(_message(path, mistakes))
     return experiment
 
 
 def load_simulation(path: Path) -> Any:
-    """Returns the `jaxrnn.simulate.Simulation` of an experiment file's `data.simulation`, or of a file of its keys
-    alone."""
-    from jaxrnn.simulate import Simulation
-
+    """Returns the parameters, see `simulation_class`, in an experiment file's `data.simulation`, or in a file of its
+    keys alone."""
     values = read_yaml(path)
     if "experiment" not in values and "data" not in values:
-        return parsed(Simulation, values, path)
+        return parsed(simulation_class(values), values, path)
     simulation = load(path).data.simulation
     if simulation is None:
         raise JaxrnnError(f"{path}: has no data.simulation; there is nothing to simulate")
-    return Simulation.model_validate(simulation)
+    return simulation_class(simulation).model_validate(simulation)
+
+
+def simulation_class(values: dict[str, Any]) -> Any:
+    """Returns the class of the parameters of the survey that `data.simulation` asks for by its `kind`; its module has
+    `simulate` and `finish`. That of light curves for a kind that there is not, which it refuses."""
+    kind = values.get("kind", DEFAULT_SIMULATION)
+    return _simulations()[kind if isinstance(kind, str) and kind in SIMULATIONS else DEFAULT_SIMULATION]
+
+
+def _simulations() -> dict[str, Any]:
+    # imported here: the simulators bring their file formats' libraries, and most files have no use for them
+    found = {}
+    for kind, (place, _) in SIMULATIONS.items():
+        module, _, name = place.partition(":")
+        found[kind] = getattr(import_module(module), name)
+    return found
 
 
 def parsed(model: type[S], values: dict[str, Any], path: Path) -> S:
@@ -1393,28 +1475,51 @@ def _has_dense(layers: "Layers") -> bool:
     )
 
 
-def _check_layers(experiment: Experiment, mistakes: dict[tuple[Any, ...], str]) -> None:
-    """Checks that the shapes of the layers in each list fit."""
+# The keys of `model` that say how wide what the decoder attends to is, beside its own.
+_WIDTH_KEYS: tuple[str, ...] = ("layers", "decoder", "units", "bidirectional", "dense_depth", "dense_units")
+
+
+def _check_networks(experiment: Experiment, mistakes: dict[tuple[Any, ...], str]) -> None:
+    """Checks that the shapes of the layers in each list fit, and those of each decoder and what it attends to."""
     from jaxrnn import blueprint
 
-    lists: dict[tuple[Any, ...], Any] = {("model", "layers"): experiment.model.layers}
-    for index, values in enumerate(experiment.grid.get("model.layers", ())):
-        lists["grid", "model.layers", index] = layers_of(values)
-    for place, layers in lists.items():
-        try:
-            if layers is not None:
-                # of how many features and classes decides no more than how many parameters there are
-                kind = experiment.task.kind
-                found = blueprint.of(Model(layers=layers), kind, 1, len(experiment.data.metadata), 2)
-                if kind != "sequence" and found.gives.stride != 1:
-                    mistakes[place] = (
-                        f"gives an answer for every {found.gives.stride} steps, and `task.kind: {kind}` wants one for "
-                        "each; leave out strides and window pools"
-                    )
-                elif kind == "prefix" and found.looks_ahead:
-                    mistakes[place] = _knows_the_future(listed(found.looks_ahead))
-        except blueprint.Misfit as misfit:
-            mistakes[(*place, *misfit.place)] = misfit.text
+    base, kind = experiment.model.model_dump(mode="json"), experiment.task.kind
+    choices = [list(enumerate(experiment.grid.get(f"model.{key}", [base[key]]))) for key in _WIDTH_KEYS]
+    for combination in itertools.product(*choices):
+        chosen = dict(zip(_WIDTH_KEYS, combination, strict=True))
+        model = Model.model_validate(base | {key: value for key, (_, value) in chosen.items()})
+        if model.layers is None and model.decoder is None:
+            continue  # families fit
+        # of how many features and classes decides no more than how many parameters there are
+        found, other = (_found(model, kind, features, experiment) for features in (1, 2))
+        if isinstance(found, blueprint.Misfit):
+            # what the inputs themselves don't fit is known once the survey says how wide they are
+            mistake = (found.place, found.text) if str(found) == str(other) else None
+        elif kind != "sequence" and found.gives.stride != 1:
+            said = f"gives an answer for every {found.gives.stride} steps, and `task.kind: {kind}` wants one for each; "
+            mistake = ("layers",), f"{said}leave out strides and window pools"
+        elif kind == "prefix" and found.looks_ahead:
+            alone = found.decoder is not None and found.looks_ahead == (found.decoder.looks_ahead,)
+            place = ("decoder", "look_ahead") if alone else ("layers",)
+            mistake = place, _knows_the_future(listed(found.looks_ahead))
+        else:
+            mistake = None
+        if mistake is not None:
+            (key, *within), said = mistake
+            whole = ("model", key)
+            if f"model.{key}" in experiment.grid:
+                whole = "grid", f"model.{key}", chosen[key][0]
+            mistakes.setdefault((*whole, *within), said)
+
+
+def _found(model: Model, kind: Output, features: int, experiment: Experiment) -> Any:
+    """Returns the blueprint of a network, or the Misfit that there is none."""
+    from jaxrnn import blueprint
+
+    try:
+        return blueprint.of(model, kind, features, len(experiment.data.metadata), 2)
+    except blueprint.Misfit as misfit:
+        return misfit
 
 
 def _check_between(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) -> None:
@@ -1443,6 +1548,23 @@ def _check_between(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str])
             )
     if tried("task", "kind") == ["step"] and True in tried("split", "balance"):
         add("split", "balance", "an object's steps are of several classes; leave it out with `task.kind: step`")
+    decoders = [decoder_of(values) for values in tried("model", "decoder")]
+    taught = [key for key in TEACHER_KEYS if tried("training", key) != [getattr(Training(), key)]]
+    if not any(decoders):
+        for key in taught:
+            add("training", key, "teaches a decoder, and there is no `model.decoder`; leave it out, or give one")
+    elif tried("task", "kind") == ["prefix"]:
+        constant = tried("training", "teacher_schedule") == ["constant"]
+        for key in ("teacher_share", "final_teacher_share")[: 1 if constant else 2]:
+            if max(tried("training", key)) > 0:
+                add(
+                    "training",
+                    key,
+                    "with `task.kind: prefix` every step has the label of the whole, so that a decoder that reads the "
+                    "true label before would learn to copy it and nothing else; set it to 0",
+                )
+    if any(decoders) and "binary" in tried("loss", "kind"):
+        add("loss", "kind", "`binary` has one output, and a decoder reads the class that it named; use `categorical`")
     classes = tried("task", "classes")[0]
     if "binary" in tried("loss", "kind") and isinstance(classes, dict) and len(classes) > 2:
         add("loss", "kind", not_binary(list(classes)))
@@ -1543,9 +1665,13 @@ def _check_simulation(values: dict[str, Any], mistakes: dict[tuple[Any, ...], st
     data = values.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("simulation"), dict):
         return
-    from jaxrnn.simulate import Simulation
-
-    simulation = _checked(Simulation, data["simulation"], mistakes, ("data", "simulation"))
+    kind = data["simulation"].get("kind", DEFAULT_SIMULATION)
+    if kind not in SIMULATIONS:
+        choices = list(SIMULATIONS)
+        said = f"expected one of {', '.join(choices)}, found {_shown(kind)}{nearest(str(kind), choices)}"
+        mistakes["data", "simulation", "kind"] = said
+        return
+    simulation = _checked(simulation_class(data["simulation"]), data["simulation"], mistakes, ("data", "simulation"))
     if simulation is not None:
         data["simulation"] = simulation.model_dump(mode="json")
 
@@ -1608,8 +1734,6 @@ def digest(values: Any) -> str:
 
 def schema() -> dict[str, Any]:
     """Returns the JSON Schema of the experiment file, for editors."""
-    from jaxrnn.simulate import Simulation
-
     result = Experiment.model_json_schema()
     result["required"] = list(REQUIRED)
     data = result["$defs"]["Data"]["properties"]
@@ -1625,10 +1749,11 @@ def schema() -> dict[str, Any]:
         if entry["type"] == "object":
             entry["additionalProperties"] = labels
     task["exclude"] |= {"type": ["array", "string", "integer"], "items": label}
-    simulation = Simulation.model_json_schema()
-    result["$defs"] |= simulation.pop("$defs", {})
-    result["$defs"]["Simulation"] = simulation
-    data["simulation"]["anyOf"][0] = {"$ref": "#/$defs/Simulation"}
+    simulations = [section.model_json_schema() for section in _simulations().values()]
+    for simulation in simulations:
+        result["$defs"] |= {**simulation.pop("$defs", {}), simulation["title"]: simulation}
+    refs = [{"$ref": f"#/$defs/{simulation['title']}"} for simulation in simulations]
+    data["simulation"]["anyOf"][:1] = refs
     places = {key: f"#/$defs/{key.split('.')[0].title()}/properties/{key.split('.')[1]}" for key in grid_keys()}
     result["properties"]["grid"] |= {
         "properties": {
@@ -1654,9 +1779,8 @@ def _with_bounds(entry: Any) -> Any:
 
 def tables() -> str:
     """Returns the tables of config/README.md, in Markdown: every key with its values, default and meaning."""
-    from jaxrnn.simulate import Simulation
-
     whole = schema()
+    simulations = {section: kind for kind, section in _simulations().items()}
 
     def sections(place: str, model: type[BaseModel]) -> Iterator[str]:
         described = whole if model is Experiment else whole["$defs"][model.__name__]
@@ -1668,10 +1792,13 @@ def tables() -> str:
         title = f"`{place}`" if place else "The file"
         if kinds(model):
             title += ": " + ", ".join(f"`{kind}`" for kind in kinds(model))
+        if model in simulations:
+            title += f": `{simulations[model]}`"
         head = ["", "| key | values | default | meaning |", "| --- | --- | --- | --- |"] if rows else []
         yield "\n".join([f"### {title}", "", " ".join(str(model.__doc__).split()), *head, *rows])
         for key, field in model.model_fields.items():
-            inner = [Simulation] if (model, key) == (Data, "simulation") else _sections_in(field.annotation)
+            made = (model, key) == (Data, "simulation")
+            inner = list(simulations) if made else _sections_in(field.annotation)
             for section in inner if model is not ResidualLayer else ():
                 yield from sections(f"{place}.{key}".lstrip("."), section)
 

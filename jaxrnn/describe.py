@@ -84,9 +84,14 @@ def inputs_of(experiment: Experiment, at: Results, classes: int | None = None) -
         from jaxrnn import shards, splits
 
         manifest = results.read_json(folder / "manifest.json", "jaxrnn ingest")
+        paths = splits.shard_paths(folder)
         if classes is None:
-            classes = len(splits.class_labels(experiment.task, np.array(list(manifest["labels"]))))
-        longest = max(int(shards.read(path, steps=False).lengths.max(initial=0)) for path in splits.shard_paths(folder))
+            labels = list(manifest["labels"])
+            if experiment.task.kind == "step":
+                found = [shards.step_labels(path) for path in paths]
+                labels = [label for each in found if each is not None for label in np.unique(each).tolist()]
+            classes = len(splits.class_labels(experiment.task, np.array(labels)))
+        longest = max(int(shards.read(path, steps=False).lengths.max(initial=0)) for path in paths)
         return Inputs(len(manifest["features"]), len(manifest["metadata"]), classes, longest)
     if classes is None and experiment.task.classes is not None:
         classes = len(experiment.task.classes)
@@ -141,13 +146,13 @@ def _described(name: str, made: Blueprint, rates: dict[str, str], inputs: Inputs
             own = placed.parameters - sum(inner.parameters for inner in placed.within)
             causal = f"no: {placed.looks_ahead.removeprefix(placed.name).strip()}" if placed.looks_ahead else "yes"
             causal = causal if placed.gives.has_steps or placed.looks_ahead else ""
-            yield Row(placed.name, placed.layer.layer, settings, shown(placed.gives), own, causal, depth)
+            yield Row(placed.name, placed.kind, settings, shown(placed.gives), own, causal, depth)
             yield from rows(placed.within, depth + 1)
 
     logits = replace(made.gives, width=made.classes)
     every = (
         Row("input", "", "", shown(made.takes), 0, "", 0),
-        *rows(made.layers, 0),
+        *rows(made.placed, 0),
         Row("classes", "dense", "", shown(logits), (made.gives.width + 1) * made.classes, "", 0),
     )
     ahead = "; ".join(made.looks_ahead)

@@ -383,9 +383,14 @@ class _Pack:
             kind=self.kind,
         )
         predicted = dict(zip(trained, found, strict=True))
+        attention: dict[int, dict[str, np.ndarray]] = {}
+        if self.job_file.model.decoder is not None:
+            test, own = scored.splits == "test", [networks[place] for place in trained]
+            found = predict.attention(self.job_file.model, own, scored, test, self.outputs, kind=self.kind)
+            attention = dict(zip(trained, found, strict=True))
         for place, index in enumerate(ended):
             nothing = np.full((places, classes), np.nan, dtype=np.float32)
-            self._store(index, states[place], networks[place], predicted.get(place, nothing))
+            self._store(index, states[place], networks[place], predicted.get(place, nothing), attention.get(place, {}))
             self.places[index] = None
 
     def _refill(self) -> None:
@@ -439,11 +444,20 @@ class _Pack:
                     final_share=np.float32(values["training.final_share"]),
                     plateau_factor=np.float32(values["training.plateau_factor"]),
                     plateau_patience=np.int32(values["training.plateau_patience"]),
+                    teacher_share=np.float32(values["training.teacher_share"]),
+                    final_teacher_share=np.float32(values["training.final_teacher_share"]),
                 )
             )
         return jax.device_put(training.stacked(rows))
 
-    def _store(self, index: int, state: dict[str, Any], arrays: dict[str, np.ndarray], predicted: np.ndarray) -> None:
+    def _store(
+        self,
+        index: int,
+        state: dict[str, Any],
+        arrays: dict[str, np.ndarray],
+        predicted: np.ndarray,
+        attention: dict[str, np.ndarray],
+    ) -> None:
         place = self.places[index]
         assert place is not None
         best, epochs = int(state["best_epoch"]), int(state["epoch"])
@@ -465,7 +479,8 @@ class _Pack:
             "pack_width": len(self.places),
             **_software(),
         }
-        trials.save(self.folders[place.trial.fingerprint], FinishedTrial(place.history, arrays, probabilities, record))
+        finished = FinishedTrial(place.history, arrays, probabilities, record, attention)
+        trials.save(self.folders[place.trial.fingerprint], finished)
 
     def _save(self) -> None:
         values = {

@@ -1,4 +1,4 @@
-"""The networks: a list of layers, then one logit a class.
+"""The networks: a list of layers, then one logit a class, from a dense layer or from a decoder.
 
 Layers are Flax NNX modules; `split` once, then plain jax transformations over their state.
 """
@@ -8,7 +8,9 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt16
 
-from jaxrnn import blueprint
+from jaxrnn import blueprint, config
+from jaxrnn.attention import Decoder
+from jaxrnn.blueprint import Placed
 from jaxrnn.config import Model, Output
 from jaxrnn.layers import Call, glorot, made
 
@@ -26,7 +28,9 @@ class Network(nnx.Module):
         """output: what is wanted, see `Model.as_layers`. Raises JaxrnnError where the layers don't fit."""
         self.blueprint = blueprint.of(model, output, features, metadata, classes)
         self.layers = nnx.List([made(placed, rngs) for placed in self.blueprint.layers])
-        self.logits = nnx.Linear(self.blueprint.gives.width, classes, kernel_init=glorot, rngs=rngs)
+        placed, width = self.blueprint.decoder, self.blueprint.gives.width
+        self.logits = nnx.Linear(width, classes, kernel_init=glorot, rngs=rngs) if placed is None else None
+        self.decoder = None if placed is None else _decoder(placed, classes, rngs)
 
     def __call__(
         self,
@@ -39,17 +43,55 @@ class Network(nnx.Module):
         dropout_bits: UInt16[Array, " draw"] | None = None,
     ) -> Float[Array, "batch label"] | Float[Array, "batch step label"]:
         """Returns the logits: [batch, class], or [batch, step, class] with 0 beyond the lengths (`lengths_out`) where
-        the network answers at each step.
+        the network answers at each step. A decoder infers, by its own labels alone.
 
         In training, with `dropout_bits` (uniform, at least `dropout_draws` of them), it drops out, and batch norm takes
         the batch's statistics and keeps them. A recurrent_dropout_rate of None leaves it out of the program.
         """
-        call = Call(lengths, metadata, dropout_rate, recurrent_dropout_rate, dropout_bits)
-        takes, gives = self.blueprint.takes, self.blueprint.gives
-        values = call.masked(features, takes)
+        values = self._encoded(features, Call(lengths, metadata, dropout_rate, recurrent_dropout_rate, dropout_bits))
+        if self.decoder is not None:
+            return self.decoder.infer(values, self.lengths_out(lengths))[0]
+        assert self.logits is not None
+        return Call(lengths, metadata).masked(self.logits(values), self.blueprint.gives)
+
+    def taught(
+        self,
+        features: Float[Array, "batch step feature"],
+        lengths: Int[Array, " batch"],
+        metadata: Float[Array, "batch column"],
+        labels: Int[Array, "batch step"],
+        *,
+        teacher_share: Float[Array, ""] | float,
+        teacher_bits: UInt16[Array, "batch step"],
+        dropout_rate: Float[Array, ""] | float | None = None,
+        recurrent_dropout_rate: Float[Array, ""] | float | None = None,
+        dropout_bits: UInt16[Array, " draw"],
+    ) -> Float[Array, "batch step label"]:
+        """Returns the logits of training by a teacher, of a network with a decoder: a share of the steps is fed the
+        true label before, see `Decoder.teach`. labels: -1 where unknown. This is the only way in for labels."""
+        assert self.decoder is not None
+        values = self._encoded(features, Call(lengths, metadata, dropout_rate, recurrent_dropout_rate, dropout_bits))
+        lengths = self.lengths_out(lengths)
+        return self.decoder.teach(values, lengths, labels, lengths, teacher_share=teacher_share, bits=teacher_bits)[0]
+
+    def attended(
+        self,
+        features: Float[Array, "batch step feature"],
+        lengths: Int[Array, " batch"],
+        metadata: Float[Array, "batch column"],
+    ) -> Float[Array, "batch target source"]:
+        """Returns the attention weights of a network with a decoder, as it infers. They take steps squared of memory a
+        sequence: for a few of them at once."""
+        assert self.decoder is not None
+        values = self._encoded(features, Call(lengths, metadata))
+        return self.decoder.infer(values, self.lengths_out(lengths))[1]
+
+    def _encoded(self, features: Array, call: Call) -> Array:
+        """Returns what the layers give, before the classes."""
+        values = call.masked(features, self.blueprint.takes)
         for layer in self.layers:
             values = layer(values, call)
-        return call.masked(self.logits(values), gives)
+        return values
 
     @property
     def per_step(self) -> bool:
@@ -69,6 +111,20 @@ class Network(nnx.Module):
         """Returns how many bits dropout uses for a batch: one for each value that it may drop. recurrent: whether
         `recurrent_dropout_rate` will be given."""
         return self.blueprint.draws(batch, steps, recurrent)
+
+
+def _decoder(placed: Placed, classes: int, rngs: nnx.Rngs) -> Decoder:
+    settings = placed.layer
+    assert isinstance(settings, config.Decoder)
+    return Decoder(
+        settings.cell,
+        placed.takes.width,
+        settings.units,
+        classes,
+        attention=settings.attention,
+        look_ahead=settings.look_ahead,
+        rngs=rngs,
+    )
 
 
 def penalised_kernel(parameters: Any) -> Array | None:

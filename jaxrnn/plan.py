@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxrnn import __version__, results
 from jaxrnn.config import (
@@ -20,19 +20,19 @@ from jaxrnn.config import (
     TRACED_KEYS,
     Experiment,
     Section,
+    decoder_in_words,
+    decoder_of,
     digest,
     layers_in_words,
     layers_of,
     parsed,
     read_yaml,
+    simulation_class,
     substituted,
     to_yaml,
 )
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.results import Results
-
-if TYPE_CHECKING:
-    from jaxrnn.simulate import Simulation
 
 
 class Trial(Section):
@@ -103,7 +103,7 @@ def dataset_key(experiment: Experiment) -> str:
     return digest(values)
 
 
-def survey_key(simulation: "Simulation") -> str:
+def survey_key(simulation: Section) -> str:
     """Returns the name of a simulated survey: equal parameters, equal survey."""
     return digest(simulation.model_dump(mode="json"))
 
@@ -120,10 +120,8 @@ def survey_folder(experiment: Experiment, at: Results) -> Path:
 def _survey_key(experiment: Experiment) -> str | None:
     if experiment.data.simulation is None:
         return None
-    # imported here: the simulator brings its file format's library, and most plans have no use for it
-    from jaxrnn.simulate import Simulation
-
-    return survey_key(Simulation.model_validate(experiment.data.simulation))
+    simulation = experiment.data.simulation
+    return survey_key(simulation_class(simulation).model_validate(simulation))
 
 
 def make(experiment: Experiment) -> Plan:
@@ -312,9 +310,12 @@ def slug(key: str, value: Any, keys: list[str]) -> str:
 
 
 def cell(key: str, value: Any) -> Any:
-    """Returns a value of the grid key as tables have it: a list of layers as one line."""
-    # what a table holds already is such a line
-    layers = layers_of(value) if key == "model.layers" and not isinstance(value, str) else None
+    """Returns a value of the grid key as tables have it: a list of layers, or a decoder, as one line."""
+    if value is None or isinstance(value, str):
+        return value  # what a table holds already is such a line
+    if key == "model.decoder":
+        return decoder_in_words(decoder_of(value))
+    layers = layers_of(value) if key == "model.layers" else None
     return layers_in_words(layers) if layers else value
 
 

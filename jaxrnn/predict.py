@@ -1,4 +1,4 @@
-"""Prediction: a trained network's class probabilities."""
+"""Prediction: a trained network's class probabilities, and what its decoder attends to."""
 
 from functools import lru_cache
 from typing import Any
@@ -15,6 +15,8 @@ from jaxrnn.errors import JaxrnnError
 
 # Of a part that is kept whole, where nothing else stands on the device.
 MOST_BYTES = 2.048e9
+# Sequences whose attention is kept, and their longest length: the weights of one are its steps squared.
+ATTENDED, MOST_ATTENDED_STEPS = 3, 256
 
 
 def predict(bundle: Bundle, part: Part, most_bytes: float = MOST_BYTES) -> np.ndarray:
@@ -56,6 +58,40 @@ def probabilities(
     return found
 
 
+def attention(
+    model: Model,
+    networks: list[dict[str, np.ndarray]],
+    part: Part,
+    among: np.ndarray,
+    outputs: int,
+    *,
+    kind: Output,
+) -> list[dict[str, np.ndarray]]:
+    """Returns the attention weights [target step, source step] float32 of each of the networks on a few objects, by id.
+
+    Which ones follows from ids and lengths alone: `ATTENDED` of those that `among` [object] marks, evenly spread in the
+    order of their ids over all that have at most `MOST_ATTENDED_STEPS` steps.
+    """
+    short = np.flatnonzero(among & (part.lengths <= MOST_ATTENDED_STEPS))
+    ordered = short[np.argsort(part.ids[short], kind="stable")]
+    places = np.linspace(0, len(ordered) - 1, min(ATTENDED, len(ordered))).round().astype(int)
+    chosen = np.sort(ordered[places])
+    if not len(chosen):
+        return [{} for _ in networks]
+    shape = part.features, part.metadata, outputs, kind
+    attend = _attender(model, *shape)  # pyright: ignore[reportArgumentType]
+    few = part.some(chosen)
+    with Windows(few, batches.edges(few.lengths, 1), np.inf) as windows:
+        window = windows.get()
+    (bucket,) = window.buckets
+    found = []
+    for arrays in networks:
+        weights = np.asarray(attend(*_states(model, *shape, arrays), bucket))
+        rows = zip(window.sources, weights, strict=True)
+        found.append({str(few.ids[at]): row[: few.lengths[at], : few.lengths[at]] for at, row in rows if at >= 0})
+    return found
+
+
 def _step_places(window: Window, part: Part) -> np.ndarray:
     """Returns where each step of a window's rows stands among the part's steps, -1 for padding and filling."""
     places, offsets, start = [], part.offsets, 0
@@ -81,6 +117,12 @@ def _evaluator(model: Model, features: int, metadata: int, outputs: int, kind: O
     return jax.jit(
         lambda parameters, statistics, buckets: training.evaluate(structure, parameters, statistics, buckets)
     )
+
+
+@lru_cache
+def _attender(model: Model, features: int, metadata: int, outputs: int, kind: Output) -> Any:
+    structure = nnx.graphdef(training.network(model, features, metadata, outputs, kind))
+    return jax.jit(lambda parameters, statistics, bucket: training.attended(structure, parameters, statistics, bucket))
 
 
 def flattened(parameters: Any, statistics: Any) -> dict[str, np.ndarray]:

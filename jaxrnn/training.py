@@ -15,14 +15,14 @@ import optax
 from flax import nnx
 from jaxtyping import Array
 
-from jaxrnn import losses, models, monitoring, optimisers
+from jaxrnn import attention, losses, models, monitoring, optimisers
 from jaxrnn.batches import Bucket, Schedule
 from jaxrnn.config import LOWER_IS_BETTER, Model, Output, Training
 from jaxrnn.monitoring import Scores
 from jaxrnn.optimisers import Plateau
 
 # What a trial's seed is folded with, so that its draws for different purposes have nothing in common.
-INITIALISATION, ORDER, DROPOUT, AUGMENTATION = range(4)
+INITIALISATION, ORDER, DROPOUT, AUGMENTATION, TEACHER = range(5)
 EVALUATION_BATCH = 512
 LEAST = np.finfo(np.float32).tiny  # instead of a sum of weights of 0
 
@@ -49,6 +49,8 @@ class Hyperparameters(NamedTuple):
     final_share: Any = np.float32(1)
     plateau_factor: Any = np.float32(1)
     plateau_patience: Any = np.int32(1)
+    teacher_share: Any = np.float32(0)
+    final_teacher_share: Any = np.float32(0)
 
 
 class Targets(NamedTuple):
@@ -180,9 +182,11 @@ def make(
             orders.append(drawn.reshape(-1, training.batch_size))
         return tuple(orders)
 
-    def update(state: State, hyper: Hyperparameters, batch: Bucket, bits: Array, over: Array) -> State:
+    def update(
+        state: State, hyper: Hyperparameters, batch: Bucket, bits: Array, teacher_bits: Array | None, over: Array
+    ) -> State:
         """Returns the state after one step of gradient descent on one batch; `over` is the share of the epoch before
-        it."""
+        it. teacher_bits: [row, step], where there is a decoder."""
         labels, weights = weighted_labels(kind, batch)
         total = weights.sum()
         learning_rate = optimisers.learning_rate(
@@ -194,17 +198,29 @@ def make(
             final_share=hyper.final_share,
             plateau=state.plateau,
         )
+        share = attention.teacher_share(
+            training.teacher_schedule,
+            state.epoch + over,
+            start=hyper.teacher_share,
+            final=hyper.final_teacher_share,
+            epochs=training.epochs,
+        )
 
         def objective(parameters: Any) -> tuple[Array, tuple[Any, Array]]:
             net = nnx.merge(structure, parameters, state.statistics, copy=True)
-            found = net(
-                batch.features,
-                batch.lengths,
-                batch.metadata,
-                dropout_rate=hyper.dropout,
-                recurrent_dropout_rate=hyper.recurrent_dropout if recurrent_dropout else None,
-                dropout_bits=bits,
-            )
+            inputs = batch.features, batch.lengths, batch.metadata
+            rates = {
+                "dropout_rate": hyper.dropout,
+                "recurrent_dropout_rate": hyper.recurrent_dropout if recurrent_dropout else None,
+            }
+            if teacher_bits is None:
+                found = net(*inputs, **rates, dropout_bits=bits)
+            else:
+                # the label of the whole sequence is none of its steps', and a teacher would tell it at once
+                known = jnp.where(weights > 0, labels, -1) if kind == "step" else jnp.full(labels.shape, -1)
+                found = net.taught(
+                    *inputs, known, **rates, dropout_bits=bits, teacher_share=share, teacher_bits=teacher_bits
+                )
             logits = losses.class_logits(found)
             # a batch may be without a labelled step: it teaches nothing
             loss = _weighted_sum(weights, unreduced(logits, labels, hyper)) / jnp.maximum(total, LEAST)
@@ -237,10 +253,14 @@ def make(
         number: Array,
         over: Array,
     ) -> State:
-        key = jax.random.fold_in(jax.random.fold_in(_epoch_key(hyper, DROPOUT, state.epoch), window), place)
+        def drawn(purpose: int, shape: tuple[int, ...]) -> Array:
+            key = jax.random.fold_in(jax.random.fold_in(_epoch_key(hyper, purpose, state.epoch), window), place)
+            return jax.random.bits(key, shape, jnp.uint16)
+
         longest = max(bucket.features.shape[1] for bucket in buckets)
         draws = template.dropout_draws(training.batch_size, longest, recurrent=recurrent_dropout)
-        bits = jax.random.bits(key, (draws,), jnp.uint16)
+        bits = drawn(DROPOUT, (draws,))
+        taught = None if template.decoder is None else drawn(TEACHER, (training.batch_size, longest))
 
         def on(index: int) -> Callable[[State], State]:
             def branch(state: State) -> State:
@@ -249,7 +269,8 @@ def make(
                 batch = batch._replace(lengths=jnp.where(rows >= 0, batch.lengths, 0))
                 if augment is not None:
                     batch = augment(batch, _epoch_key(hyper, AUGMENTATION, state.epoch))
-                return update(state, hyper, batch, bits, over)
+                teacher_bits = None if taught is None else taught[:, : batch.features.shape[1]]
+                return update(state, hyper, batch, bits, teacher_bits, over)
 
             return branch
 
@@ -412,6 +433,12 @@ def evaluate(structure: Any, parameters: Any, statistics: Any, buckets: tuple[Bu
         found = jax.lax.map(batch_logits, batches)
         logits.append(found.reshape(-1, found.shape[-1]))
     return jnp.concatenate(logits)
+
+
+def attended(structure: Any, parameters: Any, statistics: Any, batch: Bucket) -> Array:
+    """Returns the attention weights [row, target step, source step] of one trial's network, which has a decoder."""
+    net = nnx.merge(structure, parameters, statistics)
+    return net.attended(batch.features, batch.lengths, batch.metadata)
 
 
 def evaluation_multiple(count: int) -> int:

@@ -3,7 +3,7 @@
 Snakemake knows nothing of this folder and so never deletes it: a rerun or changed job adopts what is finished here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,15 @@ SOFTWARE = ("jaxrnn", *LIBRARIES, "device", "cores")
 @dataclass(frozen=True)
 class FinishedTrial:
     """A trial's outcome: history rows as in `HISTORY_COLUMNS`; arrays of the best epoch's network; probabilities
-    [object, class] by split; record: outcome, epochs, best_epoch, loss, seconds, input_seconds (of them,
+    [object, class] by split; attention: weights [target step, source step] by the id of the test object, where there is
+    a decoder; record: outcome, epochs, best_epoch, loss, seconds, input_seconds (of them,
     those in which input was waited for), pack width, device, versions."""
 
     history: list[list[float]]
     arrays: dict[str, np.ndarray]
     probabilities: dict[str, np.ndarray]
     record: dict[str, Any]
+    attention: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def save(folder: Path, finished: FinishedTrial) -> None:
@@ -37,6 +39,11 @@ def save(folder: Path, finished: FinishedTrial) -> None:
         pd.DataFrame(finished.history, columns=list(HISTORY_COLUMNS)).to_csv(temporary / "history.csv", index=False)
         bundles.write_arrays(temporary / "parameters.npz", finished.arrays)
         bundles.write_arrays(temporary / "probabilities.npz", finished.probabilities)
+        # an id may be anything, and is no name in an archive
+        numbered = {f"weights_{number}": weights for number, weights in enumerate(finished.attention.values())}
+        bundles.write_arrays(
+            temporary / "attention.npz", {"ids": np.array(list(finished.attention), dtype=str)} | numbered
+        )
         results.write_json(temporary / "trial.json", finished.record)
 
 
@@ -46,11 +53,13 @@ def load(folder: Path) -> FinishedTrial:
         history = pd.read_csv(folder / "history.csv")
     except (OSError, ValueError) as error:
         raise JaxrnnError(f"{folder / 'history.csv'}: cannot be read ({error}); remove {folder} and train again")
+    attention = bundles.read_arrays(folder / "attention.npz")
     return FinishedTrial(
         history=history.to_numpy(dtype=float).tolist(),
         arrays=bundles.read_arrays(folder / "parameters.npz"),
         probabilities=bundles.read_arrays(folder / "probabilities.npz"),
         record=record,
+        attention={str(name): attention[f"weights_{number}"] for number, name in enumerate(attention["ids"])},
     )
 
 

@@ -229,3 +229,65 @@ def torch_pool(kind: str, values: torch.Tensor, own: dict[str, torch.Tensor]) ->
         scores = torch.tanh(values @ own["kernel"] + own["bias"]) @ own["query"]
         return torch.softmax(scores, dim=0) @ values
     return {"last": lambda: values[-1], "mean": lambda: values.mean(0), "max": lambda: values.amax(0)}[kind]()
+
+
+def torch_attention(
+    kind: str, of: dict[str, torch.Tensor], queries: torch.Tensor, source: torch.Tensor, visible: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns context and weights of one row without padding: queries [target, unit], source [source, feature]."""
+    if kind == "additive":
+        compared = queries[:, None, :] @ of["query_kernel"] + source[None, :, :] @ of["source_kernel"]
+        scores = (torch.tanh(compared) @ of["score_kernel"])[:, :, 0]
+        weights = torch.softmax(scores.masked_fill(~visible, -torch.inf), dim=1)
+        return weights @ source, weights
+    projected = queries if kind == "dot" else queries @ of["query_kernel"]
+    # with the identity as values, PyTorch's own gives the weights
+    both = torch.cat([source, torch.eye(len(source), dtype=source.dtype)], dim=1)
+    found = functional.scaled_dot_product_attention(projected, source, both, attn_mask=visible, scale=1)
+    return found[:, : source.shape[1]], found[:, source.shape[1] :]
+
+
+def torch_decoded(
+    cell: str,
+    kind: str,
+    of: dict[str, torch.Tensor],
+    source: torch.Tensor,
+    true: list[int | None],
+    *,
+    aligned: bool = True,
+    look_ahead: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns logits and weights of one row without padding, position by position.
+
+    of: the decoder's parameters by path. true: the label that the next position is fed, None where it is fed the
+    decoder's own. aligned: whether there is a position for each step.
+    """
+    cells = {"simple": torch.nn.RNNCell, "gru": torch.nn.GRUCell, "lstm": torch.nn.LSTMCell}
+    units, classes = of["logits/kernel"].shape
+    layer = cells[cell](classes + 1 + source.shape[1], units, dtype=source.dtype)
+    second = source.new_zeros(GATES[cell] * units)
+    if cell == "gru":
+        second = torch.cat([second[: 2 * units], of["recurrent/recurrent_bias"]])
+    weights = {
+        "weight_ih": of["recurrent/input_kernel"].T,
+        "weight_hh": of["recurrent/recurrent_kernel"].T,
+        "bias_ih": of["recurrent/bias"],
+        "bias_hh": second,
+    }
+    scoring = {path.removeprefix("attention/"): leaf for path, leaf in of.items() if path.startswith("attention/")}
+    state: Any = source.new_zeros(1, units)
+    state = (state, state) if cell == "lstm" else state
+    fed, logits, attended = classes, [], []
+    for position, next_label in enumerate(true):
+        summary = source[position] if aligned else source.mean(dim=0)
+        one_hot = torch.eye(classes + 1, dtype=source.dtype)[fed]
+        state = torch.func.functional_call(layer, weights, (torch.cat([one_hot, summary])[None, :], state))
+        hidden = state[0] if cell == "lstm" else state
+        until = len(source) if look_ahead else position + 1
+        visible = (torch.arange(len(source)) < until)[None, :]
+        context, weight = torch_attention(kind, scoring, hidden, source, visible)
+        combined = torch.tanh(torch.cat([context, hidden], dim=1) @ of["combined/kernel"])
+        logits.append((combined @ of["logits/kernel"] + of["logits/bias"])[0])
+        attended.append(weight[0])
+        fed = int(logits[-1].argmax()) if next_label is None else next_label
+    return torch.stack(logits), torch.stack(attended)

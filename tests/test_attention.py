@@ -12,6 +12,7 @@ import pytest
 import torch
 from flax import nnx
 from numpy.random import default_rng
+from padded import QUICK, cast, torch_attention, torch_decoded
 
 from jaxrnn import predict
 from jaxrnn.attention import Attention, Decoder, before_end
@@ -26,9 +27,6 @@ PRESENT = LENGTHS > 0
 ROWS, STEPS, WIDTH, CLASSES, POSITIONS = len(LENGTHS), 6, 4, 3, 4
 # as many as positions where each label is fed back, for comparison with inference
 LABEL_LENGTHS = np.array([4, 2, 3, 2, 1, 4], dtype=np.int32)
-# Kernels that LLVM does not optimise compute the same and compile in half the time.
-QUICK = {"xla_backend_optimization_level": 0}
-torch.set_num_threads(1)
 
 
 def initial(make: Any, seed: int = 5) -> tuple[Any, Any]:
@@ -36,11 +34,6 @@ def initial(make: Any, seed: int = 5) -> tuple[Any, Any]:
     structure, parameters = nnx.split(nnx.eval_shape(make))
     generator = default_rng(seed)
     return structure, jax.tree.map(lambda a: generator.normal(0, 0.8, a.shape), parameters)
-
-
-def cast(values: Any, dtype: Any) -> Any:
-    """Returns a tree with its floating point arrays as `dtype`, others as they are."""
-    return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, values)
 
 
 def named(parameters: Any) -> dict[str, np.ndarray]:
@@ -72,22 +65,6 @@ def attention(kind: str, look_ahead: bool, source: int = WIDTH) -> tuple[Any, An
 
     differentiated = jax.grad(objective, argnums=(0, 1, 2), has_aux=True)
     return structure, parameters, jax.jit(differentiated, compiler_options=QUICK)
-
-
-def torch_attention(
-    kind: str, of: dict[str, torch.Tensor], queries: torch.Tensor, source: torch.Tensor, visible: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns context and weights of one row without padding: queries [target, unit], source [source, feature]."""
-    if kind == "additive":
-        compared = queries[:, None, :] @ of["query_kernel"] + source[None, :, :] @ of["source_kernel"]
-        scores = (torch.tanh(compared) @ of["score_kernel"])[:, :, 0]
-        weights = torch.softmax(scores.masked_fill(~visible, -torch.inf), dim=1)
-        return weights @ source, weights
-    projected = queries if kind == "dot" else queries @ of["query_kernel"]
-    # with the identity as values, PyTorch's own gives the weights
-    both = torch.cat([source, torch.eye(len(source), dtype=source.dtype)], dim=1)
-    found = torch.nn.functional.scaled_dot_product_attention(projected, source, both, attn_mask=visible, scale=1)
-    return found[:, : source.shape[1]], found[:, source.shape[1] :]
 
 
 def seen(targets: int, steps: int, look_ahead: bool) -> torch.Tensor:
@@ -253,41 +230,11 @@ def inferred(setting: Setting, source: np.ndarray, dtype: Any = np.float64) -> t
         return np.asarray(logits), np.asarray(weights)
 
 
-def torch_decoded(
+def decoded_by_hand(
     setting: Setting, of: dict[str, torch.Tensor], source: torch.Tensor, true: list[int | None]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns logits and weights of one row without padding, position by position.
-
-    true: the label that the next position is fed, None where it is fed the decoder's own.
-    """
-    cells = {"simple": torch.nn.RNNCell, "gru": torch.nn.GRUCell, "lstm": torch.nn.LSTMCell}
-    cell = cells[setting.cell](CLASSES + 1 + WIDTH, WIDTH, dtype=source.dtype)
-    second = source.new_zeros(GATES[setting.cell] * WIDTH)
-    if setting.cell == "gru":
-        second = torch.cat([second[: 2 * WIDTH], of["recurrent/recurrent_bias"]])
-    weights = {
-        "weight_ih": of["recurrent/input_kernel"].T,
-        "weight_hh": of["recurrent/recurrent_kernel"].T,
-        "bias_ih": of["recurrent/bias"],
-        "bias_hh": second,
-    }
-    scoring = {path.removeprefix("attention/"): leaf for path, leaf in of.items() if path.startswith("attention/")}
-    state: Any = source.new_zeros(1, WIDTH)
-    state = (state, state) if setting.cell == "lstm" else state
-    fed, logits, attended = CLASSES, [], []
-    for position, next_label in enumerate(true):
-        summary = source[position] if setting.positions is None else source.mean(dim=0)
-        one_hot = torch.eye(CLASSES + 1, dtype=source.dtype)[fed]
-        state = torch.func.functional_call(cell, weights, (torch.cat([one_hot, summary])[None, :], state))
-        hidden = state[0] if setting.cell == "lstm" else state
-        until = len(source) if setting.look_ahead else position + 1
-        visible = (torch.arange(len(source)) < until)[None, :]
-        context, weight = torch_attention(setting.kind, scoring, hidden, source, visible)
-        combined = torch.tanh(torch.cat([context, hidden], dim=1) @ of["combined/kernel"])
-        logits.append((combined @ of["logits/kernel"] + of["logits/bias"])[0])
-        attended.append(weight[0])
-        fed = int(logits[-1].argmax()) if next_label is None else next_label
-    return torch.stack(logits), torch.stack(attended)
+    cell, kind, positions, look_ahead = setting
+    return torch_decoded(cell, kind, of, source, true, aligned=positions is None, look_ahead=look_ahead)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
@@ -307,7 +254,7 @@ def test_teaching_and_its_gradient_are_labels_fed_by_hand(setting: Setting, shar
         ]
         own += true[:-1].count(None)
         source = torch.tensor(of.source[row, :length], requires_grad=True)
-        found = torch_decoded(setting, leaves, source, true)
+        found = decoded_by_hand(setting, leaves, source, true)
         close(logits[row, :targets], found[0].detach())
         close(weights[row, :targets, :length], found[1].detach())
         total = (torch.tensor(of.coefficients[0][row, :targets]) * found[0]).sum()
@@ -332,7 +279,7 @@ def test_inference_is_the_decoder_fed_by_its_own_labels(setting: Setting) -> Non
         targets = LENGTHS[row] if setting.positions is None else setting.positions * PRESENT[row]
         if targets:
             source = torch.tensor(of.source[row, : LENGTHS[row]])
-            expected = torch_decoded(setting, leaves, source, [None] * targets)
+            expected = decoded_by_hand(setting, leaves, source, [None] * targets)
             close(logits[row, :targets], expected[0])
             close(weights[row, :targets, : LENGTHS[row]], expected[1])
         assert (logits[row, targets:] == 0).all() and (weights[row, targets:] == 0).all()

@@ -471,7 +471,62 @@ def test_mistakes_in_a_simulation_are_reported_with_the_others(refused: Refused)
 
 def test_a_simulation_goes_with_its_reader(refused: Refused) -> None:
     data = {"reader": "goto", "simulation": {}, "features": ["time"]}
-    assert "data.simulation: goes with `reader: simulated`, not with 'goto'" in refused(data=data)
+    assert "data.simulation: `light_curves` goes with `reader: simulated`, not with 'goto'" in refused(data=data)
+    data["simulation"] = {"kind": "clips"}
+    assert "data.simulation: `clips` goes with `reader: hdf5`, not with 'goto'" in refused(data=data)
+    data["simulation"] = {"kind": "clip"}
+    said = "data.simulation.kind: expected one of light_curves, clips, found 'clip'; did you mean 'clips'?"
+    assert said in refused(data=data)
+    subjects = {"kind": "clips", "subjects": 5, "train_subjects": 5}
+    data = {"reader": "hdf5", "options": {"features": "bold"}, "simulation": subjects, "features": ["time"]}
+    assert "5 of 5 subjects leave none to test" in refused(data=data)
+
+
+STEPWISE = {"data": {"reader": "goto", "path": "folder", "features": ["value"]}, "task": {"kind": "step"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": {"decoder": {}}}, "model.decoder: names a label for each step, and `task.kind: sequence` wants one"),
+        (
+            {"model": {"decoder": {"attentoin": "dot"}}},
+            "model.decoder.attentoin: unknown key; did you mean 'attention'",
+        ),
+        ({"model": {"decoder": "dot"}}, "model.decoder: expected a mapping of keys to values, found 'dot'"),
+        (
+            {**STEPWISE, "model": {"units": 8, "dense_depth": 0, "decoder": {"attention": "dot", "units": 16}}},
+            "model.decoder.units: dot attention compares the decoder's state of 16 units with what",
+        ),
+        (
+            {**STEPWISE, "grid": {"model.decoder": [None, {"attention": "dot"}, {}]}},
+            "grid.model.decoder[1].units: dot attention compares the decoder's state of 32 units with what dense 1",
+        ),
+        ({**STEPWISE, "grid": {"model.decoder": [{}, {"units": 32}]}}, 'grid.model.decoder[1]: {"units": 32} stands'),
+        ({**STEPWISE, "loss": {"kind": "binary"}, "model": {"decoder": {}}}, "loss.kind: `binary` has one output, and"),
+        ({"training": {"teacher_share": 1}}, "training.teacher_share: teaches a decoder, and there is no `model.dec"),
+        ({"grid": {"training.teacher_schedule": ["linear"]}}, "grid.training.teacher_schedule: teaches a decoder"),
+        (
+            {"task": {"kind": "prefix"}, "model": {"decoder": {"look_ahead": False}}},
+            "training.teacher_share: with `task.kind: prefix` every step has the label of the whole, so that a decoder",
+        ),
+        (
+            {"task": {"kind": "prefix"}, "model": {"decoder": {}}, "training": {"teacher_share": 0}},
+            "model.decoder.look_ahead: decoder attends to later steps, so that what `task.kind: prefix` predicts",
+        ),
+    ],
+)
+def test_decoders_and_teachers_that_fit_nothing(refused: Refused, changes: dict[str, Any], said: str) -> None:
+    message = refused(**changes)
+    assert said in message and "1 mistake;" in message
+
+
+def test_decoders_that_fit(load: Load) -> None:
+    """Dot attention straight to the inputs, as wide as the survey says; and of prefixes, which none teaches."""
+    straight = {"layers": ["batch_norm"], "decoder": {"attention": "dot", "units": 3}}
+    assert load(**STEPWISE, model=straight).model.decoder
+    causal = {"decoder": {"look_ahead": False}}
+    assert load(task={"kind": "prefix"}, model=causal, training={"teacher_share": 0}).model.decoder
 
 
 def test_simulation_files(tmp_path: Path) -> None:

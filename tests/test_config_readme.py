@@ -12,7 +12,7 @@ import surveys
 import yaml
 from jsonschema import Draft202012Validator
 
-from jaxrnn import catalogue, config, plan, readers, simulate
+from jaxrnn import catalogue, clips, config, plan, readers, simulate
 
 CONFIG = Path(__file__).parent.parent / "config"
 README = (CONFIG / "README.md").read_text(encoding="utf-8")
@@ -29,6 +29,7 @@ def test_the_tables_have_every_key_with_unit_and_reason() -> None:
     sections = (config.Experiment, config.Data, config.Feature, config.Split, config.Task, config.Model, config.Loss)
     sections += (config.Training, config.Selection, simulate.Simulation, simulate.Objects, config.Augmentation)
     sections += (config.Detection, config.Cuts, config.FlagCut, config.Window, config.SigmaClip, config.Early)
+    sections += (config.Decoder, clips.Clips)
     sections += get_args(config.Layer)
     # `layer` itself stands in the headings of the layers
     keys = [f"\n| `{key}` |" for section in sections for key in section.model_fields if key != "layer"]
@@ -85,6 +86,9 @@ def test_there_are_shipped_experiments() -> None:
         ("grid", "model.layers", ["gru"]),
         ("data", "reader", "gotto"),
         ("data", "simulation", {"dayss": 3}),
+        ("data", "simulation", {"kind": "clips", "days": 300}),
+        ("model", "decoder", {"attention": "dott"}),
+        ("training", "teacher_schedule", "cosine"),
         ("grid", "model.cell", ["gro"]),
         ("grid", "model.cell", []),
         ("grid", "data.path", ["a"]),

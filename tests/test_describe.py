@@ -74,6 +74,30 @@ def test_the_parameters_are_those_of_the_network(model: dict[str, Any]) -> None:
     assert found.parameters == sum(leaf.size for leaf in jax.tree.leaves(nnx.state(made, nnx.Param)))
 
 
+def test_a_decoder_is_described_with_what_it_looks_at() -> None:
+    layers = [{"layer": "lstm", "units": 5, "bidirectional": True}]
+    decoder = {"attention": "dot", "cell": "gru", "units": 10}
+    model = {"layers": layers, "decoder": decoder}
+    (found,) = describe.networks(experiment(model=model, task={"kind": "step"}), INPUTS)
+    made = nnx.eval_shape(lambda: training.network(Model.model_validate(model), 3, 2, 4, "step"))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(made, nnx.Param)))
+    assert found.parameters == parameters == sum(row.parameters for row in found.rows)
+    table = [(row.name, row.kind, row.gives, row.causal, row.settings) for row in found.rows[-2:]]
+    assert table == [
+        ("decoder", "decoder", "[batch, 9, 10]", "no: attends to later steps",
+         "attention dot, cell gru, units 10, look_ahead"),
+        ("classes", "dense", "[batch, 9, 4]", "", ""),
+    ]  # fmt: skip
+    assert found.told[0] == "not causal: lstm 1 reads backwards; decoder attends to later steps"
+    causal = {"units": 4, "decoder": {"look_ahead": False}}
+    grid = {"model.decoder": [None, {"look_ahead": False}, {"units": 7}]}
+    several = describe.networks(experiment(model=causal, task={"kind": "step"}, grid=grid), INPUTS)
+    assert [network.name for network in several] == [
+        "decoder-null", "decoder-general-gru-32-causal", "decoder-general-gru-7",
+    ]  # fmt: skip
+    assert several[1].told[0] == "causal: no layer looks ahead"
+
+
 def test_steps_that_are_not_known_have_a_name() -> None:
     inputs = Inputs(features=3, metadata=2, classes=4, longest=None)
     (found,) = describe.networks(experiment(model={"layers": LISTED}), inputs)

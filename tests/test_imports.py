@@ -47,7 +47,7 @@ def users_of(library: str) -> set[str]:
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("h5py", {"jaxrnn.shards", "jaxrnn.predictions", "jaxrnn.readers.hdf5"}),
+        ("h5py", {"jaxrnn.shards", "jaxrnn.predictions", "jaxrnn.readers.hdf5", "jaxrnn.clips"}),
         ("mpi4py", {"jaxrnn.ranks"}),
         ("orbax", {"jaxrnn.checkpoints"}),
         ("altair", {"jaxrnn.report.figures"}),

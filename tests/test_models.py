@@ -1,6 +1,7 @@
 """The networks are PyTorch's on sequences that were never padded, and padding changes nothing."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple, get_args
 
@@ -27,6 +28,7 @@ from padded import (
     cached,
     cast,
     split,
+    torch_decoded,
     torch_inputs,
     torch_pool,
     torch_recurrent,
@@ -176,11 +178,27 @@ class TorchNetwork(TorchLayers):
             ]
             if index < model.dense_depth - 1:
                 values = self.regularised(values, learning)
-        return self.dense(values, "logits")
+        decoder = model.decoder
+        if decoder is None:
+            return self.dense(values, "logits")
+        own = {path.removeprefix("decoder/"): leaf for path, leaf in self.leaves.items() if path.startswith("decoder/")}
+        settings = (decoder.cell, decoder.attention, own)
+        return [torch_decoded(*settings, each, [None] * len(each), look_ahead=decoder.look_ahead)[0] for each in values]
+
+
+DECODED = [
+    wanted("step", depth=1, normalisation="none", dense_depth=0, decoder={"units": 4, "look_ahead": False}),
+    wanted(
+        "step", cell="lstm", bidirectional=True, depth=1, dense_depth=1,
+        decoder={"units": 4, "attention": "dot", "cell": "lstm"},
+    ),
+    wanted("prefix", pooling="mean", depth=1, decoder={"units": 3, "attention": "additive", "look_ahead": False}),
+]  # fmt: skip
 
 
 def grid() -> list[Wanted]:
-    """Returns every (cell, bidirectional, pooling), with each pooling in every output; the other settings go round."""
+    """Returns every (cell, bidirectional, pooling), with each pooling in every output; the other settings go round.
+    Decoders come last."""
     settings = product(("last", "mean", "max", "attention"), GATES, (False, True))
     return [
         wanted(
@@ -194,7 +212,7 @@ def grid() -> list[Wanted]:
             dense_activation=("sigmoid", "relu", "gelu")[index % 3],
         )
         for index, (pooling, cell, bidirectional) in enumerate(settings)
-    ]
+    ] + DECODED
 
 
 def test_the_grid_has_every_option_in_every_output() -> None:
@@ -214,7 +232,7 @@ def test_a_network_does_not_see_padding_filling_or_order(of: Wanted) -> None:
     for learning, logits in ((False, evaluated), (True, trained)):
         expected = expected_of(of, reference, clean, learning)
         np.testing.assert_allclose(counted(of, logits), expected.detach().numpy(), rtol=1e-9, atol=1e-9)
-    norms = (2 + max(of.model.dense_depth - 1, 0)) * (of.model.normalisation == "batch")
+    norms = (of.model.depth + max(of.model.dense_depth - 1, 0)) * (of.model.normalisation == "batch")
     assert len(statistics) == 2 * norms + 3 * of.model.input_normalisation
     for path, values in statistics.items():
         np.testing.assert_allclose(values, reference.leaves[path].numpy(), rtol=1e-9, atol=1e-9)
@@ -241,8 +259,10 @@ def test_a_blueprint_is_the_network_that_is_built(of: Wanted) -> None:
     assert net.blueprint == of.blueprint
     assert of.blueprint.parameters == sum(leaf.size for leaf in arrays(parameters).values())
     assert net.per_step == (of.output != "sequence")
-    backwards = [f"{of.model.cell} 1 reads backwards", f"{of.model.cell} 2 reads backwards"]
-    assert list(of.blueprint.looks_ahead) == (backwards if of.model.bidirectional else [])
+    ahead = [f"{of.model.cell} {1 + index} reads backwards" for index in range(of.model.depth * of.model.bidirectional)]
+    if of.model.decoder is not None and of.model.decoder.look_ahead:
+        ahead.append("decoder attends to later steps")
+    assert list(of.blueprint.looks_ahead) == ahead
 
 
 # Depth 1 and 3 among them; the pooling, the activation and the output go round.
@@ -340,6 +360,42 @@ def test_each_prefix_has_what_the_network_of_whole_sequences_gives_for_it(poolin
             np.testing.assert_array_equal(logits[longer, :upto], known[longer, :upto])
             single = forward(whole)(parameters, statistics, cut)[0]
             np.testing.assert_allclose(logits[longer, upto - 1], single[longer], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("of", DECODED, ids=str)
+def test_a_decoder_is_taught_in_training_and_by_its_own_labels_alone_elsewhere(of: Wanted) -> None:
+    """With no share of true labels training is inference, as PyTorch's is above; with all of them labels count. Garbage
+    changes no bit, and later steps none where nothing looks ahead."""
+    structure, parameters, statistics = network(of)
+    clean, generator = batch(), default_rng(9)
+    labels = generator.integers(-1, CLASSES, (len(LENGTHS), STEPS)).astype(np.int32)
+    bits = generator.integers(0, 65536, labels.shape).astype(np.uint16)
+
+    def traced(states: Any, given: Batch, share: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
+        net = nnx.merge(structure, *states)
+        nothing = jnp.zeros(0, jnp.uint16)
+        weights = net.attended(*given)  # pyright: ignore
+        logits = net.taught(*given, labels, teacher_share=share, teacher_bits=bits, dropout_bits=nothing)  # pyright: ignore
+        return logits, weights
+
+    run = partial(jax.jit(traced, compiler_options=QUICK), (parameters, statistics))
+    with jax.enable_x64(True):
+        untaught, weights = run(clean, 0.0, labels)
+        np.testing.assert_array_equal(untaught, run(clean, 0.0, (labels + 1) % CLASSES)[0])
+        taught = np.asarray(run(clean, 1.0, labels)[0])
+        assert (taught != untaught).any()
+        spoilt = np.where(np.arange(STEPS) < LENGTHS[:, None], labels, 99).astype(np.int32)
+        np.testing.assert_array_equal(run(with_garbage(clean), 1.0, spoilt)[0], taught)
+        short = clean._replace(lengths=np.minimum(LENGTHS, 3))
+        same = (np.asarray(run(short, 1.0, labels)[0])[:, :3] == taught[:, :3]).all()
+        evaluated, _, _ = forward(of)(parameters, statistics, clean)
+    assert same == (of.blueprint.looks_ahead == () and of.model.normalisation == "none")
+    if of.model.normalisation == "none":
+        np.testing.assert_allclose(untaught, evaluated, rtol=1e-9, atol=1e-9)
+    sums = np.asarray(weights).sum(axis=2)
+    np.testing.assert_allclose(sums, np.arange(STEPS) < LENGTHS[:, None], atol=1e-9)
+    causal = of.model.decoder is not None and not of.model.decoder.look_ahead
+    assert (np.triu(np.asarray(weights), 1) == 0).all() == causal
 
 
 def test_a_list_may_shorten_the_steps_that_it_answers() -> None:
@@ -460,6 +516,24 @@ def test_lists_that_do_not_fit(listed: list[Any], output: Output, said: str) -> 
     assert str(error.value).startswith("model.layers") and said in str(error.value)
     with pytest.raises(JaxrnnError, match=r"model\.layers"):
         training.network(model, 2, 0, 3, output)
+
+
+@pytest.mark.parametrize(
+    ("settings", "output", "classes", "said"),
+    [
+        ({"decoder": {}}, "sequence", 3, "model.decoder: names a label for each step, and `task.kind: sequence` wants"),
+        ({"decoder": {}}, "step", 1, "model.decoder: reads the class that it named before, and there is one output"),
+        ({"decoder": {"attention": "dot", "units": 7}}, "step", 3,
+         "model.decoder.units: dot attention compares the decoder's state of 7 units with what dense 2 gives, 25 wide"),
+        ({"layers": [layer("gru", units=5)], "decoder": {"attention": "dot", "units": 4}}, "step", 3,
+         "model.decoder.units: dot attention compares the decoder's state of 4 units with what gru 1 gives, 5 wide"),
+        ({"layers": ["gru", "pool"], "decoder": {}}, "step", 3, "model.layers[1] (pool): makes one vector of the step"),
+    ],
+)  # fmt: skip
+def test_decoders_that_do_not_fit(settings: dict[str, Any], output: Output, classes: int, said: str) -> None:
+    with pytest.raises(Misfit) as error:
+        blueprint.of(Model.model_validate(settings), output, 2, 0, classes)
+    assert str(error.value).startswith(said)
 
 
 def test_a_list_may_be_short() -> None:

@@ -199,6 +199,7 @@ OTHER_VALUES: dict[str, Any] = {
     "model.dense_activation": "relu",
     "loss.kind": "binary",
     "model.layers": ["gru", "pool"],
+    "model.decoder": {"units": 5},
     "loss.class_weights": "none",
     "loss.beta": 0.99,
     "loss.label_smoothing": 0.1,
@@ -219,6 +220,9 @@ OTHER_VALUES: dict[str, Any] = {
     "training.final_share": 0.1,
     "training.plateau_factor": 0.1,
     "training.plateau_patience": 3,
+    "training.teacher_share": 0.25,
+    "training.final_teacher_share": 0.25,
+    "training.teacher_schedule": "linear",
     "training.gradient_clip": None,
     "training.epochs": 9,
     "training.monitor": "macro_f1",
@@ -317,6 +321,21 @@ def test_lists_of_layers_are_points_of_a_grid() -> None:
     assert ids[0] == "layers-gru-32-pool-last_dropout-0.1_recurrent_dropout-0_seed-1"
     assert planned.jobs[2].name == "layers-residual-gru-32-dense-32-end-pool-last-1"
     assert max(len(job.name) for job in planned.jobs) <= 60
+
+
+def test_decoders_are_points_of_a_grid_and_their_teachers_share_a_job() -> None:
+    decoders = [None, {}, {"attention": "dot"}, {"cell": "lstm"}, {"units": 33}, {"look_ahead": False}]
+    grid = {"model.decoder": decoders, "training.teacher_share": [0.0, 1.0], "training.final_teacher_share": [0.0, 0.5]}
+    planned = made(task={"kind": "step"}, grid=grid)
+    assert len({trial.fingerprint for trial in planned.trials}) == len(planned.trials) == len(decoders) * 4
+    assert [(job.name, len(job.trials)) for job in planned.jobs] == [
+        (f"decoder-{words}-1", 4)
+        for words in (
+            "null", "general-gru-32", "dot-gru-32", "general-lstm-32", "general-gru-33", "general-gru-32-causal",
+        )
+    ]  # fmt: skip
+    first, second, *_ = (planned.points[job.trials[0].id]["model.decoder"] for job in planned.jobs)
+    assert plan.cell("model.decoder", first) is None and plan.cell("model.decoder", second) == "general gru 32"
 
 
 def test_a_list_is_the_same_however_it_is_written(tmp_path: Path) -> None:

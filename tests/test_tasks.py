@@ -1,5 +1,7 @@
 """Labels of steps and of prefixes: where they go, what they weigh, and how they are scored."""
 
+import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,9 @@ from jaxrnn import (
 )
 from jaxrnn.batches import Bucket, Corpus, Examples, Part, Windows
 from jaxrnn.config import Augmentation, Data, Model, Output, Training
-from jaxrnn.errors import JaxrnnError
+from jaxrnn.errors import Interrupted, JaxrnnError
 from jaxrnn.predictions import Predictions
+from jaxrnn.results import Results
 from jaxrnn.splits import Statistics
 from jaxrnn.training import Hyperparameters
 
@@ -214,9 +217,40 @@ def write_steps(folder: Path, objects: int = 60, steps: int = 14) -> None:
 STEP_OPTIONS = {"object": "star", "time": "time", "values": {"value": ""}, "step_label": "phase"}
 
 
-@pytest.mark.parametrize("kind", ["prefix", "step"])
-def test_a_task_goes_from_the_survey_to_the_report(tmp_path: Path, kind: str) -> None:
+def resumed_to_the_same_bits(at: Results, folder: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains a finished job again, stopped by a signal in the middle of an epoch and begun anew."""
+    told: list[str] = []
+
+    def interrupt(progress: Any) -> None:
+        told.append("")
+        if len(told) == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    def train(say: jobs.Say) -> None:
+        jobs.train(plan.load_job(folder / "config.yaml"), at, output, say, retrain=True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs._Progress, "tell", interrupt)
+        patched.setattr(jobs, "FIRST_SEGMENT_STEPS", 4)
+        with pytest.raises(Interrupted):
+            train(told.append)
+    train(told.append)
+    assert any(re.search("goes on from the checkpoint: epoch ., step [1-9]", line) for line in told)
+    (first, _), (second, _) = (predictions.read(place / "predictions.h5") for place in (folder, output))
+    for split, entry in first.items():
+        for trial, found in entry.probabilities.items():
+            np.testing.assert_array_equal(found, second[split].probabilities[trial])
+
+
+@pytest.mark.parametrize(
+    ("kind", "decoder"), [("prefix", None), ("step", None), ("step", {"units": 6, "attention": "dot"})]
+)
+def test_a_task_goes_from_the_survey_to_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, decoder: dict[str, Any] | None
+) -> None:
     changes: dict[str, Any] = {"task": {"kind": kind}}
+    if decoder is not None:
+        changes |= {"model__decoder": decoder, "model__dense_depth": 0, "loss": {}}
     if kind == "step":
         write_steps(tmp_path / "survey")
         data = {"reader": "table", "options": STEP_OPTIONS, "features": ["value"], "path": str(tmp_path / "survey")}
@@ -229,6 +263,8 @@ def test_a_task_goes_from_the_survey_to_the_report(tmp_path: Path, kind: str) ->
     (job,) = made.jobs
     folder, experiment_folder = at.job("tiny", job.name), at.experiment("tiny")
     jobs.train(plan.load_job(folder / "config.yaml"), at, folder, lambda text: None)
+    if decoder is not None:
+        resumed_to_the_same_bits(at, folder, tmp_path / "again", monkeypatch)
     best = aggregate.aggregate(of, at)
     content, classes = predictions.read(folder / "predictions.h5")
     test = content["test"]
@@ -256,6 +292,17 @@ def test_a_task_goes_from_the_survey_to_the_report(tmp_path: Path, kind: str) ->
         matrix = pd.read_csv(experiment_folder / "confusion_matrix_test.csv")[["down", "up"]].to_numpy()
         assert matrix.sum(axis=1).tolist() == np.bincount(truth).tolist()
         assert "Steps of each class, by split" in page
+    assert ('<section id="attention"' in page) == (decoder is not None)
+    weights = experiment_folder / "attention.csv"
+    assert weights.exists() == (decoder is not None)
+    if decoder is not None:
+        table, lengths = pd.read_csv(weights), dict(zip(test.ids, test.lengths, strict=True))
+        ordered = sorted(test.ids)
+        assert set(table["id"]) == {ordered[0], ordered[len(ordered) // 2], ordered[-1]}
+        for name, own in table.groupby("id"):
+            square = own.pivot(index="target_step", columns="source_step", values="weight").to_numpy()
+            assert square.shape == (lengths[name], lengths[name])
+            np.testing.assert_allclose(square.sum(axis=1), 1, atol=1e-4)
 
 
 def test_a_batch_without_a_labelled_step_teaches_nothing() -> None:

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 
-from jaxrnn import batches, losses, monitoring, training
+from jaxrnn import attention, batches, losses, models, monitoring, training
 from jaxrnn.batches import Bucket, Examples, Part, Window, Windows
 from jaxrnn.config import Model, Training
 from jaxrnn.training import Hyperparameters, State
@@ -16,14 +17,16 @@ from jaxrnn.training import Hyperparameters, State
 FEATURES, METADATA, CLASSES = 3, 2, 3
 
 
-def examples(count: int = 90, longest: int = 15, seed: int = 0) -> Examples:
+def examples(count: int = 90, longest: int = 15, seed: int = 0, by_step: bool = False) -> Examples:
+    """by_step: each step has the sequence's label, but for some that are unknown."""
     generator = np.random.default_rng(seed)
     lengths = generator.integers(1, longest + 1, count)
     labels = (np.arange(count) % CLASSES).astype(np.int32)
     features = generator.normal(0, 1, (lengths.sum(), FEATURES)) + 0.5 * np.repeat(labels, lengths)[:, None]
+    of_steps = np.where(generator.random(lengths.sum()) < 0.1, -1, np.repeat(labels, lengths)).astype(np.int32)
     return Examples(
         ids=np.arange(count).astype(str),
-        labels=labels,
+        labels=of_steps if by_step else labels,
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         features=features.astype(np.float32),
         metadata=generator.normal(0, 1, (count, METADATA)).astype(np.float32),
@@ -38,18 +41,21 @@ class Setting:
         network = {"cell": cell, "units": 5, "dense_units": 4, "dropout": 0.3}
         # one program takes seconds to compile: what does not ask for a deep network gets a shallow one
         augment = settings.pop("augment", None)
+        network["decoder"] = decoder = settings.pop("decoder", None)
+        by_step = decoder is not None
         network |= {} if settings.pop("deep", False) else {"depth": 1, "dense_depth": 1}
         self.model = Model.model_validate(network if layers is None else {"layers": layers})
         recurrent = settings.pop("recurrent_dropout", False)
         self.training = Training.model_validate({"batch_size": 16, "epochs": 3, "length_buckets": 2} | settings)
-        train, validation = examples(), examples(40, seed=1)
+        train, validation = examples(by_step=by_step), examples(40, seed=1, by_step=by_step)
         longest = batches.edges(train.lengths, self.training.length_buckets)
-        window = Windows(Part.of([train]), longest, np.inf).get()
+        window = Windows(Part.of([train], labels_by_step=by_step), longest, np.inf).get()
         self.buckets = window.buckets
         self.steps = int(-(-window.counts // self.training.batch_size).sum())
         self.schedule = batches.schedule(window.counts, self.training.batch_size, self.steps)
-        self.validation = Windows(Part.of([validation]), longest, np.inf).get()
-        self.targets = training.targets("sequence", self.validation.buckets)
+        self.validation = Windows(Part.of([validation], labels_by_step=by_step), longest, np.inf).get()
+        kind = "step" if by_step else "sequence"
+        self.targets = training.targets(kind, self.validation.buckets)
         self.program = training.make(
             self.model,
             self.training,
@@ -57,6 +63,7 @@ class Setting:
             METADATA,
             CLASSES,
             augment,
+            kind=kind,
             recurrent_dropout=recurrent,
             importance=(1.0, 2.0, 3.0),
             target=1,
@@ -75,7 +82,15 @@ class Setting:
             "gradient_clip": np.inf if clip is None else clip,
             **{
                 key: getattr(self.training, key)
-                for key in ("momentum", "weight_decay", "warmup_epochs", "final_share", "plateau_factor")
+                for key in (
+                    "momentum",
+                    "weight_decay",
+                    "warmup_epochs",
+                    "final_share",
+                    "plateau_factor",
+                    "teacher_share",
+                    "final_teacher_share",
+                )
             },
             **others,
         }
@@ -116,8 +131,11 @@ def same(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
     return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first, second, strict=True))
 
 
-@pytest.fixture(scope="module", params=["gru", "lstm", "simple"])
+@pytest.fixture(scope="module", params=["gru", "lstm", "simple", "decoder"])
 def setting(request: pytest.FixtureRequest) -> Setting:
+    if request.param == "decoder":
+        # the share of its teacher falls from step to step
+        return Setting(decoder={"units": 5}, teacher_share=0.9, teacher_schedule="linear", length_buckets=1)
     return Setting(request.param, deep=True)
 
 
@@ -311,6 +329,85 @@ def test_one_output_is_trained_by_the_binary_cross_entropy() -> None:
     np.testing.assert_allclose(np.asarray(moved)[0, 0], -0.5 * float(leaf.grad.sum()), rtol=1e-5)
     assert abs(float(leaf.grad.sum())) > 1e-3
     assert int(after.hits[0]) == ((logits[:, 1] > 0) == data.labels[window.sources]).sum()
+
+
+# Decoders and their teachers
+
+
+@pytest.fixture(scope="module")
+def taught() -> Setting:
+    return Setting(
+        decoder={"units": 5, "look_ahead": False}, teacher_schedule="inverse_sigmoid", length_buckets=1,
+        optimiser="sgd", gradient_clip=None, batch_size=90,
+    )  # fmt: skip
+
+
+def test_a_teachers_share_is_a_trials_own(taught: Setting) -> None:
+    shares = [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5)]
+    pack = [taught.hyper(1, teacher_share=first, final_teacher_share=last) for first, last in shares]
+    first, _ = taught.trained(pack)
+    second, _ = taught.trained([pack[2], pack[3], pack[1], pack[0]])
+    for one, other in ((2, 0), (3, 1), (1, 2), (0, 3)):
+        assert same(member(first, one), member(second, other))
+    parameters = [member(first.parameters, index) for index in range(4)]
+    assert not any(same(parameters[a], parameters[b]) for a in range(4) for b in range(a))
+    assert taught.program.advance._cache_size() == 1  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def test_labels_teach_and_nothing_else(taught: Setting) -> None:
+    """A step of gradient descent is that of `Network.taught` with the true labels before; without a share the labels
+    before count for nothing; and validation has no use for labels at all."""
+    (bucket,) = taught.buckets
+    hypers, states = taught.begin([
+        taught.hyper(1, 0.1, dropout=0.0, teacher_share=share, final_teacher_share=share) for share in (0, 1, 0, 0)
+    ])  # fmt: skip
+    after = taught.advance(states, hypers, 0, 1)
+    structure, parameters, statistics = nnx.split(
+        training.network(taught.model, FEATURES, METADATA, CLASSES, "step"), nnx.Param, nnx.BatchStat
+    )
+    parameters, statistics = (jax.tree.map(lambda a: a[0], of) for of in (states.parameters, states.statistics))
+    weights = jnp.asarray(hypers.class_weights)[0]
+    valid = (np.arange(bucket.features.shape[1]) < bucket.lengths[:, None]) & (bucket.labels >= 0)
+
+    def loss(parameters: Any, share: float) -> jax.Array:
+        net = nnx.merge(structure, parameters, statistics, copy=True)
+        features, lengths, metadata, known, _ = map(jnp.asarray, bucket)
+        draws = jnp.full(net.dropout_draws(len(bucket.lengths), bucket.features.shape[1]), 65535, jnp.uint16)
+        nobody = jnp.zeros(bucket.labels.shape, jnp.uint16)
+        logits = net.taught(
+            features, lengths, metadata, known, teacher_share=share, teacher_bits=nobody, dropout_rate=0.0,
+            dropout_bits=draws,
+        )  # fmt: skip
+        labels = jnp.maximum(known, 0)
+        each = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=2)[..., 0] * weights[labels]
+        penalty = 0.001 * jnp.square(models.penalised_kernel(parameters)).sum()  # pyright: ignore[reportArgumentType]
+        return jnp.where(valid, each, 0).sum() / valid.sum() + penalty
+
+    gradient = jax.jit(jax.grad(loss))
+    for index, share in ((0, 0.0), (1, 1.0)):
+        expected = jax.tree.map(lambda a, b: a - 0.1 * b, parameters, gradient(parameters, share))
+        found = jax.tree.map(lambda a, at=index: a[at], after.parameters)
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    others = tuple(of._replace(labels=(np.asarray(of.labels) + 1) % CLASSES) for of in taught.validation.buckets)
+    np.testing.assert_array_equal(
+        taught.program.evaluate(states, others), taught.program.evaluate(states, taught.validation.buckets)
+    )
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "inverse_sigmoid"])
+def test_the_teachers_share_goes_from_one_to_the_other(schedule: str) -> None:
+    over = np.linspace(0, 1, 11)
+    k = np.exp(5)  # a tenth of the training's steps, so that there are 10 k of them
+    sigmoid = k / (k + np.exp(10 * over))
+    left = {
+        "constant": np.ones(11), "linear": 1 - over,
+        "inverse_sigmoid": (sigmoid - sigmoid[-1]) / (sigmoid[0] - sigmoid[-1]),
+    }[schedule]  # fmt: skip
+    found = attention.teacher_share(
+        schedule, jnp.asarray(4 * over), start=jnp.float32(0.9), final=jnp.float32(0.2), epochs=4
+    )
+    np.testing.assert_allclose(found * np.ones(11), 0.2 + 0.7 * left, atol=1e-6)
 
 
 def in_windows(setting: Setting, windows: Windows, states: State, hypers: Hyperparameters, longest: int) -> State:

@@ -72,7 +72,8 @@ class Inputs:
     objects: how many of each (label, class, split), as the chosen trial's fold has them. steps: how many of each class
     in each split, where steps have labels. leaks: how many objects stand in two splits, by kind, and what was done
     about them. remarks: what else `jaxrnn split` said. early: the chosen trial's rows of early_test.csv, none where it
-    predicts no prefixes. scores: those that the task defines, by the names of their columns. confusion: counts
+    predicts no prefixes. attention: the chosen trial's weights `[target step, source step]` by test object, none where
+    it has no decoder. scores: those that the task defines, by the names of their columns. confusion: counts
     `[truth, predicted]` of validation and test. keys: the grid's dotted keys. chosen: the chosen trial's row.
     """
 
@@ -80,6 +81,7 @@ class Inputs:
     config: dict[str, Any]
     manifest: dict[str, Any]
     early: list[Row]
+    attention: dict[str, NDArray[np.float64]]
     objects: Counter[tuple[str, str, str]]
     steps: dict[str, dict[str, int]]
     leaks: dict[str, Any]
@@ -228,6 +230,7 @@ def _read(folder: Path, dataset: Path) -> Inputs:
         config=config,
         manifest=manifest,
         early=growing,
+        attention=_weights(folder / "attention.csv", command) if _model_values(config, best)["decoder"] else {},
         steps=statistics["counts"][best.get("fold") or 0] if task == "step" else {},
         objects=Counter((row["label"], row["class"], _split(row, best.get("fold"))) for row in splits),
         leaks=statistics["leaks"],
@@ -243,6 +246,29 @@ def _read(folder: Path, dataset: Path) -> Inputs:
         keys=keys,
         chosen=chosen[0],
     )
+
+
+def _model_values(config: dict[str, Any], best: dict[str, Any]) -> dict[str, Any]:
+    """Returns the keys of `model` as the chosen trial has them; lists of layers and decoders in words, if of a grid."""
+    return {**Model().model_dump(), **(substituted(config, best["grid_point"])["model"] or {})}
+
+
+def _weights(path: Path, command: str) -> dict[str, NDArray[np.float64]]:
+    """Returns the attention weights in an attention.csv: by object, `[target step, source step]`."""
+    columns = ("target_step", "source_step", "weight")
+    found: dict[str, list[list[float]]] = {}
+    for row in _table(path, command, ("id", *columns), ("id",)):
+        found.setdefault(row["id"], []).append([row[column] for column in columns])
+    weights = {}
+    for name, rows in found.items():
+        target, source, weight = np.array(rows).T
+        steps = round(len(rows) ** 0.5)
+        if not (np.array_equal(np.stack([target, source]), np.indices((steps, steps)).reshape(2, -1) + 1)):
+            raise JaxrnnError(
+                f"{path}: has not one row for each pair of steps of {name}; remove it and run `{command}` again"
+            )
+        weights[name] = weight.reshape(steps, steps)
+    return weights
 
 
 def _split(row: Row, fold: int | None) -> str:
@@ -431,7 +457,7 @@ def _verdict(inputs: Inputs) -> dict[str, Any]:
 def _model(inputs: Inputs) -> str:
     """Returns the chosen network and loss in words."""
     values = substituted(inputs.config, inputs.best["grid_point"])
-    model = {**Model().model_dump(), **(values["model"] or {})}
+    model = _model_values(inputs.config, inputs.best)
     loss = {**Loss().model_dump(), **(values["loss"] or {})}
     training = {**Training().model_dump(), **(values["training"] or {})}
     kind = f"focal loss (gamma {_value(loss['gamma'])})" if loss["gamma"] else "cross-entropy"
@@ -450,6 +476,11 @@ def _model(inputs: Inputs) -> str:
 
 
 def _network(model: dict[str, Any]) -> str:
+    decoder = plan.cell("model.decoder", model["decoder"])
+    return _encoder(model) + (f" with a decoder ({decoder})" if decoder else "")
+
+
+def _encoder(model: dict[str, Any]) -> str:
     if model["layers"] is not None:
         return f"the network {plan.cell('model.layers', model['layers'])}"
     cell = {"gru": "GRU", "lstm": "LSTM", "simple": "simple recurrent"}.get(model["cell"], str(model["cell"]))
@@ -1016,6 +1047,7 @@ def _figures(inputs: Inputs) -> list[Figure]:
         *(figures.confusion_matrix(inputs.confusion[split], inputs.classes, split) for split in ("validation", "test")),
         figures.class_scores(scores),
         *([figures.early_curves(inputs.early, inputs.manifest["time_unit"])] if inputs.early else []),
+        *([figures.attention(inputs.attention)] if inputs.attention else []),
     ]
 
 
@@ -1054,6 +1086,7 @@ def _page(inputs: Inputs, drawn: dict[str, Figure]) -> str:
         search=_search(inputs),
         training=_training(inputs),
         early=_early(inputs),
+        attended=len(inputs.attention),
         performance=_performance(inputs),
         reproduce=_reproduce(inputs),
     )

@@ -50,6 +50,7 @@ DARK_TEXT = 0.77
 FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
 LONGEST_LABEL = 28  # characters
 MOST_ROWS = 40  # grid points drawn
+MOST_BLOCKS = 45  # of steps, along one side of a map of attention
 MOST_PIXELS = 60e6  # of a PNG
 MOST_POINTS = 20_000  # of all pale curves of a panel together
 # A passband's colour and, for those who can't see it, its shape: 42 different pairs.
@@ -71,7 +72,7 @@ LAYER_TOKENS = {
     **dict.fromkeys(("conv", "max_pool", "average_pool"), "third"),
     **dict.fromkeys(("input_normalisation", "batch_norm", "layer_norm"), "fifth"),
     **dict.fromkeys(("pool", "flatten"), "fourth"),
-    "dense": "second",
+    **dict.fromkeys(("dense", "decoder"), "second"),
 }
 
 _SVG = "http://www.w3.org/2000/svg"
@@ -522,6 +523,67 @@ def early_curves(rows: Sequence[Mapping[str, Any]], unit: str) -> Figure:
         f"{description}of steps and the time since the first one.",
         alt.vconcat(*panels, spacing=18),
     )
+
+
+def attention(weights: Mapping[str, NDArray[np.floating[Any]]]) -> Figure:
+    """Draws the attention weights `[target step, source step]` of some sequences, by id, side by side.
+
+    Of longer sequences a cell is a block of steps: the weight of all its source steps, mean over its target steps.
+    """
+    maps = {name: _blocks(values) for name, values in weights.items()}
+    largest = max((float(blocks.max(initial=0)) for blocks, _ in maps.values()), default=0) or 1.0
+    scale = alt.Scale(domain=[0, largest], range=[0.02, 1])
+    opacity = alt.FillOpacity("weight:Q", scale=scale, legend=None)
+    charts, data = [], {}
+    for place, (label, (name, (blocks, size))) in enumerate(zip(labels(list(maps)), maps.items(), strict=True)):
+        steps = len(weights[name])
+        # a weight that would be paper is left out
+        targets, sources = np.nonzero(blocks > 0.005 * largest)
+        data[f"weights-{place}"] = [
+            {
+                "x": int(source * size), "x2": int(min((source + 1) * size, steps)),
+                "y": int(target * size), "y2": int(min((target + 1) * size, steps)),
+                "weight": float(f"{blocks[target, source]:.3g}"),
+            }
+            for target, source in zip(targets, sources, strict=True)
+        ]  # fmt: skip
+        scale, axis = _frame((0, steps)), alt.Axis(tickCount=5, tickMinStep=1, grid=False, format="d")
+        chart = (
+            alt.Chart(alt.NamedData(name=f"weights-{place}"))
+            .mark_rect(fill=LIGHT["heat"])
+            .encode(
+                x=alt.X("x:Q", title="attended step (steps)", scale=scale, axis=axis),
+                x2="x2:Q",
+                y=alt.Y("y:Q", title="labelled step (steps)", scale=_frame((0, steps), turned=True), axis=axis),
+                y2="y2:Q",
+                fillOpacity=opacity,
+            )
+        )
+        head = alt.Title(label, fontSize=12.5, offset=6, limit=230)
+        charts.append(
+            chart.properties(width=210, height=210, title=head, view=alt.ViewBackground(stroke=LIGHT["pale"]))
+        )
+    together = alt.concat(*charts, columns=3, spacing={"row": 20, "column": 24})
+    blocked = [f"{size} steps" for size in sorted({size for _, size in maps.values()}) if size > 1]
+    cells = f" A cell is a block of {' or '.join(blocked)}: their weight together." if blocked else ""
+    return _drawn(
+        "attention",
+        "What the decoder attends to",
+        f"Attention weights of {len(maps)} test sequences: for each labelled step, downwards, how much each step of "
+        f"the sequence weighs, to the right. The largest is {largest:.2g}.",
+        together,
+        f"No colour is a weight of 0, full colour one of {largest:.2g}.{cells}",
+        data=data,
+    )
+
+
+def _blocks(weights: NDArray[np.floating[Any]]) -> tuple[NDArray[np.floating[Any]], int]:
+    """Returns the weights in at most `MOST_BLOCKS` blocks a side, and how many steps a block has."""
+    steps = len(weights)
+    size = max(-(-steps // MOST_BLOCKS), 1)
+    starts = np.arange(0, steps, size)
+    together = np.add.reduceat(np.add.reduceat(weights, starts, axis=1), starts, axis=0)
+    return together / np.diff(np.append(starts, steps))[:, None], size
 
 
 @dataclass(frozen=True)
