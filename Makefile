@@ -17,6 +17,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --non-interactive --preserve-en
 TEST_PROGRAMS := slurmctld slurmd sbatch munged chromium
 TEST_PACKAGES := slurmctld slurmd slurm-client munge chromium
 INSTALL := $(CI)
+# Each test file is run by one of them.
+TEST_PROCESSES := 2
 
 help:
 	sed -n 's/^#   //p' Makefile
@@ -73,4 +75,4 @@ lint: .venv/installed-for-tests
 	snakemake --lint --configfile config/demo.yaml
 
 test: system-packages lint
-	pytest
+	pytest --numprocesses $(TEST_PROCESSES) --dist loadfile

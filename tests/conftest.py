@@ -12,9 +12,11 @@ DATA = Path(os.environ.get("JAXRNN_DATA") or CHECKOUT.parent / "shared" / "data"
 MACHINE_MARKS = ("slurm", "mpi", "browser")
 
 
-# Many tests compile the same small programs, some in processes of their own: each is compiled once a session.
-_compiled = tempfile.TemporaryDirectory(prefix="jaxrnn-compiled-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+# Many tests compile the same small programs, some in processes of their own: each is compiled once a session, whose
+# first process makes the folder.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="jaxrnn-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 

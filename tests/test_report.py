@@ -340,7 +340,7 @@ def test_the_tables_of_scores_hold_the_numbers_of_the_files(made: Made, page: Pa
     head, *rows = page.tables["trials"]
     places = {name: [cell[0] for cell in head].index(shown) for name, shown in
               {"accuracy": "Accuracy", "macro_f1": "Macro F1", "macro_auc": "Macro AUC", "log_loss": "Log loss",
-               "plasticc_log_loss": "PLAsTiCC log loss", "seconds": "Seconds", "input_seconds": "Input seconds",
+               "plasticc_log_loss": "Class-averaged log loss", "seconds": "Seconds", "input_seconds": "Input seconds",
                "best_epoch": "Best epoch", "epochs": "Epochs"}.items()}  # fmt: skip
     shown = {row[0][0].removesuffix("chosen").strip(): row for row in rows}
     results = made.table("training_results.csv")
@@ -711,7 +711,9 @@ def test_scores_that_are_all_one_have_a_frame(copied: Made) -> None:
     assert {"0.96", "1.00"} <= set(words) and "1.02" not in words
 
 
-@pytest.mark.parametrize(("metric", "shown"), [("log_loss", "Log loss"), ("plasticc_log_loss", "PLAsTiCC log loss")])
+@pytest.mark.parametrize(
+    ("metric", "shown"), [("log_loss", "Log loss"), ("plasticc_log_loss", "Class-averaged log loss")]
+)
 def test_log_loss_is_better_when_lower(tmp_path: Path, metric: str, shown: str) -> None:
     page = Page(make(tmp_path, metric=metric, diverged=0).write())
     head, *rows = page.tables["grid"]

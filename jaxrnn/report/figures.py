@@ -61,7 +61,7 @@ SCORES = {
     "macro_f1": "macro F1",
     "accuracy": "accuracy",
     "log_loss": "log loss",
-    "plasticc_log_loss": "PLAsTiCC log loss",
+    "plasticc_log_loss": "class-averaged log loss",
     "figure_of_merit": "figure of merit",
 }
 
