@@ -115,7 +115,7 @@ class Bench:
         if not (folder / "done").exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            _write_survey(self.data / "spcc", folder, copies, pairs)
+            write_survey(self.data / "spcc", folder, copies, pairs)
             (folder / "done").touch()
         for file in folder.glob("*.csv"):
             _warm(file)
@@ -160,7 +160,7 @@ def _cpu_of_children() -> float:
 # ---------------------------------------------------------------- surveys
 
 
-def _write_survey(spcc: Path, folder: Path, copies: int, pairs: int) -> None:
+def write_survey(spcc: Path, folder: Path, copies: int, pairs: int) -> None:
     with np.load(spcc / "spcc_lightcurves.npz") as arrays:
         owner = np.repeat(np.arange(len(arrays["snid"])), np.diff(arrays["offsets"]))
         snid = arrays["snid"].astype(np.int64)
@@ -230,7 +230,7 @@ def peer(bench: Bench) -> dict[str, Any]:
     """SPCC in CSV to training-ready files: ours with 2 ranks, SuperNNova's `make_data` with 2 workers, in turn."""
     if bench.peer is None:
         sys.exit("the part `peer` needs --supernnova: the Python of an environment with SuperNNova")
-    found: dict[str, Any] = {"supernnova": _version_of(bench.peer)}
+    found: dict[str, Any] = {"supernnova": version_of(bench.peer)}
     for pairs in (1, 4):
         survey = bench.survey(1, pairs)
         config, results = bench.config(f"peer-{pairs}", survey), bench.folder / "results"
@@ -448,12 +448,12 @@ PARTS = {part.__name__: part for part in (peer, memory, ranks, partitions, readi
 # ---------------------------------------------------------------- what is kept and shown
 
 
-def _version_of(python: Path) -> str:
+def version_of(python: Path) -> str:
     code = "import importlib.metadata; print(importlib.metadata.version('supernnova'))"
     return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     packages = ("jaxrnn", "numpy", "pyarrow", "h5py", "jax", "mpi4py", "mpich")
@@ -510,7 +510,7 @@ def main() -> None:
         load = os.getloadavg()[0]
         found = {"date": time.strftime("%Y-%m-%d"), "load_before": round(load, 2), **PARTS[name](bench)}
         kept = json.loads(options.output.read_text()) if options.output.exists() else {}
-        kept = {"machine": _machine(), **{k: v for k, v in kept.items() if k != "machine"}, name: found}
+        kept = {"machine": machine(), **{k: v for k, v in kept.items() if k != "machine"}, name: found}
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(kept, indent=1) + "\n")
         print(_table(name, found), end="\n\n", flush=True)
