@@ -82,15 +82,15 @@ def simulate(
         int | None, typer.Option("--ranks", min=1, help="MPI ranks that were asked for; others are refused.")
     ] = None,
 ) -> None:
-    """Makes a survey of variable stars, supernovae and AGN."""
+    """Makes a survey: variable stars, supernovae and AGN, or waves."""
     from jaxrnn import ranks as mpi
-    from jaxrnn import simulate as simulation_module
     from jaxrnn.config import load_simulation
     from jaxrnn.plan import survey_key
     from jaxrnn.results import Results
 
     place = mpi.join(ranks)
     simulation = place.each(lambda: load_simulation(config))[place.rank]
+    maker = sys.modules[type(simulation).__module__]
     folder = output or Results(results).survey(survey_key(simulation))
     tell = _progress("files", place.rank)
 
@@ -98,8 +98,8 @@ def simulate(
         place.heed()
         tell(done, total)
 
-    place.each(lambda: simulation_module.simulate(simulation, folder, place.rank, place.size, progress))
-    place.first(lambda: simulation_module.finish(simulation, folder))
+    place.each(lambda: maker.simulate(simulation, folder, place.rank, place.size, progress))
+    place.first(lambda: maker.finish(simulation, folder))
     if place.rank == 0:
         say(f"survey in {folder}")
 

@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -46,6 +47,9 @@ LOWER_IS_BETTER = ("loss", "log_loss", "plasticc_log_loss")
 # Scores that a key of `task` decides. It changes what predictions are worth, and what a trial becomes only where that
 # score is monitored.
 SCORE_KEYS = {"plasticc_log_loss": "class_importance", "figure_of_merit": "target"}
+# Kinds of survey that can be made: where their parameters are, and the reader of what is made.
+SIMULATIONS = {"light_curves": ("jaxrnn.simulate:Simulation", "simulated"), "waves": ("jaxrnn.waves:Waves", "dat")}
+DEFAULT_SIMULATION = "light_curves"
 # Folders under results/ that belong to no experiment.
 RESERVED_NAMES = ("datasets", "surveys")
 # A slip in a grid must not become a million jobs; a real grid of this size belongs in several experiments.
@@ -245,7 +249,7 @@ FAULTS = {
 }
 
 
-# The simulator's own parameters are checked by `jaxrnn.simulate`; here they are only a mapping.
+# The simulators' own parameters are checked by `simulation_class`; here they are only a mapping.
 class Data(Section):
     """Where the survey is and what of it enters the network. Decides the dataset: change it and ingest runs again."""
 
@@ -264,8 +268,9 @@ class Data(Section):
     simulation: dict[str, Any] | None = Field(
         default=None,
         validate_default=True,
-        description="Parameters of a simulated survey (reader `simulated` alone), instead of `path`; `{}` takes every "
-        "default. The survey is made first, under `results/surveys/`.",
+        description="Parameters of a simulated survey, instead of `path`; `{}` takes every default: light curves, for "
+        "the reader `simulated`. `kind: waves` makes sine and square waves, for the reader `dat`. The survey is made "
+        "first, under `results/surveys/`.",
     )
     steps: Literal["observation", "night"] = Field(
         default="observation",
@@ -357,8 +362,11 @@ class Data(Section):
             raise ValueError(
                 f"expected either `path` (files that are there) or `simulation` (files to be made), found {found}"
             )
-        if simulation is not None and info.data.get("reader", "simulated") != "simulated":
-            raise ValueError(f"goes with `reader: simulated`, not with '{info.data['reader']}'")
+        kind = DEFAULT_SIMULATION if simulation is None else simulation.get("kind", DEFAULT_SIMULATION)
+        if simulation is not None and isinstance(kind, str) and kind in SIMULATIONS:
+            reader = SIMULATIONS[kind][1]
+            if info.data.get("reader", reader) != reader:
+                raise ValueError(f"`{kind}` goes with `reader: {reader}`, not with '{info.data['reader']}'")
         return simulation
 
     @field_validator("features", mode="before")
@@ -427,11 +435,24 @@ class Split(Section):
         "`refuse` stops with the list; `drop_from_training` takes it from training "
         "(and validation, where it is also in test), counted; `report` goes on and says so.",
     )
+    leave_out: tuple[Text, ...] = Field(
+        default=(),
+        description="Objects, by id, that stay out of every split, and are counted: faulty ones, or copies that "
+        "`leaks.csv` lists.",
+    )
     seed: Whole | None = Field(
         default=None,
         description="Seed of the split; the experiment's `seed` where left out. Set it to change the experiment's seed "
         "and keep the split, or to draw another split for the same networks.",
     )
+
+    @field_validator("leave_out", mode="before")
+    @classmethod
+    def _ids_as_text(cls, ids: Any) -> Any:
+        # YAML reads an id of digits as a number
+        if not isinstance(ids, list | tuple):
+            return ids
+        return [str(name) if isinstance(name, int) and not isinstance(name, bool) else name for name in ids]
 
     @field_validator("fold_kind")
     @classmethod
@@ -1023,6 +1044,12 @@ class Training(Section):
         default=50,
         description="At most so many passes over the training split. More where the best epoch is among the last ones.",
     )
+    sequences: Annotated[Whole, Field(ge=2)] | None = Field(
+        default=None,
+        description="Train on so many sequences of the training split alone, drawn by the split's seed so that classes "
+        "keep their shares and smaller draws are parts of larger ones; `null` takes all. As a grid axis it shows what "
+        "more data would bring. With fewer an epoch has fewer steps too.",
+    )
     monitor: Literal[
         "loss", "log_loss", "accuracy", "macro_f1", "macro_auc", "plasticc_log_loss", "figure_of_merit"
     ] = Field(
@@ -1225,17 +1252,31 @@ def load(path: Path) -> Experiment:
 
 
 def load_simulation(path: Path) -> Any:
-    """Returns the `jaxrnn.simulate.Simulation` of an experiment file's `data.simulation`, or of a file of its keys
+    """Returns the parameters, see `simulation_class`, in an experiment file's `data.simulation`, or in a file of its keys
     alone."""
-    from jaxrnn.simulate import Simulation
-
     values = read_yaml(path)
     if "experiment" not in values and "data" not in values:
-        return parsed(Simulation, values, path)
+        return parsed(simulation_class(values), values, path)
     simulation = load(path).data.simulation
     if simulation is None:
         raise JaxrnnError(f"{path}: has no data.simulation; there is nothing to simulate")
-    return Simulation.model_validate(simulation)
+    return simulation_class(simulation).model_validate(simulation)
+
+
+def simulation_class(values: dict[str, Any]) -> Any:
+    """Returns the class of the parameters of the survey that `data.simulation` asks for by its `kind`; its module has
+    `simulate` and `finish`. That of light curves for a kind that there is not, which it refuses."""
+    kind = values.get("kind", DEFAULT_SIMULATION)
+    return _simulations()[kind if isinstance(kind, str) and kind in SIMULATIONS else DEFAULT_SIMULATION]
+
+
+def _simulations() -> dict[str, Any]:
+    # imported here: the simulators bring their file formats' libraries, and most files have no use for them
+    found = {}
+    for kind, (place, _) in SIMULATIONS.items():
+        module, _, name = place.partition(":")
+        found[kind] = getattr(import_module(module), name)
+    return found
 
 
 def parsed(model: type[S], values: dict[str, Any], path: Path) -> S:
@@ -1543,9 +1584,13 @@ def _check_simulation(values: dict[str, Any], mistakes: dict[tuple[Any, ...], st
     data = values.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("simulation"), dict):
         return
-    from jaxrnn.simulate import Simulation
-
-    simulation = _checked(Simulation, data["simulation"], mistakes, ("data", "simulation"))
+    kind = data["simulation"].get("kind", DEFAULT_SIMULATION)
+    if kind not in SIMULATIONS:
+        choices = list(SIMULATIONS)
+        said = f"expected one of {', '.join(choices)}, found {_shown(kind)}{nearest(str(kind), choices)}"
+        mistakes["data", "simulation", "kind"] = said
+        return
+    simulation = _checked(simulation_class(data["simulation"]), data["simulation"], mistakes, ("data", "simulation"))
     if simulation is not None:
         data["simulation"] = simulation.model_dump(mode="json")
 
@@ -1608,8 +1653,6 @@ def digest(values: Any) -> str:
 
 def schema() -> dict[str, Any]:
     """Returns the JSON Schema of the experiment file, for editors."""
-    from jaxrnn.simulate import Simulation
-
     result = Experiment.model_json_schema()
     result["required"] = list(REQUIRED)
     data = result["$defs"]["Data"]["properties"]
@@ -1625,10 +1668,11 @@ def schema() -> dict[str, Any]:
         if entry["type"] == "object":
             entry["additionalProperties"] = labels
     task["exclude"] |= {"type": ["array", "string", "integer"], "items": label}
-    simulation = Simulation.model_json_schema()
-    result["$defs"] |= simulation.pop("$defs", {})
-    result["$defs"]["Simulation"] = simulation
-    data["simulation"]["anyOf"][0] = {"$ref": "#/$defs/Simulation"}
+    simulations = [section.model_json_schema() for section in _simulations().values()]
+    for simulation in simulations:
+        result["$defs"] |= {**simulation.pop("$defs", {}), simulation["title"]: simulation}
+    refs = [{"$ref": f"#/$defs/{simulation['title']}"} for simulation in simulations]
+    data["simulation"]["anyOf"][:1] = refs
     places = {key: f"#/$defs/{key.split('.')[0].title()}/properties/{key.split('.')[1]}" for key in grid_keys()}
     result["properties"]["grid"] |= {
         "properties": {
@@ -1654,9 +1698,8 @@ def _with_bounds(entry: Any) -> Any:
 
 def tables() -> str:
     """Returns the tables of config/README.md, in Markdown: every key with its values, default and meaning."""
-    from jaxrnn.simulate import Simulation
-
     whole = schema()
+    simulations = {section: kind for kind, section in _simulations().items()}
 
     def sections(place: str, model: type[BaseModel]) -> Iterator[str]:
         described = whole if model is Experiment else whole["$defs"][model.__name__]
@@ -1668,10 +1711,13 @@ def tables() -> str:
         title = f"`{place}`" if place else "The file"
         if kinds(model):
             title += ": " + ", ".join(f"`{kind}`" for kind in kinds(model))
+        if model in simulations:
+            title += f": `{simulations[model]}`"
         head = ["", "| key | values | default | meaning |", "| --- | --- | --- | --- |"] if rows else []
         yield "\n".join([f"### {title}", "", " ".join(str(model.__doc__).split()), *head, *rows])
         for key, field in model.model_fields.items():
-            inner = [Simulation] if (model, key) == (Data, "simulation") else _sections_in(field.annotation)
+            made = (model, key) == (Data, "simulation")
+            inner = list(simulations) if made else _sections_in(field.annotation)
             for section in inner if model is not ResidualLayer else ():
                 yield from sections(f"{place}.{key}".lstrip("."), section)
 

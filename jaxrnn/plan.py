@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxrnn import __version__, results
 from jaxrnn.config import (
@@ -25,14 +25,12 @@ from jaxrnn.config import (
     layers_of,
     parsed,
     read_yaml,
+    simulation_class,
     substituted,
     to_yaml,
 )
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.results import Results
-
-if TYPE_CHECKING:
-    from jaxrnn.simulate import Simulation
 
 
 class Trial(Section):
@@ -86,6 +84,10 @@ class Plan:
     def survey_key(self) -> str | None:
         return _survey_key(self.experiment)
 
+    def sequences(self, job: Job) -> int | None:
+        """Returns the job's `training.sequences`."""
+        return self.points[job.trials[0].id].get("training.sequences", self.experiment.training.sequences)
+
     @property
     def trials(self) -> list[Trial]:
         return [trial for job in self.jobs for trial in job.trials]
@@ -103,7 +105,7 @@ def dataset_key(experiment: Experiment) -> str:
     return digest(values)
 
 
-def survey_key(simulation: "Simulation") -> str:
+def survey_key(simulation: Section) -> str:
     """Returns the name of a simulated survey: equal parameters, equal survey."""
     return digest(simulation.model_dump(mode="json"))
 
@@ -120,10 +122,8 @@ def survey_folder(experiment: Experiment, at: Results) -> Path:
 def _survey_key(experiment: Experiment) -> str | None:
     if experiment.data.simulation is None:
         return None
-    # imported here: the simulator brings its file format's library, and most plans have no use for it
-    from jaxrnn.simulate import Simulation
-
-    return survey_key(Simulation.model_validate(experiment.data.simulation))
+    simulation = experiment.data.simulation
+    return survey_key(simulation_class(simulation).model_validate(simulation))
 
 
 def make(experiment: Experiment) -> Plan:
@@ -292,6 +292,11 @@ def learnt_task(task: dict[str, Any], monitor: str = "") -> dict[str, Any]:
     not those that only say what predictions are worth, and when."""
     only_scores = {"early", *SCORE_KEYS.values()} - {SCORE_KEYS.get(monitor)}
     return {key: value for key, value in task.items() if key not in only_scores}
+
+
+def sequences_used(values: dict[str, Any]) -> list[int | None]:
+    """Returns the values of `training.sequences` that the trials of an experiment, or of a job, train with."""
+    return list(values["grid"].get("training.sequences", [values["training"]["sequences"]]))
 
 
 def split_seed(values: dict[str, Any]) -> int:

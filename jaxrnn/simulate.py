@@ -58,8 +58,12 @@ class Objects(Section):
 
 
 class Simulation(Section):
-    """A survey to be made: what it looks at, and how often and how deep."""
+    """A survey of the sky to be made: what it looks at, and how often and how deep."""
 
+    kind: Literal["light_curves"] = Field(
+        "light_curves",
+        description="What survey is made: `light_curves` for the reader `simulated`, or `waves` (below).",
+    )
     seed: Annotated[Whole, Field(ge=0, lt=2**63)] = Field(
         0, description="Another seed is another survey of the same kind."
     )
