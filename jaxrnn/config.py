@@ -1252,8 +1252,8 @@ def load(path: Path) -> Experiment:
 
 
 def load_simulation(path: Path) -> Any:
-    """Returns the parameters, see `simulation_class`, in an experiment file's `data.simulation`, or in a file of its keys
-    alone."""
+    """Returns the parameters (see `simulation_class`) in an experiment file's `data.simulation`, or in a file of its
+    keys alone."""
     values = read_yaml(path)
     if "experiment" not in values and "data" not in values:
         return parsed(simulation_class(values), values, path)

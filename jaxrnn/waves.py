@@ -1,9 +1,9 @@
 """Simulated sine and square waves, in the form of the ADACS workshop on sequence classification: raw `.dat` files.
 
-As its MATLAB script has it (M. Smith, Swinburne University of Technology): 128 samples x = 1, 2, ..., 128 of sin(f x) or
-of MATLAB's square(f x), which is 1 in the first half of a period and -1 in the second; f is 0.1 + 0.3 U radians a step,
-U uniform in [0, 1), and each kind is as likely; no noise. Each wave is a pure function of the seed, its split and its
-number, so that more of them change none of the others.
+As its MATLAB script has it (M. Smith, Swinburne University of Technology): 128 samples x = 1, 2, ..., 128 of sin(f x)
+or of MATLAB's square(f x), which is 1 in the first half of a period and -1 in the second; f is 0.1 + 0.3 U radians a
+step, U uniform in [0, 1), and each kind is as likely; no noise. Each wave is a pure function of the seed, its split and
+its number, so that more of them change none of the others.
 """
 
 from collections.abc import Callable, Iterator

@@ -18,8 +18,12 @@ def quiet(done: int, total: int) -> None:
     pass
 
 
-def written(folder: Path, ranks: int = 1, **parameters: Any) -> Waves:
-    simulation = Waves.model_validate({"kind": "waves", **parameters})
+def parameters(**values: Any) -> Waves:
+    return Waves.model_validate({"kind": "waves", **values})
+
+
+def written(folder: Path, ranks: int = 1, **values: Any) -> Waves:
+    simulation = parameters(**values)
     for rank in range(ranks):
         waves.simulate(simulation, folder, rank, ranks, quiet)
     waves.finish(simulation, folder)
@@ -57,7 +61,7 @@ def test_the_adacs_files_are_such_waves(data_folder: Path) -> None:
 @pytest.mark.data
 def test_fresh_waves_are_statistically_like_the_adacs_files(data_folder: Path) -> None:
     samples, labels = adacs(data_folder)
-    simulation = Waves(kind="waves", seed=3)
+    simulation = parameters(seed=3)
     fresh = [waves.wave(simulation, "test", number) for number in range(2000)]
     fresh_samples, fresh_labels = np.array([s for s, _ in fresh]), np.array([label for _, label in fresh])
     assert stats.binomtest(int(fresh_labels.sum()), 2000).pvalue > 1e-3
@@ -65,7 +69,8 @@ def test_fresh_waves_are_statistically_like_the_adacs_files(data_folder: Path) -
     for label in (waves.SINE, waves.SQUARE):
         ours, theirs = fresh_samples[fresh_labels == label], samples[labels == label]
         for told in (frequency, np.mean, np.std, lambda s: s[64]):
-            assert stats.ks_2samp([told(s) for s in ours], [told(s) for s in theirs]).pvalue > 1e-3
+            compared: Any = stats.ks_2samp([told(s) for s in ours], [told(s) for s in theirs])
+            assert compared.pvalue > 1e-3
         # of the lowest frequency to the highest, evenly
         uniform = stats.uniform(waves.LOWEST, waves.SPREAD)
         assert stats.kstest([frequency(s) for s in ours], uniform.cdf).pvalue > 1e-3
@@ -89,7 +94,7 @@ def test_any_number_of_ranks_writes_the_same_files_for_the_reader(tmp_path: Path
         np.testing.assert_array_equal(found.values[128 * index : 128 * (index + 1), 0], samples)
         assert found.labels[index] == ("square" if label else "sine")
     # more waves, or of other splits, change none of these
-    more = Waves(kind="waves", seed=1, train=9, validation=3, test=5)
+    more = parameters(seed=1, train=9, validation=3, test=5)
     np.testing.assert_array_equal(waves.wave(more, "train", 7)[0], waves.wave(simulation, "train", 7)[0])
     assert not np.array_equal(waves.wave(more, "test", 7)[0], waves.wave(more, "train", 7)[0])
 
@@ -108,7 +113,7 @@ def test_other_waves_in_the_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(JaxrnnError, match="is a file; expected a folder"):
         written(tmp_path / "file")
-    simulation = Waves(kind="waves", train=2, validation=0, test=2)
+    simulation = parameters(train=2, validation=0, test=2)
     (tmp_path / "survey" / "test" / "Y_1.dat").unlink()
     with pytest.raises(JaxrnnError, match=r"Y_1.dat: not written, and 0 files more"):
         waves.finish(simulation, tmp_path / "survey")
@@ -124,9 +129,9 @@ def test_an_experiment_asks_for_waves(tmp_path: Path) -> None:
 
     loaded = config.load(experiment({"kind": "waves", "seed": 4}))
     assert loaded.data.simulation == {"kind": "waves", "seed": 4, "train": 200, "validation": 50, "test": 2000}
-    parameters = config.load_simulation(experiment({"kind": "waves", "seed": 4}))
-    assert parameters == Waves(kind="waves", seed=4)
-    assert plan.make(loaded).survey_key == plan.survey_key(parameters)
+    found = config.load_simulation(experiment({"kind": "waves", "seed": 4}))
+    assert found == parameters(seed=4)
+    assert plan.make(loaded).survey_key == plan.survey_key(found)
     for simulation, reader, match in (
         ({"kind": "wave"}, "dat", "data.simulation.kind: expected one of light_curves, waves.*found 'wave'.*'waves'"),
         ({"kind": "waves"}, "goto", "data.simulation: `waves` goes with `reader: dat`, not with 'goto'"),

@@ -109,7 +109,7 @@ data:
         labels = _values(labels_file, self._shapes[split][:1])[part.start : part.stop]
         objects = len(images)
         kept = _drawn(images) if self._blank_rows == "trim" else np.ones(images.shape[:2], dtype=bool)
-        steps = np.nonzero(kept)[1]
+        steps = np.argwhere(kept)[:, 1]
         return Sequences(
             ids=np.array([f"{split}-{index:06d}" for index in range(part.start, part.stop)]),
             labels=labels.astype(str),
@@ -134,9 +134,9 @@ data:
 
 def _drawn(images: np.ndarray) -> np.ndarray:
     """Returns which rows [image, row] lie between the first and the last with a pixel that is not 0, inclusive."""
-    inked = images.any(axis=2)
-    inked[~inked.any(axis=1), :1] = True
-    return np.maximum.accumulate(inked, axis=1) & np.maximum.accumulate(inked[:, ::-1], axis=1)[:, ::-1]
+    inked = np.any(images != 0, axis=2)
+    inked[~np.any(inked, axis=1), :1] = True
+    return np.maximum.accumulate(inked, axis=1) & np.flip(np.maximum.accumulate(np.flip(inked, axis=1), axis=1), axis=1)
 
 
 def _found(folder: Path, name: str) -> Path:
