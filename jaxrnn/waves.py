@@ -31,7 +31,7 @@ class Waves(Section):
     """Sine and square waves of 128 samples, as the ADACS workshop's: raw files for the reader `dat`, labelled 0 and 1,
     in a folder for each split."""
 
-    kind: Literal["waves"] = Field(description="`waves`.")
+    kind: Literal["waves"] = Field(description="`waves`, for the reader `dat`.")
     seed: Annotated[Whole, Field(ge=0, lt=2**63)] = Field(0, description="Another seed is other waves.")
     train: Count = Field(200, description="Waves of the training split; 0 leaves it out.")
     validation: Count = Field(50, description="Waves of the validation split; 0 leaves it out.")

@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from scipy import stats
+from workflows import CHECKOUT
 
-from jaxrnn import config, plan, waves
+from jaxrnn import config, ingest, plan, splits, waves
 from jaxrnn.errors import JaxrnnError
+from jaxrnn.ranks import Ranks
 from jaxrnn.readers import SequenceReader, joined, open_reader
 from jaxrnn.waves import Waves
 
@@ -141,3 +144,42 @@ def test_an_experiment_asks_for_waves(tmp_path: Path) -> None:
     ):
         with pytest.raises(JaxrnnError, match=match):
             config.load(experiment(simulation, reader))
+
+
+def contents(folder: Path, split: str) -> dict[str, bytes]:
+    return {f"{split}/{file.stem[2:]}": file.read_bytes() for file in (folder / "adacs" / split).glob("X_*.dat")}
+
+
+@pytest.mark.data
+def test_the_workshops_own_split_is_refused(tmp_path: Path, data_folder: Path) -> None:
+    experiment = config.load(CHECKOUT / "config" / "sine_square_original.yaml")
+    dataset = tmp_path / "dataset"
+    ingest.ingest(experiment.data, data_folder / "adacs", dataset, Ranks(), quiet)
+    with pytest.raises(JaxrnnError) as caught:
+        splits.split(experiment, dataset, tmp_path)
+    assert "split: what stands in one split stands in another too" in str(caught.value)
+    assert "of train equal to one of test" in str(caught.value) and "leaks.csv lists them all" in str(caught.value)
+    listed = pd.read_csv(tmp_path / "leaks.csv")
+    listed = listed[(listed["kind"] == "equal") & (listed["other_split"] == "test")]
+    train, test = contents(data_folder, "Train"), contents(data_folder, "Test")
+    assert set(listed["object"]) == {name for name, content in train.items() if content in test.values()}
+    # every one of the 50 is a copy of a file that is named
+    named = {train[name] for name in listed["object"]}
+    assert len(test) == 50 and all(content in named for content in test.values())
+    assert not (tmp_path / "splits.csv").exists()
+
+
+@pytest.mark.data
+def test_142_files_are_no_copies(data_folder: Path) -> None:
+    train, test = contents(data_folder, "Train"), contents(data_folder, "Test")
+    for name in (
+        "sine_square",
+        "sine_square_epochs",
+        "sine_square_depth",
+        "sine_square_width",
+        "sine_square_activation",
+    ):
+        left_out = config.load(CHECKOUT / "config" / f"{name}.yaml").split.leave_out
+        kept = [content for wave, content in train.items() if wave not in left_out]
+        assert len(kept) == len(set(kept)) == 142 and not set(kept) & set(test.values())
+        assert set(kept) == set(train.values()) - set(test.values())
