@@ -471,7 +471,7 @@ def test_mistakes_in_a_simulation_are_reported_with_the_others(refused: Refused)
 
 def test_a_simulation_goes_with_its_reader(refused: Refused) -> None:
     data = {"reader": "goto", "simulation": {}, "features": ["time"]}
-    assert "data.simulation: goes with `reader: simulated`, not with 'goto'" in refused(data=data)
+    assert "data.simulation: `light_curves` goes with `reader: simulated`, not with 'goto'" in refused(data=data)
 
 
 def test_simulation_files(tmp_path: Path) -> None:

@@ -102,5 +102,5 @@ def test_the_networks_of_the_experiment_fit_the_real_objects(tmp_path: Path, dat
     hybrid, *plain = describe.networks(experiment, inputs)
     layers = [row.kind for row in hybrid.rows]
     assert layers.count("simple") == 3 and layers.count("dropout") == 2 and layers.count("conv") == 1
-    assert [row.gives for row in hybrid.rows if row.kind == "flatten"] == [str(18 * 64)]
+    assert [row.gives for row in hybrid.rows if row.kind == "flatten"] == [f"[batch, {18 * 64}]"]
     assert [network.rows[2].kind for network in plain] == ["simple", "lstm", "gru"]
