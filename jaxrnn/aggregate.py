@@ -25,7 +25,7 @@ def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
     made = plan.make(experiment)
     folder = at.experiment(experiment.experiment)
     predicted, trained, history = _read_jobs(made, at)
-    classes, task = splits.read_statistics(folder, made.jobs[0].fold).classes, experiment.task
+    classes, task = _statistics(made, made.jobs[0], at).classes, experiment.task
     splits.check_classes(experiment, classes)
     scored = {
         split: {
@@ -77,6 +77,10 @@ def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
     return best
 
 
+def _statistics(made: Plan, job: Job, at: Results) -> splits.Statistics:
+    return splits.read_statistics(at.experiment(made.experiment.experiment), job.fold, made.sequences(job))
+
+
 def _read_jobs(made: Plan, at: Results) -> tuple[dict[str, dict[int | None, Predictions]], pd.DataFrame, pd.DataFrame]:
     """Returns the predictions of all trials by split and fold, the jobs' `trials.csv` and `history.csv` as one table
     each."""
@@ -84,7 +88,7 @@ def _read_jobs(made: Plan, at: Results) -> tuple[dict[str, dict[int | None, Pred
     merged: dict[str, dict[int | None, Predictions]] = {split: {} for split in SCORED_SPLITS}
     first_of: dict[int | None, Job] = {}
     for job in made.jobs:
-        statistics = splits.read_statistics(at.experiment(made.experiment.experiment), job.fold)
+        statistics = _statistics(made, job, at)
         folder = at.job(made.experiment.experiment, job.name)
         content, found_classes = predictions.read(folder / "predictions.h5")
         table = pd.read_csv(folder / "trials.csv", dtype={"fingerprint": str, "data_digest": str})
@@ -181,7 +185,7 @@ def _write_bundle(made: Plan, job: Job, finished: trials.FinishedTrial, at: Resu
     """Writes the chosen trial's model bundle; returns what software and device trained it."""
     settings = plan.JobFile.model_validate(plan.job_values(made, job))
     manifest = results.read_json(at.dataset(made.dataset_key) / "manifest.json", "jaxrnn ingest")
-    statistics = splits.read_statistics(at.experiment(made.experiment.experiment), job.fold)
+    statistics = _statistics(made, job, at)
     bundle = bundles.Bundle(
         model=settings.model,
         task=settings.task,

@@ -123,15 +123,19 @@ class Corpus:
         fold: int | None = None,
         *,
         labels_by_step: bool = False,
+        seed: int = 0,
     ) -> None:
-        """table: `splits.csv`, whose rows stand in the shards' order. Reads of the shards what is known of each
-        sequence alone, and step labels where they are asked for; raises JaxrnnError where they hold other objects than
-        `table`."""
+        """table: `splits.csv`, whose rows stand in the shards' order. seed: of the split, which decides whom a training
+        split of fewer sequences holds. Reads of the shards what is known of each sequence alone, and step labels where
+        they are asked for; raises JaxrnnError where they hold other objects than `table`."""
         self._statistics = statistics
         self._paths = splits.shard_paths(dataset)
         class_index = {name: index for index, name in enumerate(statistics.classes)}
         self._by_step = labels_by_step
-        self._assigned = np.asarray(splits.assigned(table, fold), dtype=str)
+        assigned = splits.assigned(table, fold)
+        training = splits.trained_on(table, fold, statistics.sequences, seed=seed)
+        unused = (assigned == splits.TRAIN) & ~training
+        self._assigned = np.where(unused, splits.SURPLUS, assigned).astype(str)
         self._ids = table["id"].to_numpy(dtype=str)
         self._read_before: set[int] = set()
         lengths, starts = [], [0]

@@ -53,7 +53,11 @@ SCORE_KEYS = {"plasticc_log_loss": "class_importance", "figure_of_merit": "targe
 # Keys of `training` that a decoder alone has a use for.
 TEACHER_KEYS = ("teacher_share", "final_teacher_share", "teacher_schedule")
 # Kinds of survey that can be made: where their parameters are, and the reader of what is made.
-SIMULATIONS = {"light_curves": ("jaxrnn.simulate:Simulation", "simulated"), "clips": ("jaxrnn.clips:Clips", "hdf5")}
+SIMULATIONS = {
+    "light_curves": ("jaxrnn.simulate:Simulation", "simulated"),
+    "clips": ("jaxrnn.clips:Clips", "hdf5"),
+    "waves": ("jaxrnn.waves:Waves", "dat"),
+}
 DEFAULT_SIMULATION = "light_curves"
 # Folders under results/ that belong to no experiment.
 RESERVED_NAMES = ("datasets", "surveys")
@@ -274,8 +278,9 @@ class Data(Section):
         default=None,
         validate_default=True,
         description="Parameters of a simulated survey, instead of `path`; `{}` takes every default: light curves, for "
-        "the reader `simulated`. `kind: clips` makes subjects who watch film clips, for the reader `hdf5`. The survey "
-        "is made first, under `results/surveys/`.",
+        "the reader `simulated`. `kind: clips` makes subjects who watch film clips, for the reader `hdf5`; "
+        "`kind: waves` makes sine and square waves, for the reader `dat`. The survey is made first, under "
+        "`results/surveys/`.",
     )
     steps: Literal["observation", "night"] = Field(
         default="observation",
@@ -440,11 +445,24 @@ class Split(Section):
         "`refuse` stops with the list; `drop_from_training` takes it from training "
         "(and validation, where it is also in test), counted; `report` goes on and says so.",
     )
+    leave_out: tuple[Text, ...] = Field(
+        default=(),
+        description="Objects, by id, that stay out of every split, and are counted: faulty ones, or copies that "
+        "`leaks.csv` lists.",
+    )
     seed: Whole | None = Field(
         default=None,
         description="Seed of the split; the experiment's `seed` where left out. Set it to change the experiment's seed "
         "and keep the split, or to draw another split for the same networks.",
     )
+
+    @field_validator("leave_out", mode="before")
+    @classmethod
+    def _ids_as_text(cls, ids: Any) -> Any:
+        # YAML reads an id of digits as a number
+        if not isinstance(ids, list | tuple):
+            return ids
+        return [str(name) if isinstance(name, int) and not isinstance(name, bool) else name for name in ids]
 
     @field_validator("fold_kind")
     @classmethod
@@ -1090,6 +1108,12 @@ class Training(Section):
     epochs: Annotated[Whole, Field(ge=1)] = Field(
         default=50,
         description="At most so many passes over the training split. More where the best epoch is among the last ones.",
+    )
+    sequences: Annotated[Whole, Field(ge=2)] | None = Field(
+        default=None,
+        description="Train on so many sequences of the training split alone, drawn by the split's seed so that classes "
+        "keep their shares and smaller draws are parts of larger ones; `null` takes all. As a grid axis it shows what "
+        "more data would bring. With fewer an epoch has fewer steps too.",
     )
     monitor: Literal[
         "loss", "log_loss", "accuracy", "macro_f1", "macro_auc", "plasticc_log_loss", "figure_of_merit"

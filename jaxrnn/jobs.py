@@ -62,7 +62,7 @@ def train(job_file: JobFile, at: Results, output: Path, say: Say, *, retrain: bo
     device = _choose_device(job_file.training.device)
     experiment_folder = at.experiment(job_file.experiment)
     fold = job_file.job.fold
-    statistics = splits.read_statistics(experiment_folder, fold)
+    statistics = splits.read_statistics(experiment_folder, fold, job_file.training.sequences)
     if statistics.settings_digest != splits.settings_digest(job_file):
         raise JaxrnnError(
             f"{experiment_folder / 'splits.csv'}: made with other settings of `split`, `task` or `normalisation` "
@@ -70,7 +70,8 @@ def train(job_file: JobFile, at: Results, output: Path, say: Say, *, retrain: bo
         )
     dataset = at.dataset(job_file.job.dataset)
     table, by_step = splits.read_splits(experiment_folder), job_file.task.kind == "step"
-    corpus = Corpus(dataset, table, statistics, fold, labels_by_step=by_step)
+    seed = plan.split_seed(job_file.model_dump())
+    corpus = Corpus(dataset, table, statistics, fold, labels_by_step=by_step, seed=seed)
     data = _Data(corpus.part("train"), corpus.part("validation"), corpus.part(*SCORED_SPLITS))
     splits.check_classes(job_file, statistics.classes)
     outputs = job_file.loss.outputs(len(statistics.classes))

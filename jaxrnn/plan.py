@@ -86,6 +86,10 @@ class Plan:
     def survey_key(self) -> str | None:
         return _survey_key(self.experiment)
 
+    def sequences(self, job: Job) -> int | None:
+        """Returns the job's `training.sequences`."""
+        return self.points[job.trials[0].id].get("training.sequences", self.experiment.training.sequences)
+
     @property
     def trials(self) -> list[Trial]:
         return [trial for job in self.jobs for trial in job.trials]
@@ -290,6 +294,11 @@ def learnt_task(task: dict[str, Any], monitor: str = "") -> dict[str, Any]:
     not those that only say what predictions are worth, and when."""
     only_scores = {"early", *SCORE_KEYS.values()} - {SCORE_KEYS.get(monitor)}
     return {key: value for key, value in task.items() if key not in only_scores}
+
+
+def sequences_used(values: dict[str, Any]) -> list[int | None]:
+    """Returns the values of `training.sequences` that the trials of an experiment, or of a job, train with."""
+    return list(values["grid"].get("training.sequences", [values["training"]["sequences"]]))
 
 
 def split_seed(values: dict[str, Any]) -> int:

@@ -69,7 +69,11 @@ def summarise(table: pd.DataFrame, keys: list[str], scores: list[str]) -> pd.Dat
             row |= {f"{score}_mean": mean, f"{score}_low": float(ends[0]), f"{score}_high": float(ends[1])}
             row[f"{score}_deviation"] = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
         rows.append(row)
-    return pd.DataFrame(rows)
+    result = pd.DataFrame(rows)
+    for key in keys:
+        # else a whole number beside None becomes 3.0
+        result[key] = pd.Series([row[key] for row in rows], dtype=object)
+    return result
 
 
 def _points(table: pd.DataFrame, keys: list[str]) -> pd.Series:

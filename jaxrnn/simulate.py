@@ -62,7 +62,7 @@ class Simulation(Section):
 
     kind: Literal["light_curves"] = Field(
         "light_curves",
-        description="What survey is made: `light_curves` for the reader `simulated`, or `clips` (below).",
+        description="What survey is made: `light_curves` for the reader `simulated`, or `clips` or `waves` (below).",
     )
     seed: Annotated[Whole, Field(ge=0, lt=2**63)] = Field(
         0, description="Another seed is another survey of the same kind."

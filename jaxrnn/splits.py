@@ -120,7 +120,8 @@ class Statistics:
     subtracted from each feature and what it is divided by, as `data.features` says; 0 and 1 where nothing is.
     sequence_features: indices of the features that are normalised by each sequence's own mean and deviation.
     settings_digest: stands for what in the experiment file decides classes, splits and normalisation. data_digest:
-    stands for the dataset's content and the splits; trials of other data never match.
+    stands for the dataset's content and the splits; trials of other data never match. fold, sequences: of which fold,
+    and of which `training.sequences`, these are; None where there are none, and for the whole training split.
     """
 
     classes: tuple[str, ...]
@@ -133,6 +134,8 @@ class Statistics:
     data_digest: str
     sequence_features: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     labels: dict[str, str] = field(default_factory=dict)
+    fold: int | None = None
+    sequences: int | None = None
 
     def normalised(
         self, features: np.ndarray, metadata: np.ndarray, offsets: np.ndarray
@@ -163,6 +166,8 @@ class Statistics:
             settings_digest=values["settings_digest"],
             data_digest=values["data_digest"],
             labels=values["labels"],
+            fold=values.get("fold"),
+            sequences=values.get("sequences"),
             **arrays,
         )
 
@@ -177,13 +182,20 @@ def _by_sequence(values: np.ndarray, owner: np.ndarray, sequences: int) -> np.nd
     return centred / _or_one(deviation, mean)[owner]
 
 
-def read_statistics(folder: Path, fold: int | None = None) -> Statistics:
-    """Returns the statistics of the training split, or of that of a fold."""
+def read_statistics(folder: Path, fold: int | None = None, sequences: int | None = None) -> Statistics:
+    """Returns the statistics of the training split, or of that of a fold; or of so many `sequences` of it."""
     path = folder / "statistics.json"
-    found = results.read_json(path, "jaxrnn split")["statistics"]
-    if (fold or 0) >= len(found) or (fold is None and len(found) > 1):
-        raise JaxrnnError(f"{path}: made with other `split.folds` than this job has; run `jaxrnn split` again")
-    return Statistics.from_json(found[fold or 0])
+    entries = results.read_json(path, "jaxrnn split")["statistics"]
+    found = [
+        Statistics.from_json(entry)
+        for entry in entries
+        if (entry.get("fold"), entry.get("sequences")) == (fold, sequences)
+    ]
+    if not found:
+        raise JaxrnnError(
+            f"{path}: made with other `split.folds` or `training.sequences` than this job has; run `jaxrnn split` again"
+        )
+    return found[0]
 
 
 def read_splits(folder: Path) -> pd.DataFrame:
@@ -206,6 +218,40 @@ def assigned(table: pd.DataFrame, fold: int | None = None) -> np.ndarray:
     return np.where(split == POOL, in_fold, split).astype(object)
 
 
+def trained_on(
+    table: pd.DataFrame, fold: int | None = None, sequences: int | None = None, *, seed: int = 0
+) -> np.ndarray:
+    """Returns which objects [row] of `splits.csv` trials of `fold` with this `training.sequences` train on.
+
+    Fewer are taken class by class in the order of their hashes, the next from the class that has given the smallest
+    share: shares hold to an object, every class is there where the number allows it, and smaller draws are parts of
+    larger ones. Raises JaxrnnError where there are not so many, or fewer are asked for than there are classes.
+    """
+    training = assigned(table, fold) == TRAIN
+    if sequences is None:
+        return training
+    rows = np.flatnonzero(training)
+    names = table["class"].to_numpy(dtype=str)[rows]
+    classes = np.unique(names)
+    of = "" if fold is None else f" of fold {fold}"
+    if sequences > len(rows):
+        raise JaxrnnError(
+            f"training.sequences: {sequences}, and the training split{of} has {len(rows)}; use at most so many, or "
+            "`null` for all"
+        )
+    if sequences < len(classes):
+        raise JaxrnnError(
+            f"training.sequences: {sequences}, and there are {len(classes)} classes; use one of each at least"
+        )
+    places = np.array([_uniform(seed, f"sequences/{name}") for name in table["id"].to_numpy(dtype=str)[rows]])
+    given = np.empty(len(rows))
+    for name in classes:
+        members = np.flatnonzero(names == name)
+        given[members[np.argsort(places[members], kind="stable")]] = np.arange(len(members)) / len(members)
+    training[rows[np.lexsort((places, given))[sequences:]]] = False
+    return training
+
+
 def shard_paths(dataset: Path) -> list[Path]:
     """Returns the dataset's shards in order; raises JaxrnnError where ingest has not finished."""
     return [
@@ -223,7 +269,9 @@ def split(experiment: Experiment, dataset: Path, folder: Path) -> list[str]:
     known = _Known.read(paths)
     labelled = _Labelled.read(paths, known) if task.kind == "step" else _Labelled.of(known)
     groups = class_labels(task, labelled.labels)
-    labelled = labelled.named(class_of(task, groups, labelled.labels))
+    left_out = _left_out(settings, known)
+    names = class_of(task, groups, labelled.labels)
+    labelled = labelled.named(np.where(left_out[labelled.owner], "", names))
     _check_counts(groups, labelled, settings)
     check_classes(experiment, tuple(groups))
     names = labelled.strata(len(known.ids))
@@ -245,6 +293,8 @@ def split(experiment: Experiment, dataset: Path, folder: Path) -> list[str]:
         table["split"] = parts.split
         if settings.folds is not None:
             table["fold"] = parts.fold
+    if left_out.any():
+        remarks.append(f"`split.leave_out` leaves out {left_out.sum()} objects")
     if settings.balance:
         table.loc[surplus, "split"] = SURPLUS
         remarks.append(f"`split.balance` leaves out {surplus.sum()} objects of classes larger than the smallest")
@@ -272,10 +322,22 @@ def split(experiment: Experiment, dataset: Path, folder: Path) -> list[str]:
             "statistics": [entry.to_json() for entry in statistics],
         },
     )
-    counts = statistics[0].class_counts
-    shown = ", ".join(f"{count} {name}" for name, count in zip(groups, counts, strict=True))
+    counts = labelled.counts(assigned(table, _folds(settings)[0]))
+    shown = ", ".join(f"{counts[name][TRAIN]} {name}" for name in groups)
     steps = "steps: " if task.kind == "step" else ""
     return [*remarks, *leaking, f"training{' of fold 0' if settings.folds else ''} has {steps}{shown}"]
+
+
+def _left_out(split: Split, known: "_Known") -> np.ndarray:
+    """Returns which objects [object] `split.leave_out` names."""
+    found = set(known.ids.tolist())
+    unknown = [name for name in split.leave_out if name not in found]
+    if unknown:
+        raise JaxrnnError(
+            f"split.leave_out: there is no object '{unknown[0]}'{nearest(unknown[0], list(found))}; the ids stand in "
+            "splits.csv, leaks.csv and the titles of `jaxrnn view`"
+        )
+    return np.isin(known.ids.astype(str), split.leave_out)
 
 
 def _surplus(split: Split, known: "_Known", names: np.ndarray, seed: int) -> np.ndarray:
@@ -644,35 +706,50 @@ def _statistics(
     groups: dict[str, list[str]],
     labelled: _Labelled,
 ) -> list[Statistics]:
-    """Returns the statistics of the training split, or of each fold's: partials by shard, merged in order."""
-    settings = experiment.split
-    classes, folds = tuple(groups), _folds(settings)
+    """Returns the statistics of the training split, or of each fold's, of each number of sequences that trials train
+    on: partials by shard, merged in order."""
+    classes, folds = tuple(groups), _folds(experiment.split)
+    values = experiment.model_dump(mode="json")
+    seed = plan.split_seed(values)
     codes = pd.Index(classes).get_indexer(pd.Index(labelled.names))
-    shared = settings.folds is not None and not _random_folds(settings)
+    cases = [(fold, sequences) for sequences in plan.sequences_used(values) for fold in folds]
+    training = [trained_on(table, fold, sequences, seed=seed) for fold, sequences in cases]
+    counts = [np.bincount(codes[of[labelled.owner] & (codes >= 0)], minlength=len(classes)) for of in training]
+    for (_, sequences), found in zip(cases, counts, strict=True):
+        if not found.all():  # where steps have labels, sequences are not drawn by class
+            raise JaxrnnError(
+                f"training.sequences: {sequences} of the training split leave class '{classes[int(found.argmin())]}' "
+                "out; use more"
+            )
     # folds of one pool train on each other: each is read once
-    members = [table["fold"].to_numpy() == str(fold) if shared else assigned(table, fold) == TRAIN for fold in folds]
-    columns, partials = _partials(experiment.data.features, paths, members)
+    shared = experiment.split.folds is not None and not _random_folds(experiment.split)
+    parts = [table["fold"].to_numpy() == str(fold) for fold in folds] if shared else []
+    own = [of for (_, sequences), of in zip(cases, training, strict=True) if not shared or sequences is not None]
+    columns, partials = _partials(experiment.data.features, paths, [*parts, *own])
+    of_parts, of_own = partials[: len(parts)], iter(partials[len(parts) :])
     data_digest = _data_digest(dataset, table)
-    found = []
-    for index, fold in enumerate(folds):
-        training = assigned(table, fold) == TRAIN
-        own = [entry for other, entry in enumerate(partials) if other != index] if shared else [partials[index]]
-        partial = reduce(_Partial.merged, own)
+    statistics = []
+    for (fold, sequences), class_counts in zip(cases, counts, strict=True):
+        others = [entry for part, entry in enumerate(of_parts) if part != fold]
+        partial = reduce(_Partial.merged, others) if shared and sequences is None else next(of_own)
         mean, deviation, by_sequence = _normalisation(experiment.data.features, columns, partial)
-        statistics = Statistics(
-            classes=classes,
-            class_counts=np.bincount(codes[training[labelled.owner] & (codes >= 0)], minlength=len(classes)),
-            labels={label: name for name, group in groups.items() for label in group},
-            feature_mean=mean,
-            feature_deviation=deviation,
-            metadata_mean=partial.metadata.mean,
-            metadata_deviation=partial.metadata.deviation,
-            settings_digest=settings_digest(experiment),
-            data_digest=data_digest,
-            sequence_features=by_sequence,
+        statistics.append(
+            Statistics(
+                classes=classes,
+                class_counts=class_counts,
+                labels={label: name for name, group in groups.items() for label in group},
+                feature_mean=mean,
+                feature_deviation=deviation,
+                metadata_mean=partial.metadata.mean,
+                metadata_deviation=partial.metadata.deviation,
+                settings_digest=settings_digest(experiment),
+                data_digest=data_digest,
+                sequence_features=by_sequence,
+                fold=fold,
+                sequences=sequences,
+            )
         )
-        found.append(statistics)
-    return found
+    return statistics
 
 
 def _partials(

@@ -475,7 +475,7 @@ def test_a_simulation_goes_with_its_reader(refused: Refused) -> None:
     data["simulation"] = {"kind": "clips"}
     assert "data.simulation: `clips` goes with `reader: hdf5`, not with 'goto'" in refused(data=data)
     data["simulation"] = {"kind": "clip"}
-    said = "data.simulation.kind: expected one of light_curves, clips, found 'clip'; did you mean 'clips'?"
+    said = "data.simulation.kind: expected one of light_curves, clips, waves, found 'clip'; did you mean 'clips'?"
     assert said in refused(data=data)
     subjects = {"kind": "clips", "subjects": 5, "train_subjects": 5}
     data = {"reader": "hdf5", "options": {"features": "bold"}, "simulation": subjects, "features": ["time"]}

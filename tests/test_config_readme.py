@@ -13,6 +13,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from jaxrnn import catalogue, clips, config, plan, readers, simulate
+from jaxrnn.waves import Waves
 
 CONFIG = Path(__file__).parent.parent / "config"
 README = (CONFIG / "README.md").read_text(encoding="utf-8")
@@ -27,7 +28,7 @@ def test_every_key_is_explained_as_the_program_has_it() -> None:
 def test_the_tables_have_every_key_with_unit_and_reason() -> None:
     tables = config.tables()
     sections = (config.Experiment, config.Data, config.Feature, config.Split, config.Task, config.Model, config.Loss)
-    sections += (config.Training, config.Selection, simulate.Simulation, simulate.Objects, config.Augmentation)
+    sections += (config.Training, config.Selection, simulate.Simulation, simulate.Objects, config.Augmentation, Waves)
     sections += (config.Detection, config.Cuts, config.FlagCut, config.Window, config.SigmaClip, config.Early)
     sections += (config.Decoder, clips.Clips)
     sections += get_args(config.Layer)

@@ -464,3 +464,20 @@ def test_sequences_that_do_not_fit_a_network_are_refused_before_training(tmp_pat
     with pytest.raises(JaxrnnError, match="`flatten` takes sequences of at most 10 steps, and the data has some of 12"):
         train_all(at, made, said.append)
     assert said == []
+
+
+def test_trials_of_fewer_sequences_train_on_these_alone(tmp_path: Path) -> None:
+    said: list[str] = []
+    experiment, at, made = prepared(tmp_path, grid={"training.sequences": [30, None]}, training__epochs=2)
+    assert [(len(job.trials), made.sequences(job)) for job in made.jobs] == [(1, 30), (1, None)]
+    train_all(at, made, said.append)
+    assert [line for line in said if "30 train, 40 validation, 40 test" in line]
+    assert [line for line in said if "120 train, 40 validation, 40 test" in line]
+    best = aggregate.aggregate(experiment, at)
+    folder = at.experiment("tiny")
+    table = pd.read_csv(folder / "grid_results.csv", dtype={"training.sequences": str}, keep_default_na=False)
+    assert table["training.sequences"].tolist() == ["30", ""]
+    chosen = best["grid_point"]["training.sequences"]
+    bundle = bundles.load(folder / "best")
+    assert bundle.statistics.sequences == chosen
+    assert bundle.statistics.class_counts.sum() == (chosen or 120)

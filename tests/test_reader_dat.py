@@ -122,3 +122,23 @@ def test_links_and_folders_in_a_files_place(tmp_path: Path) -> None:
     (tmp_path / "X_1.dat").mkdir()
     assert "is no regular file" in refused(tmp_path)
     assert "is no folder" in refused(Path(__file__))
+
+
+def test_splits_may_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("survey/test", "old/train", "new/train"):
+        (tmp_path / folder).mkdir(parents=True)
+        write(tmp_path / folder, "X_1.dat", len(folder), 2.0)
+        write(tmp_path / folder, "Y_1.dat", 1.0)
+    absolute = str(tmp_path / "new/train")
+    for where, ids in ((absolute, ["train/1", "test/1"]), ("./old/train", ["train/1", "test/1"])):
+        found = read(Path("survey"), splits={"train": where, "test": "test"})
+        assert found.ids.tolist() == ids
+        assert found.splits is not None and found.splits.tolist() == ["train", "test"]
+        assert found.values[0, 0] == 9
+    # folders of one name go by their splits
+    found = read(
+        Path("survey"), splits={"train": "./old/train", "validation": "../" + str(tmp_path.name) + "/new/train"}
+    )
+    assert found.ids.tolist() == ["train/1", "validation/1"]
+    assert "../gone missing" in refused(Path("survey"), splits={"train": "../gone"})

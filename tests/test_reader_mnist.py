@@ -123,3 +123,26 @@ def test_missing_files_are_named(survey: Path) -> None:
     (survey / IMAGES).unlink()
     assert f"{survey}: {IMAGES} missing; expected" in refused(survey)
     assert "kmnist-images-idx3-ubyte, kmnist-labels-idx1-ubyte missing" in refused(survey, files={"test": "kmnist"})
+
+
+def test_rows_without_a_drawing_are_left_out(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    drawn = generator.integers(0, 256, (40, 7, 3), dtype=np.uint8)
+    drawn[generator.random((40, 7)) < 0.6] = 0
+    drawn[0] = 0
+    for prefix in ("train", "t10k"):
+        header = struct.pack(">IIII", 2051, *drawn.shape)
+        (tmp_path / f"{prefix}-images-idx3-ubyte").write_bytes(header + drawn.tobytes())
+        (tmp_path / f"{prefix}-labels-idx1-ubyte").write_bytes(labels(len(drawn)))
+    reader = opened(tmp_path, blank_rows="trim")
+    found = joined([reader.read(part) for part in reader.parts(500)])
+    assert len(found.ids) == 80
+    lengths = set()
+    for index, image in enumerate([*drawn, *drawn]):
+        rows = slice(found.offsets[index], found.offsets[index + 1])
+        inked = np.flatnonzero(image.any(axis=1)).tolist() or [0]
+        np.testing.assert_array_equal(found.values[rows], image[inked[0] : inked[-1] + 1])
+        np.testing.assert_array_equal(found.time[rows], np.arange(inked[0], inked[-1] + 1))
+        np.testing.assert_array_equal(found.row_numbers[rows], found.time[rows])
+        lengths.add(rows.stop - rows.start)
+    assert lengths == set(range(1, 8))

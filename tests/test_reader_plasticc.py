@@ -5,11 +5,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from workflows import CHECKOUT
 
+from jaxrnn import config, describe, ingest, plan, shards, splits
 from jaxrnn.errors import JaxrnnError
+from jaxrnn.ranks import Ranks
 from jaxrnn.readers import RowReader, open_reader
+from jaxrnn.results import Results
 
-FULL = "training_set_metadata_full.csv"
+FULL, METADATA = "training_set_metadata_full.csv", "training_set_metadata_10obj.csv"
 
 
 def opened(path: Path, **options: object) -> RowReader:
@@ -79,3 +83,24 @@ def test_a_folder_without_observations_is_refused(tmp_path: Path) -> None:
     (tmp_path / "test_set_metadata.csv").write_text("object_id,ra\n13,1.0\n")
     with pytest.raises(JaxrnnError, match="no file of observations"):
         opened(tmp_path)
+
+
+@pytest.mark.data
+def test_the_networks_of_the_experiment_fit_the_real_objects(tmp_path: Path, data_folder: Path) -> None:
+    experiment = config.load(CHECKOUT / "config" / "lsst_hybrid.yaml")
+    for name, source in (("training_set.csv", "training_set_10obj.csv"), ("training_set_metadata.csv", METADATA)):
+        (tmp_path / name).symlink_to(data_folder / "plasticc" / source)
+    at = Results(tmp_path / "results")
+    dataset = at.dataset(plan.dataset_key(experiment))
+    counts = ingest.ingest(experiment.data, tmp_path, dataset, Ranks(), lambda done, total: None)["counts"]
+    assert (counts["objects_in"], counts["objects_out"]) == (10, 10)
+    lengths = np.concatenate([shards.read(path).lengths for path in splits.shard_paths(dataset)])
+    assert lengths.max() == 36 and len(lengths) == 10
+    inputs = describe.inputs_of(experiment, at, classes=14)
+    # three times, of which a flux and its error in each passband, and which passbands a night has
+    assert inputs.features == 2 + 3 * 6
+    hybrid, *plain = describe.networks(experiment, inputs)
+    layers = [row.kind for row in hybrid.rows]
+    assert layers.count("simple") == 3 and layers.count("dropout") == 2 and layers.count("conv") == 1
+    assert [row.gives for row in hybrid.rows if row.kind == "flatten"] == [f"[batch, {18 * 64}]"]
+    assert [network.rows[2].kind for network in plain] == ["simple", "lstm", "gru"]

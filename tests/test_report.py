@@ -27,7 +27,8 @@ CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 FIGURES = ("class_counts", "sequence_lengths", "grid_scores", "learning_curves", "confusion_matrix_validation",
-           "confusion_matrix_test", "class_scores")  # fmt: skip
+           "confusion_matrix_test", "class_scores", "score_curves_validation_training_learning_rate",
+           "score_curves_test_training_learning_rate")  # fmt: skip
 SCORES = ("accuracy", "macro_f1", "macro_auc", "log_loss", "plasticc_log_loss")
 CLASSES = ("AGN", "RR Lyrae", "SN Ia", "SN II", "Cepheid")
 HOSTILE = (
@@ -698,6 +699,43 @@ def test_values_of_yaml_are_told_apart(tmp_path: Path) -> None:
     assert sum("chosen" in row[0][0] for row in page.tables["grid"]) == 1
 
 
+def words_in(made: Made, figure: str) -> list[str]:
+    svg = ElementTree.fromstring((made.folder / "figures" / f"{figure}.svg").read_text(encoding="utf-8"))
+    return ["".join(element.itertext()) for element in svg.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_scores_are_drawn_against_keys_of_numbers(tmp_path: Path) -> None:
+    grid = {"training.sequences": [10, 100, 1000], "model.cell": ["gru", "lstm"]}
+    made = make(tmp_path, grid=grid, metric="accuracy")
+    html = made.write().read_text(encoding="utf-8")
+    found = {file.stem for file in (made.folder / "figures").glob("score_curves*.svg")}
+    assert found == {f"score_curves_{split}_training_sequences" for split in ("validation", "test")}
+    for split in ("validation", "test"):
+        words = words_in(made, f"score_curves_{split}_training_sequences")
+        assert {"10", "100", "1000", "gru", "lstm", f"{split} accuracy"} <= set(words)
+        assert "training.sequences (logarithmic)" in words
+    # who chooses does not see the test scores
+    test = html.index('id="figure-score_curves_test_training_sequences"')
+    assert html.index("<summary>Test scores of every grid point") < test < html.index('<section id="training"')
+    assert html.index('id="figure-score_curves_validation_training_sequences"') < html.index("<summary>Test scores of")
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {"model.units": [8, 16]},
+        {"model.cell": ["simple", "gru", "lstm"]},
+        {"training.gradient_clip": [None, 1, 2]},
+        {"model.units": [8, 16, 32], "training.learning_rate": [1, 2, 3, 4, 5, 6], "loss.gamma": [0, 1]},
+    ],
+    ids=["two values", "words", "null", "too many lines"],
+)
+def test_no_curve_is_drawn_of_what_makes_none(tmp_path: Path, grid: dict[str, list[Any]]) -> None:
+    made = make(tmp_path, grid=grid, seeds=2)
+    made.write()
+    assert not list((made.folder / "figures").glob("score_curves*"))
+
+
 def test_scores_that_are_all_one_have_a_frame(copied: Made) -> None:
     def equal(rows: list[dict[str, str]]) -> None:
         for row in rows:
@@ -706,9 +744,9 @@ def test_scores_that_are_all_one_have_a_frame(copied: Made) -> None:
     for name in ("training_results.csv", "grid_results.csv"):
         edit(copied.folder / name, equal)
     copied.write()
-    svg = ElementTree.fromstring((copied.folder / "figures" / "grid_scores.svg").read_text(encoding="utf-8"))
-    words = ["".join(element.itertext()) for element in svg.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"0.96", "1.00"} <= set(words) and "1.02" not in words
+    for figure in ("grid_scores", "score_curves_validation_training_learning_rate"):
+        words = words_in(copied, figure)
+        assert {"0.96", "1.00"} <= set(words) and "1.02" not in words
 
 
 @pytest.mark.parametrize(

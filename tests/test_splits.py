@@ -528,3 +528,77 @@ def test_shards_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Monke
     splits.split(experiment(), dataset, tmp_path)
     assert len(alive) >= 12
     assert most <= 2, "the one before is let go as the next one is read"
+
+
+# Fewer sequences to train on
+
+
+def with_sequences(of: Experiment, *counts: int | None) -> Experiment:
+    return of.model_copy(update={"grid": {"training.sequences": counts}})
+
+
+@pytest.mark.parametrize("folds", [None, "k_fold", "random"])
+def test_fewer_sequences_keep_the_shares_of_classes_and_are_parts_of_more(tmp_path: Path, folds: str | None) -> None:
+    entries, counts = content(), (3, 4, 17, 40, 59, None)
+    settings: dict[str, Any] = {"folds": 3, "fold_kind": folds} if folds else {}
+    of = with_sequences(experiment(**settings), *counts)
+    table = made(tmp_path, entries, of)
+    names = table["class"].to_numpy()
+    for fold in range(3) if folds else [None]:
+        whole = splits.assigned(table, fold) == "train"
+        before = np.zeros(len(table), dtype=bool)
+        for count in counts:
+            used = splits.trained_on(table, fold, count, seed=1)
+            assert used.sum() == (count or whole.sum())
+            assert not (before & ~used).any() and not (used & ~whole).any()
+            for name in np.unique(names):
+                share = (names[whole] == name).mean() * used.sum()
+                assert abs((names[used] == name).sum() - share) < 1.5
+                assert (names[used] == name).any()
+            statistics = splits.read_statistics(tmp_path, fold, count)
+            assert statistics.class_counts.tolist() == [(names[used] == name).sum() for name in "abc"]
+            # normalised by what is trained on alone
+            alone = table.assign(split=np.where(used, "train", "surplus"))
+            check_statistics(statistics, *rows_of(entries, alone))
+            corpus = batches.Corpus(tmp_path / "dataset", table, statistics, fold, seed=1)
+            assert corpus.part("train").ids.tolist() == table["id"][used].tolist()
+            assert corpus.part("test").ids.tolist() == table["id"][splits.assigned(table, fold) == "test"].tolist()
+            before = used
+    others = splits.trained_on(table, fold, 40, seed=2)
+    assert others.sum() == 40 and (others != splits.trained_on(table, fold, 40, seed=1)).any()
+
+
+@pytest.mark.parametrize(
+    ("count", "refusal"),
+    [
+        (106, "training.sequences: 106, and the training split has 105; use at most so many, or `null` for all"),
+        (2, "training.sequences: 2, and there are 3 classes; use one of each at least"),
+    ],
+)
+def test_more_sequences_than_there_are_and_fewer_than_classes_are_refused(
+    tmp_path: Path, count: int, refusal: str
+) -> None:
+    with pytest.raises(JaxrnnError) as caught:
+        made(tmp_path, content(), with_sequences(experiment(), 40, count))
+    assert str(caught.value) == refusal
+
+
+def test_statistics_of_other_numbers_of_sequences_are_not_taken(tmp_path: Path) -> None:
+    made(tmp_path, content(), with_sequences(experiment(), 40))
+    for count in (None, 41):
+        with pytest.raises(JaxrnnError, match=r"made with other .* `training.sequences` than this job has"):
+            splits.read_statistics(tmp_path, None, count)
+
+
+def test_objects_that_are_left_out_are_in_no_split(tmp_path: Path) -> None:
+    entries = content()
+    names = [entries[0].ids[3], entries[2].ids[0]]
+    of = experiment(leave_out=names)
+    dataset = write_dataset(tmp_path / "dataset", entries)
+    assert "`split.leave_out` leaves out 2 objects" in splits.split(of, dataset, tmp_path)
+    table = splits.read_splits(tmp_path)
+    assert table["id"][table["split"] == splits.EXCLUDED].tolist() == names
+    check_statistics(splits.read_statistics(tmp_path), *rows_of(entries, table))
+    with pytest.raises(JaxrnnError, match=r"split.leave_out: there is no object 'nobody'.*; the ids stand in"):
+        splits.split(experiment(leave_out=["nobody"]), dataset, tmp_path)
+    assert experiment(leave_out=[7]).split.leave_out == ("7",)

@@ -17,7 +17,8 @@ from jaxrnn.readers import SPLITS, Column, Options, Part, SequenceReader, Sequen
 class DatOptions(Options):
     splits: dict[Literal["train", "validation", "test"], str] | None = Field(
         default=None,
-        description="Sub-folder of each split, `{train: Train, test: Test}`. Left out: those called train, validation "
+        description="Sub-folder of each split, `{train: Train, test: Test}`; one that begins with `./`, `../` or `/` "
+        "lies elsewhere, seen from the folder where the command is called. Left out: those called train, validation "
         "and test, in any case; without any, the files lie in the folder itself, and there are no splits.",
     )
     dtype: Literal["<f8", ">f8", "<f4", ">f4", "<i4", ">i4", "<i2", ">i2"] = Field(
@@ -53,6 +54,10 @@ data:
     def __init__(self, path: Path, options: DatOptions) -> None:
         self._path, self._options = path, options
         self._folders = self._find_folders()
+        names = [folder.name for folder in self._folders.values()]
+        # folders that lie apart may have one name
+        own = len(set(names)) == len(names)
+        self._shown = {split: folder.name if own else split for split, folder in self._folders.items()}
         # [(split, name)] -> bytes of X and of Y, None where there is none
         self._objects: dict[tuple[str, str], dict[str, int]] = {}
         for split, folder in self._folders.items():
@@ -65,7 +70,10 @@ data:
         if not self._path.is_dir():
             raise JaxrnnError(f"{self._path}: is no folder; the reader 'dat' expects a folder of X_1.dat, Y_1.dat, ...")
         if self._options.splits is not None:
-            folders = {split: self._path / name for split, name in self._options.splits.items()}
+            folders = {
+                split: Path(name) if name.startswith(("./", "../", "/")) else self._path / name
+                for split, name in self._options.splits.items()
+            }
             for split, folder in folders.items():
                 if not folder.is_dir():
                     raise JaxrnnError(f"data.options.splits.{split}: {folder} missing; expected a folder of .dat files")
@@ -132,7 +140,7 @@ data:
         values = self._numbers(held["X"]) if "X" in held else np.zeros(0)
         label = self._label(held["Y"]) if "Y" in held else ""
         return Sequences(
-            ids=np.array([f"{folder.name}/{name}" if split else name]),
+            ids=np.array([f"{self._shown[split]}/{name}" if split else name]),
             labels=np.array([label]),
             offsets=np.array([0, len(values)]),
             time=self._options.sampling_step * np.arange(len(values)),

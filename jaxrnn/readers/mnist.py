@@ -31,6 +31,11 @@ class MnistOptions(Options):
         description="How the names of each split's files begin: `train` stands for `train-images-idx3-ubyte` and "
         "`train-labels-idx1-ubyte`, with or without `.gz`.",
     )
+    blank_rows: Literal["keep", "trim"] = Field(
+        default="keep",
+        description="`trim` leaves out the rows above and below what is drawn, where every pixel is 0, so that "
+        "sequences have unequal lengths; an image without a drawing keeps its first row.",
+    )
 
 
 class MnistReader(SequenceReader):
@@ -48,6 +53,7 @@ data:
 """
 
     def __init__(self, path: Path, options: MnistOptions) -> None:
+        self._blank_rows = options.blank_rows
         self._pairs = {
             split: tuple(_found(path, f"{options.files[split]}-{kind}-idx{axes}-ubyte") for kind, axes in KINDS.items())
             for split in SPLITS
@@ -101,15 +107,16 @@ data:
         images_file, labels_file = part.files
         images = self._values(images_file, self._shapes[split])[part.start : part.stop]
         labels = _values(labels_file, self._shapes[split][:1])[part.start : part.stop]
-        objects, rows, columns = images.shape
-        steps = np.tile(np.arange(rows), objects)
+        objects = len(images)
+        kept = _drawn(images) if self._blank_rows == "trim" else np.ones(images.shape[:2], dtype=bool)
+        steps = np.argwhere(kept)[:, 1]
         return Sequences(
             ids=np.array([f"{split}-{index:06d}" for index in range(part.start, part.stop)]),
             labels=labels.astype(str),
-            offsets=rows * np.arange(objects + 1),
+            offsets=np.concatenate([[0], np.cumsum(kept.sum(axis=1))]),
             time=steps.astype(np.float64),
-            values=images.reshape(objects * rows, columns).astype(np.float64),
-            passband=np.zeros(objects * rows, dtype=np.int64),
+            values=images[kept].astype(np.float64),
+            passband=np.zeros(len(steps), dtype=np.int64),
             metadata=np.zeros((objects, 0)),
             row_numbers=steps,
             files=(str(images_file),),
@@ -123,6 +130,13 @@ data:
             self._unzipped = None
             self._unzipped = (file, _values(file, shape))
         return self._unzipped[1]
+
+
+def _drawn(images: np.ndarray) -> np.ndarray:
+    """Returns which rows [image, row] lie between the first and the last with a pixel that is not 0, inclusive."""
+    inked = np.any(images != 0, axis=2)
+    inked[~np.any(inked, axis=1), :1] = True
+    return np.maximum.accumulate(inked, axis=1) & np.flip(np.maximum.accumulate(np.flip(inked, axis=1), axis=1), axis=1)
 
 
 def _found(folder: Path, name: str) -> Path:

@@ -35,6 +35,7 @@ from jaxrnn.results import DIVERGED, HISTORY_COLUMNS, read_json, write_text, wri
 from jaxrnn.splits import EXCLUDED, POOL
 
 FEW_OBJECTS = 10  # in the test split: fewer say little about a class
+FEWEST_VALUES = 3  # of a grid key that scores are drawn against
 LARGE_GAP = 0.05  # of accuracy between training and validation
 MANY_REJECTED = 0.01  # share of objects
 HISTORY = ("trial", *HISTORY_COLUMNS)
@@ -50,8 +51,9 @@ def write(experiment_folder: Path, dataset_folder: Path) -> Path:
     Raises JaxrnnError for an input that is missing or broken, with the command that makes it.
     """
     inputs = _read(experiment_folder, dataset_folder)
-    drawn = {figure.name: figure for figure in _figures(inputs)}
-    page = _page(inputs, drawn)
+    curves = _score_curves(inputs)
+    drawn = {figure.name: figure for figure in _figures(inputs, curves)}
+    page = _page(inputs, drawn, curves)
     with written_whole(experiment_folder / "figures") as folder:
         folder.mkdir()
         for figure in drawn.values():
@@ -1027,7 +1029,31 @@ def _from_here(path: Path) -> str:
 # The page
 
 
-def _figures(inputs: Inputs) -> list[Figure]:
+def _score_curves(inputs: Inputs) -> list[tuple[str, str, Figure]]:
+    """Returns key, split and figure of each grid key whose values are numbers, at least `FEWEST_VALUES`; none of a key
+    beside which the other keys have more settings than a figure has lines."""
+    found = []
+    for key in inputs.varied:
+        tried = inputs.config["grid"][key]
+        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in tried)
+        others = [other for other in inputs.varied if other != key]
+        settings = {tuple(row[other] for other in others) for row in inputs.grid}
+        if not numbers or len(tried) < FEWEST_VALUES or len(settings) > len(figures.SERIES_TOKENS):
+            continue
+        for split, prefix in (("validation", ""), ("test", "test_")):
+            points = [
+                {
+                    "at": float(row[key]),
+                    "series": " · ".join(_value(row[other]) for other in others),
+                    **{part: row[f"{prefix}{inputs.metric}_{part}"] for part in ("mean", "low", "high")},
+                }
+                for row in inputs.grid
+            ]
+            found.append((key, split, figures.score_curves(points, inputs.metric, key, split)))
+    return found
+
+
+def _figures(inputs: Inputs, curves: Sequence[tuple[str, str, Figure]]) -> list[Figure]:
     histogram = inputs.manifest["length_histogram"]
     seeds = [(inputs.label(row), row[inputs.metric]) for row in inputs.trials]
     test = inputs.best["test"]
@@ -1041,6 +1067,7 @@ def _figures(inputs: Inputs) -> list[Figure]:
         figures.class_counts(_class_counts(inputs)),
         figures.sequence_lengths(histogram["edges"], histogram["counts"]),
         figures.grid_scores(inputs.points(), seeds, inputs.metric, inputs.varied),
+        *(figure for _, _, figure in curves),
         figures.learning_curves(
             inputs.history, str(inputs.chosen["trial"]), int(inputs.chosen["best_epoch"]), inputs.metric
         ),
@@ -1064,7 +1091,7 @@ def _with_keys(text: str) -> Markup:
     return Markup(re.sub(r"`([\w.: -]+)`", r"<code>\1</code>", str(escape(_printable(text)))))
 
 
-def _page(inputs: Inputs, drawn: dict[str, Figure]) -> str:
+def _page(inputs: Inputs, drawn: dict[str, Figure], curves: Sequence[tuple[str, str, Figure]]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -1084,6 +1111,7 @@ def _page(inputs: Inputs, drawn: dict[str, Figure]) -> str:
         verdict=_verdict(inputs),
         data=_data(inputs),
         search=_search(inputs),
+        curves=[{"key": key, "split": split, "name": figure.name} for key, split, figure in curves],
         training=_training(inputs),
         early=_early(inputs),
         attended=len(inputs.attention),

@@ -51,6 +51,8 @@ FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
 LONGEST_LABEL = 28  # characters
 MOST_ROWS = 40  # grid points drawn
 MOST_BLOCKS = 45  # of steps, along one side of a map of attention
+SERIES_TOKENS = ("first", "second", "third", "fourth", "fifth")  # of lines against a grid axis: no more are drawn
+SERIES_DASHES = ([], [6, 3], [2, 3], [8, 3, 2, 3], [4, 4])
 MOST_PIXELS = 60e6  # of a PNG
 MOST_POINTS = 20_000  # of all pale curves of a panel together
 # A passband's colour and, for those who can't see it, its shape: 42 different pairs.
@@ -288,6 +290,61 @@ def grid_scores(
         chart,
         f"{cut}Diamond: mean; bar: its 95 % interval; ring: one seed.",
         *([rows_are] if rows_are else []),
+    )
+
+
+def score_curves(points: Sequence[Mapping[str, Any]], metric: str, key: str, split: str) -> Figure:
+    """Draws the validation or test score (`split`) against a grid key of numbers: means over seeds, with intervals.
+
+    points: at (the key's value), series (what the other keys are, "" where there are none), mean, low, high; of at most
+    as many series as there are `SERIES_TOKENS`.
+    """
+    series = list(dict.fromkeys(point["series"] for point in points))
+    name_of = dict(zip(series, labels(series), strict=True))
+    rows = [
+        {
+            "at": float(point["at"]),
+            "series": name_of[point["series"]],
+            **{part: _finite(point[part]) for part in ("mean", "low", "high")},
+        }
+        for point in points
+    ]
+    values = sorted({row["at"] for row in rows})
+    logarithmic = values[0] > 0 and values[-1] > 20 * values[0]
+    x = alt.X(
+        "at:Q",
+        title=f"{key} (logarithmic)" if logarithmic else key,
+        scale=alt.Scale(type="log", nice=False, padding=12) if logarithmic else alt.Scale(zero=False, padding=12),
+        axis=alt.Axis(values=values, format="~r", grid=False),
+    )
+    ends = [row[part] for row in rows for part in ("mean", "low", "high") if row[part] is not None]
+    # where all scores are one, a frame of no height would have no ticks
+    same = bool(ends) and max(ends) - min(ends) < 1e-6
+    most = np.inf if metric in LOWER_IS_BETTER else 1.0
+    domain = [max(ends[0] - 0.05, 0.0), min(ends[0] + 0.05, most)] if same else alt.Undefined
+    scale = alt.Scale(zero=False, domain=domain)
+    shown = list(name_of.values())
+    legend = None if len(series) == 1 else alt.Legend(title=None, orient="top", direction="vertical", symbolOpacity=1)
+    colour = alt.Color("series:N", scale=_colours(shown, SERIES_TOKENS[: len(shown)]), legend=legend)
+    dashes = alt.Scale(type="ordinal", domain=shown, range=[*SERIES_DASHES[: len(shown)]])
+
+    def y(field: str) -> alt.Y:
+        return alt.Y(f"{field}:Q", title=f"{split} {SCORES[metric]}", scale=scale, axis=alt.Axis(tickCount=6))
+
+    base = alt.Chart(_rows(rows)).encode(x=x, color=colour)
+    known = base.transform_filter("isValid(datum.mean)")
+    lines = known.mark_line().encode(y=y("mean"), strokeDash=alt.StrokeDash("series:N", scale=dashes, legend=None))
+    bars = base.transform_filter("isValid(datum.low) && isValid(datum.high)").mark_rule(strokeWidth=3, opacity=0.35)
+    dots = known.mark_point(filled=True, size=50, opacity=1).encode(y=y("mean"))
+    chart = alt.layer(bars.encode(y=y("low"), y2="high:Q"), lines, dots).properties(width=500, height=240)
+    others = f", for {len(series)} settings of the other keys" if len(series) > 1 else ""
+    return _drawn(
+        f"score_curves_{split}_{key.replace('.', '_')}",
+        f"{split.capitalize()} {SCORES[metric]} against {key}",
+        f"{split.capitalize()} {SCORES[metric]} against {key} from {values[0]:g} to {values[-1]:g}, mean over seeds "
+        f"with its 95 % interval{others}. The table below holds the numbers.",
+        chart,
+        "Dot: mean; bar: its 95 % interval.",
     )
 
 

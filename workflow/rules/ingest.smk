@@ -71,6 +71,7 @@ rule split:
                 jaxrnn.plan.learnt_task(values["task"]),
                 values["data"]["features"],
                 jaxrnn.plan.split_seed(values),
+                jaxrnn.plan.sequences_used(values),
             ]
         ),
     message:
