@@ -24,11 +24,14 @@ from jaxrnn.errors import JaxrnnError
 from jaxrnn.shards import Shard
 from jaxrnn.splits import Statistics
 
+PLAIN = Task()  # a label an object
+
 
 class Bucket(NamedTuple):
     """Sequences of similar length: features [row, step, feature] float32 (0 beyond the length), lengths [row] int32,
     metadata [row, column] float32, labels [row] int32, or [row, step] where steps have labels, or [row, position] of
-    label sequences (-1 where there is none), keys [row] uint32 (the objects' `object_keys`). Rows of length 0 are filling, stand last and count nowhere."""
+    label sequences (-1 where there is none), keys [row] uint32 (the objects' `object_keys`). Rows of length 0 are
+    filling, stand last and count nowhere."""
 
     features: np.ndarray
     lengths: np.ndarray
@@ -60,9 +63,10 @@ class Examples:
 class Part:
     """The sequences of some splits: what is known of each in advance, and how the rest is read, shard by shard.
 
-    ids, splits, lengths: [sequence], one shard's after another's. labels: [sequence] class indices, [sequence, position]
-    of label sequences or, where steps have labels, [step] (-1 where there is none). starts: [shard + 1], the first sequence of each. features, metadata:
-    numbers of columns. read: from a shard's place in `starts` to its sequences.
+    ids, splits, lengths: [sequence], one shard's after another's. labels: [sequence] class indices, [sequence,
+    position] of label sequences or, where steps have labels, [step] (-1 where there is none). starts: [shard + 1], the
+    first sequence of each. features, metadata: numbers of columns. read: from a shard's place in `starts` to its
+    sequences.
     """
 
     ids: np.ndarray
@@ -110,7 +114,7 @@ class Corpus:
         statistics: Statistics,
         fold: int | None = None,
         *,
-        task: Task = Task(),
+        task: Task = PLAIN,
     ) -> None:
         """table: `splits.csv`, whose rows stand in the shards' order. Reads of the shards what is known of each
         sequence alone, and step labels where the task is of steps; raises JaxrnnError where they hold other objects

@@ -315,7 +315,7 @@ def train(
 def aggregate(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
     """Writes the tables; chooses the best trial by validation."""
     from jaxrnn import aggregate as aggregate_module
-    from jaxrnn.config import load
+    from jaxrnn.config import ERROR_RATES, load
     from jaxrnn.results import Results
 
     best = aggregate_module.aggregate(load(config), Results(results))
@@ -324,7 +324,8 @@ def aggregate(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
         value, low, high = best["test"][name].values()
         return f"{name.replace('_', ' ')} {value:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None else "")
 
-    shown = ", ".join(shown_score(name) for name in ("macro_auc", "macro_f1", "accuracy"))
+    told = ("macro_auc", "macro_f1", "accuracy", *ERROR_RATES)
+    shown = ", ".join(shown_score(name) for name in told if name in best["test"])
     say(f"chosen by validation {best['metric']}: {best['trial']}; on test {shown}")
 
 

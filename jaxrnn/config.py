@@ -474,9 +474,10 @@ class Task(Section):
         description="What gets a label. `sequence`: each object. `prefix`: each object, predicted anew after every "
         "step from what was observed until then, for objects that are classified while they are observed; pooling runs "
         "along the sequence, and scores are those after the last step, with curves for fewer. `step`: each step, by "
-        "the survey's step labels; `exclude` names labels whose steps train nothing and count nowhere. `label_sequence`: "
-        "each object has several labels in an order, of which nobody says where they begin (digits of a line, phases of "
-        "an outburst); needs `loss.kind: ctc`, and `exclude` leaves out objects with such a label whole.",
+        "the survey's step labels; `exclude` names labels whose steps train nothing and count nowhere. "
+        "`label_sequence`: each object has several labels in an order, of which nobody says where they begin (digits "
+        "of a line, phases of an outburst); needs `loss.kind: ctc`, and `exclude` leaves out objects with such a label "
+        "whole.",
     )
     separator: str = Field(
         default=" ",
@@ -882,7 +883,8 @@ class Model(Section):
 
         output: `sequence` for one vector a sequence, `prefix` for a vector a step that stands for the sequence up to
         there (the family's pooling becomes its running form), `step` and `label_sequence` for a vector a step without
-        pooling. A list of one's own is returned as it is. metadata: how many columns there are; a family leaves out what joins none.
+        pooling. A list of one's own is returned as it is. metadata: how many columns there are; a family leaves out
+        what joins none.
         """
         if self.layers is not None:
             return self.layers
@@ -987,8 +989,8 @@ class Augmentation(Section):
     )
     drop_observations: Annotated[Number, Field(ge=0, lt=1)] = Field(
         default=0.0,
-        description="Probability that a step is left out; at least one stays. A sequence that becomes too short for its "
-        "labels (`task.kind: label_sequence`) trains nothing in that epoch.",
+        description="Probability that a step is left out; at least one stays. A sequence that becomes too short for "
+        "its labels (`task.kind: label_sequence`) trains nothing in that epoch.",
     )
     drop_passbands: Annotated[Number, Field(ge=0, lt=1)] = Field(
         default=0.0,

@@ -85,7 +85,10 @@ def inputs_of(experiment: Experiment, at: Results, classes: int | None = None) -
 
         manifest = results.read_json(folder / "manifest.json", "jaxrnn ingest")
         if classes is None:
-            classes = len(splits.class_labels(experiment.task, np.array(list(manifest["labels"]))))
+            labels = manifest["labels"]
+            if experiment.task.kind == "label_sequence":
+                labels = {label for text in labels for label in experiment.task.labels_of(text)}
+            classes = len(splits.class_labels(experiment.task, np.array(list(labels))))
         longest = max(int(shards.read(path, steps=False).lengths.max(initial=0)) for path in splits.shard_paths(folder))
         return Inputs(len(manifest["features"]), len(manifest["metadata"]), classes, longest)
     if classes is None and experiment.task.classes is not None:

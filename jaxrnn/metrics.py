@@ -6,7 +6,7 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics as sk
 
-from jaxrnn.config import Task
+from jaxrnn.config import ERROR_RATES, Task
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -58,6 +58,8 @@ def score_names(classes: tuple[str, ...], task: Task = PLAIN) -> list[str]:
 
 def overall(task: Task) -> list[str]:
     """Returns the names of the scores that are of no one class, as far as the task defines them."""
+    if task.kind == "label_sequence":
+        return ["log_loss", *ERROR_RATES]
     names = ["log_loss", "accuracy", "macro_f1", "macro_auc", "plasticc_log_loss"]
     return names if task.target is None else [*names, "figure_of_merit"]
 

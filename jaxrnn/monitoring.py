@@ -84,8 +84,8 @@ def spelling_scores(
 ) -> Scores:
     """Returns the scores of label sequences over the valid objects, from their losses -log p and edit distances."""
     loss = jnp.where(valid, losses, 0).sum() / valid.sum()
-    nothing = dict.fromkeys(Scores._fields, jnp.float32(jnp.nan))
-    return Scores(**nothing)._replace(
+    nothing = Scores(*[jnp.float32(jnp.nan)] * len(Scores._fields))
+    return nothing._replace(
         loss=loss,
         log_loss=loss,
         label_error_rate=ctc.label_error_rate(distances.astype(jnp.int32), label_lengths, valid),

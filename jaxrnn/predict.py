@@ -36,8 +36,8 @@ def probabilities(
     """Returns the class probabilities [place, class] float32 of each of the networks with these parameters.
 
     A place is an object or, where `kind` (`task.kind`) predicts at every step, a step of the output: all of an object's
-    in order. outputs: how many output units they have; one is that of two classes. Objects of more than `most_bytes`, padded, are
-    read and predicted in windows of a quarter of that.
+    in order. outputs: how many output units they have; one is that of two classes. Objects of more than `most_bytes`,
+    padded, are read and predicted in windows of a quarter of that.
     """
     made = blueprint.of(model, kind, part.features, part.metadata, outputs)
     made.check_length(int(part.lengths.max(initial=0)))

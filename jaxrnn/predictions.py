@@ -2,12 +2,12 @@
 computed.
 
 Layout (version 3): for each split a group with `ids` [object] UTF-8 bytes, `lengths` [object] int64 (steps), `places`
-[object] int64, `labels` int32 class indices and `probabilities` [trial, place, class] float32. A place is an object or,
-where every step is predicted (attribute `kind`: `prefix` or `step`), a step, or, of label sequences (`label_sequence`),
-a step of the output, of which there are fewer where the network has strides: those of an object stand together, in
-their order. Labels are [object], [step] (-1 where there is none) where steps have labels, or [object, position] of label
-sequences (-1 beyond them), whose last column of probabilities is the blank. Attributes `trials` and `classes` name the
-axes.
+[object] int64 (how many it has), `labels` int32 class indices and `probabilities` [trial, place, class] float32. A
+place is an object or, where every step is predicted (attribute `kind`: `prefix` or `step`), a step, or, of label
+sequences (`label_sequence`), a step of the output, of which there are fewer where the network has strides: those of an
+object stand together, in their order. Labels are [object], [step] (-1 where there is none) where steps have labels, or
+[object, position] of label sequences (-1 beyond them), whose last column of probabilities is the blank. Attributes
+`trials` and `classes` name the axes.
 """
 
 from dataclasses import dataclass
@@ -98,5 +98,5 @@ def _split(group: Any, kind: str, trials: list[str]) -> Predictions:
     stacked = group["probabilities"][()]
     ids = np.array([name.decode() for name in group["ids"][()]], dtype=str)
     probabilities = dict(zip(trials, stacked, strict=True))
-    columns = (group[name][()] for name in ("labels", "lengths", "places"))
-    return Predictions(kind, ids, *columns, probabilities)
+    labels, lengths, places = (group[name][()] for name in ("labels", "lengths", "places"))
+    return Predictions(kind, ids, labels, lengths, places, probabilities)

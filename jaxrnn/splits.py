@@ -5,7 +5,7 @@ in memory are some hundred bytes an object, never the steps.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
@@ -117,12 +117,12 @@ class Histogram:
 class Statistics:
     """What training and prediction need to know of the training split.
 
-    classes: names in index order. class_counts: [class], training objects (steps, where each step has a label; labels, of label sequences). labels:
-    the class of each of the survey's labels, but for those that are excluded. feature_mean, feature_deviation: what is
-    subtracted from each feature and what it is divided by, as `data.features` says; 0 and 1 where nothing is.
-    sequence_features: indices of the features that are normalised by each sequence's own mean and deviation.
-    settings_digest: stands for what in the experiment file decides classes, splits and normalisation. data_digest:
-    stands for the dataset's content and the splits; trials of other data never match.
+    classes: names in index order. class_counts: [class], training objects (steps, where each step has a label; labels,
+    of label sequences). labels: the class of each of the survey's labels, but for those that are excluded.
+    feature_mean, feature_deviation: what is subtracted from each feature and what it is divided by, as `data.features`
+    says; 0 and 1 where nothing is. sequence_features: indices of the features that are normalised by each sequence's
+    own mean and deviation. settings_digest: stands for what in the experiment file decides classes, splits and
+    normalisation. data_digest: stands for the dataset's content and the splits; trials of other data never match.
     """
 
     classes: tuple[str, ...]
@@ -343,9 +343,7 @@ def check_classes(experiment: Experiment, classes: Sequence[str]) -> None:
             raise JaxrnnError(f"task.{key}: {unknown}")
 
 
-def label_sequences(
-    task: Task, texts: Sequence[str], class_name: dict[str, str], classes: Sequence[str]
-) -> np.ndarray:
+def label_sequences(task: Task, texts: Iterable[str], class_name: dict[str, str], classes: Sequence[str]) -> np.ndarray:
     """Returns the class indices [object, position] int32 of each object's labels, -1 beyond them, and throughout where
     one of them is of no class.
 
@@ -378,8 +376,8 @@ def check_spelling(ids: np.ndarray, lengths: np.ndarray, labels: np.ndarray, net
     remedy = f"use a smaller stride in {listed(shortening)}" if shortening else "see `data.cuts` and `data.steps`"
     raise JaxrnnError(
         f"task.kind: object {ids[worst]}{others} has {lengths[worst]} steps{kept}, and its "
-        f"{(labels[worst] >= 0).sum()} labels need at least {needed[worst]}{blanks}; {remedy}, or leave such objects out "
-        "of the survey"
+        f"{(labels[worst] >= 0).sum()} labels need at least {needed[worst]}{blanks}; {remedy}, or leave such objects "
+        "out of the survey"
     )
 
 
@@ -513,9 +511,9 @@ class _Known:
 
 @dataclass(frozen=True)
 class _Labelled:
-    """What has a label: each object, each step, or each place of a label sequence. owner: [label], the object it belongs
-    to. labels: [label] str. names: [label] str, its class, "" where it is excluded. each: the class of objects that
-    have several, one of `STEPS` and `LABELS`; "" where each has one."""
+    """What has a label: each object, each step, or each place of a label sequence. owner: [label], the object that it
+    belongs to. labels: [label] str. names: [label] str, its class, "" where it is excluded. each: the class of objects
+    that have several, one of `STEPS` and `LABELS`; "" where each has one."""
 
     owner: np.ndarray
     labels: np.ndarray
@@ -537,8 +535,9 @@ class _Labelled:
         for name, text, labels in zip(known.ids, known.labels, parts, strict=True):
             if "" in labels or not labels:
                 raise JaxrnnError(
-                    f"task.separator: object {name} has the label {text!r}, in which {task.separator!r} leaves an empty "
-                    "label; expected labels with one separator between them; mend the survey, or name another separator"
+                    f"task.separator: object {name} has the label {text!r}, in which {task.separator!r} leaves an "
+                    "empty label; expected labels with one separator between them; mend the survey, or name another "
+                    "separator"
                 )
         labels = np.array([label for own in parts for label in own], dtype=object)
         return cls(np.repeat(np.arange(len(known.ids)), list(map(len, parts))), labels, labels, LABELS)

@@ -11,7 +11,7 @@ from numpy.random import default_rng
 from sklearn import metrics as sk
 
 from jaxrnn import metrics, monitoring
-from jaxrnn.config import Task
+from jaxrnn.config import ERROR_RATES, Task
 from jaxrnn.results import HISTORY_COLUMNS
 
 # one shape, so that one program serves all draws
@@ -106,7 +106,7 @@ def test_what_training_watches_is_what_the_tables_report(separation: float) -> N
 
 
 def test_what_is_watched_is_every_overall_score_and_stands_in_the_history() -> None:
-    assert {*monitoring.Scores._fields} == {"loss", *metrics.overall(Task(target="a"))}
+    assert {*monitoring.Scores._fields} == {"loss", *metrics.overall(Task(target="a")), *ERROR_RATES}
     watched = [f"validation_{name}" for name in monitoring.Scores._fields]
     assert [name for name in HISTORY_COLUMNS if name.startswith("validation_")] == watched
 

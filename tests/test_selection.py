@@ -233,7 +233,7 @@ def invented(folder: Path, folds: int | None) -> tuple[Experiment, Results]:
                 odds = 1 / (1 + np.exp(-skill * (labels - 0.5) - rng.normal(0, 1, len(labels))))
                 probabilities[entry.id] = np.column_stack([1 - odds, odds]).astype(np.float32)
             content[split] = Predictions(
-                "sequence", rows["id"].to_numpy(dtype=str), labels, np.ones(len(labels)), probabilities
+                "sequence", rows["id"].to_numpy(dtype=str), labels, *[np.ones(len(labels))] * 2, probabilities
             )
         for entry in job.trials:
             record = {"trial": entry.id, "fingerprint": entry.fingerprint, "data_digest": digest, "loss": 0.5}
