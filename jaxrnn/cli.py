@@ -222,7 +222,12 @@ def view(
 
     experiment, at = load(config), Results(results)
     wanted = view_module.Wanted(
-        objects=tuple(objects or ()), classes=tuple(classes or ()), per_class=per_class, seed=seed, column=column
+        objects=tuple(objects or ()),
+        classes=tuple(classes or ()),
+        per_class=per_class,
+        seed=seed,
+        column=column,
+        together=experiment.task.kind == "label_sequence",
     )
     if from_shards:
         folder = at.dataset(plan_module.dataset_key(experiment))

@@ -176,8 +176,8 @@ def _resampled(
     predicted = probabilities.argmax(axis=1)
     surprise, own = _surprise(probabilities, labels), np.eye(classes)[labels]
     shares = np.array(importance) / np.sum(importance)
-    blocks = []
-    for count in _blocks(RESAMPLES, max(1, BOOTSTRAP_VALUES // places)):
+    samples = []
+    for count in blocks(RESAMPLES, max(1, BOOTSTRAP_VALUES // places)):
         objects = np.zeros((count, owners.max() + 1))
         for rows in strata:
             objects[:, rows] = generator.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=count)
@@ -196,11 +196,12 @@ def _resampled(
             right, wrong = hits[:, target], claimed[:, target] - hits[:, target]
             merit = right / np.maximum(truth[:, target], 1) * right / np.maximum(right + WRONG_COUNTS * wrong, 1)
             found.append(merit)
-        blocks.append(np.column_stack([*found, f1, hits / np.maximum(claimed, 1), hits / np.maximum(truth, 1)]))
-    return np.concatenate(blocks)
+        samples.append(np.column_stack([*found, f1, hits / np.maximum(claimed, 1), hits / np.maximum(truth, 1)]))
+    return np.concatenate(samples)
 
 
-def _blocks(total: int, size: int) -> list[int]:
+def blocks(total: int, size: int) -> list[int]:
+    """Returns numbers of at most `size`, which add up to `total`."""
     return [min(size, total - start) for start in range(0, total, size)]
 
 

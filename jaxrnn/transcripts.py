@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from jaxrnn import decoding
+from jaxrnn import decoding, metrics
 from jaxrnn.config import ERROR_RATES
-from jaxrnn.metrics import CONFIDENCE, RESAMPLES
 from jaxrnn.predictions import Predictions
 
 Labels = tuple[int, ...]
@@ -64,9 +63,11 @@ class Transcripts:
         if not np.isfinite(self.log_losses).all():
             return {name: {"value": None, "low": None, "high": None} for name in SCORES}
         count = len(self.truth)
-        drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-        tail = 50 * (1 - CONFIDENCE)
-        low, high = np.percentile(self._scores(drawn), [tail, 100 - tail], axis=0)
+        generator, share = np.random.default_rng(seed), np.full(count, 1 / count)
+        sizes = metrics.blocks(metrics.RESAMPLES, max(1, metrics.BOOTSTRAP_VALUES // count))
+        resampled = np.concatenate([self._scores(generator.multinomial(count, share, size)) for size in sizes])
+        tail = 50 * (1 - metrics.CONFIDENCE)
+        low, high = np.percentile(resampled, [tail, 100 - tail], axis=0)
         result: dict[str, dict[str, float | None]] = {}
         for index, (name, value) in enumerate(self.scores().items()):
             ends = (float(low[index]), float(high[index])) if low[index] < high[index] else (None, None)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from experiments import prepared
 from numpy.random import default_rng
+from test_reader_mnist import ink
 
 from jaxrnn import (
     aggregate,
@@ -26,6 +27,7 @@ from jaxrnn import (
     splits,
     training,
     transcripts,
+    view,
 )
 from jaxrnn.batches import Bucket, Corpus, Examples, Part, Windows
 from jaxrnn.config import Model, Training
@@ -191,7 +193,7 @@ def test_a_diverged_trial_has_no_score() -> None:
     entry.probabilities["one"][3] = np.nan
     found = Transcripts.of(entry, "one", 2)
     assert np.isnan([*found.scores().values()]).all()
-    assert found.with_intervals(1) == dict.fromkeys(transcripts.SCORES, {"value": None, "low": None, "high": None})
+    assert found.with_intervals(1) == {name: {"value": None, "low": None, "high": None} for name in transcripts.SCORES}
 
 
 def test_the_report_tells_what_was_decoded(learnt: Any) -> None:
@@ -402,7 +404,7 @@ def test_labels_that_the_steps_cannot_spell_are_told_before_training(tmp_path: P
     with pytest.raises(JaxrnnError, match=r"of which grid\.model\.layers\[1\]\[0\] \(max_pool\), grid\.model\.layers"):
         ready(tmp_path, model={}, grid={"model.layers": [LAYERS, short]})
     # splits that were made before the network was changed
-    of, at, made = ready(tmp_path)
+    of, at, _ = ready(tmp_path)
     changed = of.model_copy(update={"model": Model.model_validate({"layers": short})})
     plan.write(plan.make(changed), at)
     with pytest.raises(JaxrnnError, match=said):
@@ -432,3 +434,28 @@ def test_labels_that_the_steps_cannot_spell_are_told_before_training(tmp_path: P
 def test_what_means_nothing_for_label_sequences_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(JaxrnnError, match=said):
         prepared(tmp_path, **{**TASK, **changes})
+
+
+def test_the_survey_is_drawn_without_a_section_for_each_spelling(tmp_path: Path) -> None:
+    write_survey(tmp_path / "survey", 40)
+    data = config.Data.model_validate(label_data(tmp_path))
+    page = tmp_path / "view.html"
+    said = view.draw_survey(data, tmp_path / "survey", view.Wanted(per_class=2, together=True), page)
+    assert "2 objects" in said and page.read_text().count("<article") == 2
+
+
+def test_no_image_of_a_line_is_in_two_splits(tmp_path: Path) -> None:
+    """Lines of several passes share images within a group: whole groups are split, or the audit of leaks refuses."""
+    folder = tmp_path / "survey"
+    folder.mkdir()
+    for prefix, count, seed in (("train", 900, 1), ("t10k", 100, 2)):
+        for kind, content in zip(("images-idx3-ubyte", "labels-idx1-ubyte"), ink(count, seed, 9), strict=True):
+            (folder / f"{prefix}-{kind}").write_bytes(content)
+    options = {"lines": {"passes": 2, "digits": 3}}
+    data = {"reader": "mnist", "path": str(folder), "options": options, "features": ["pixel_*"]}
+    of: dict[str, Any] = {**TASK, "data": data, "split": {"method": "given", "validation": 0.2}}
+    with pytest.raises(JaxrnnError, match="group"):
+        prepared(tmp_path, **of)
+    _, at, _ = prepared(tmp_path, **{**of, "split": {**of["split"], "by": "group"}})
+    table = splits.read_splits(at.experiment("tiny"))
+    assert table["split"].value_counts().to_dict() == {"train": 480, "validation": 120, "test": 34}

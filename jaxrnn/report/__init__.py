@@ -983,8 +983,8 @@ def _spelling(inputs: Inputs) -> dict[str, Any]:
         for name, words in decoders.items()
     ]
     heads = [f"{_sentence(SCORES[rate])}, {split}" for split in splits for rate in ERROR_RATES]
-    columns = ["True label", *inputs.classes, "(deleted)"]
-    names = [*inputs.classes, "(inserted)"]
+    columns = ["True label", *inputs.classes, DELETED]
+    names = [*inputs.classes, INSERTED]
     wrong = [row for row in inputs.decoded if row["edits"]]
     right = [row for row in inputs.decoded if not row["edits"]]
     # the first of each, in the order of the table: no choice that flatters, or shames

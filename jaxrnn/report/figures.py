@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from jaxrnn.config import LOWER_IS_BETTER
 from jaxrnn.early import SINCE_FIRST, STEPS
 from jaxrnn.readers import SPLITS
+from jaxrnn.transcripts import DELETED, INSERTED
 
 if TYPE_CHECKING:
     from jaxrnn.describe import Described
@@ -418,7 +419,7 @@ def edit_operations(counts: NDArray[np.int64], classes: Sequence[str], split: st
         f"Edits of the {split} split: {right:,} of {all_labels:,} labels are decoded as they are. The table below "
         "holds the numbers.",
         counts,
-        (labels([*names, "(inserted)"]), labels([*names, "(deleted)"])),
+        (labels([*names, INSERTED]), labels([*names, DELETED])),
         ("true label", "decoded label"),
         "Labels",
     )
