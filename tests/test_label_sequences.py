@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -114,7 +115,7 @@ def test_what_training_watched_is_what_the_tables_score(learnt: Any) -> None:
     history = pd.read_csv(at.experiment("tiny") / "history.csv").set_index(["trial", "epoch"])
     table = pd.read_csv(at.experiment("tiny") / "training_results.csv")
     assert len(table) == 2 and not [name for name in table if name.startswith(("f1_", "macro_", "accuracy"))]
-    for _, row in table.iterrows():
+    for row in table.to_dict("records"):
         watched = history.loc[(row["trial"], row["best_epoch"])]
         for name in ("log_loss", *RATES):
             assert row[name] == pytest.approx(watched[f"validation_{name}"], rel=2e-4), name
@@ -248,7 +249,7 @@ def test_a_killed_job_resumes_to_the_same_bits(learnt: Any, tmp_path: Path, monk
     jobs.train(file, at, tmp_path, said.append, retrain=True)
     assert any("goes on from the checkpoint" in line for line in said)
     histories = [pd.read_csv(where / "history.csv") for where in (folder, tmp_path)]
-    pd.testing.assert_frame_equal(*histories, check_exact=True)
+    pd.testing.assert_frame_equal(histories[0], histories[1], check_exact=True)
     before, after = (predictions.read(where / "predictions.h5")[0]["test"] for where in (folder, tmp_path))
     for trial, probabilities in before.probabilities.items():
         np.testing.assert_array_equal(probabilities, after.probabilities[trial])
@@ -354,7 +355,8 @@ def test_the_loss_on_the_host_is_that_of_the_device() -> None:
     for row, (start, stop) in enumerate(zip(entry.offsets[:-1], entry.offsets[1:], strict=True)):
         logits[row, : stop - start] = np.log(entry.probabilities["one"][start:stop])
     counts = (entry.labels >= 0).sum(axis=1).astype(np.int32)
-    device = np.asarray(ctc.ctc(logits, entry.places.astype(np.int32), entry.labels.astype(np.int32), counts, blank=4))
+    given = map(jnp.asarray, (logits, entry.places.astype(np.int32), entry.labels.astype(np.int32), counts))
+    device = np.asarray(ctc.ctc(*given, blank=4))
     host = Transcripts.of(entry, "one").log_losses
     np.testing.assert_allclose(host, device, rtol=1e-4, atol=1e-5)
 

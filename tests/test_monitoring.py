@@ -115,7 +115,7 @@ def test_what_the_task_does_not_define_is_no_number() -> None:
     logits = np.eye(CLASSES, dtype=np.float32)
     found = scores(logits, np.ones(CLASSES, np.float32), np.arange(CLASSES, dtype=np.int32), np.ones(CLASSES, bool))
     missing = [name for name, value in found._asdict().items() if np.isnan(value)]
-    assert missing == ["plasticc_log_loss", "figure_of_merit"]
+    assert missing == ["plasticc_log_loss", "figure_of_merit", *ERROR_RATES]
 
 
 def test_a_hopeless_object_costs_as_much_as_in_the_tables() -> None:

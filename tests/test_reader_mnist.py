@@ -153,7 +153,7 @@ def lines_of(folder: Path, budget: int, **lines: Any) -> Any:
     return joined([reader.read(part) for part in reader.parts(budget)])
 
 
-def images_of(found: Any, line: int, width: int | None = 6) -> list[int]:
+def images_of(found: Any, line: Any, width: int | None = 6) -> list[int]:
     """Returns which images stand in a line: their pixels are 1 more than their number."""
     columns = found.values[found.offsets[line] : found.offsets[line + 1]]
     assert width is None or len(columns) % width == 0
