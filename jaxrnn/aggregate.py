@@ -1,4 +1,4 @@
-"""From the jobs' predictions to the experiment's tables, the choice, its confusion matrices and its model bundle."""
+"""From the jobs' predictions to the experiment's tables, the choice, its mistakes and its model bundle."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,18 +7,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxrnn import bundles, early, metrics, plan, predictions, results, selection, splits, trials
-from jaxrnn.config import Experiment
+from jaxrnn import bundles, early, metrics, plan, predictions, results, selection, splits, transcripts, trials
+from jaxrnn.config import ERROR_RATES, Experiment, Task
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.plan import Job, Plan
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
 from jaxrnn.results import Results, written_whole
+from jaxrnn.transcripts import Transcripts
 
 BOOKKEEPING = ("epochs", "best_epoch", "seconds", "input_seconds", "outcome")
 
 
 def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
-    """Writes the experiment's tables, confusion matrices, `best.json` and `best/`; returns what `best.json` holds.
+    """Writes the experiment's tables, those of mistakes, `best.json` and `best/`; returns what `best.json` holds.
 
     Only the jobs of the present plan are read. The choice reads validation alone.
     """
@@ -29,14 +30,12 @@ def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
     splits.check_classes(experiment, classes)
     scored = {
         split: {
-            trial: metrics.scores(entry.scored(trial), entry.scored_labels, classes, task)
-            for entry in by_fold.values()
-            for trial in entry.probabilities
+            trial: _scores(entry, trial, classes, task) for entry in by_fold.values() for trial in entry.probabilities
         }
         for split, by_fold in predicted.items()
     }
     overall = metrics.overall(task)
-    shown = [*overall, *(f"f1_{name}" for name in classes)]
+    shown = [*overall, *(f"f1_{name}" for name in classes if task.kind != "label_sequence")]
     keys = list(experiment.grid)
     validation = _table(made, trained, scored["validation"], shown)
     choice = selection.choose(validation, keys, experiment.selection.metric)
@@ -56,24 +55,70 @@ def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
         "metric": choice.metric,
         "grid_point": choice.point,
         "grid_point_mean": choice.mean,
-        "interval": metrics.INTERVALS_BY_STEP if experiment.task.kind == "step" else metrics.INTERVALS,
         "objects": {split: len(predicted[split][trial.fold].ids) for split in SCORED_SPLITS},
     }
-    for split in SCORED_SPLITS:
-        seen = predicted[split][trial.fold]
-        chosen, labels = seen.scored(choice.trial), seen.scored_labels
-        owners = seen.owners if seen.kind == "step" else None
-        best[split] = metrics.with_intervals(chosen, labels, classes, experiment.seed, task, owners)
-        matrix = metrics.confusion_matrix(chosen, labels, classes)
-        _write_matrix(folder / f"confusion_matrix_{split}.csv", matrix, classes)
-        shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-        _write_matrix(folder / f"confusion_matrix_{split}_normalised.csv", shares.round(6), classes)
-    if experiment.task.kind == "prefix":
+    seen = {split: predicted[split][trial.fold] for split in SCORED_SPLITS}
+    if task.kind == "label_sequence":
+        best |= _write_transcripts(experiment, seen, choice.trial, classes, folder)
+    else:
+        best |= _write_confusions(experiment, seen, choice.trial, classes, folder)
+    if task.kind == "prefix":
         _write_early(made, validation, choice, predicted, classes, at)
     finished = trials.load(at.trial(experiment.experiment, trial.fingerprint))
     _write_attention(folder / "attention.csv", finished.attention)
     best["software"] = _write_bundle(made, job, finished, at)
     results.write_json(folder / "best.json", best)
+    return best
+
+
+def _scores(entry: Predictions, trial: str, classes: tuple[str, ...], task: Task) -> dict[str, float]:
+    if task.kind == "label_sequence":
+        return Transcripts.of(entry, trial, task.beam_width).scores()
+    return metrics.scores(entry.scored(trial), entry.scored_labels, classes, task)
+
+
+def _write_confusions(
+    experiment: Experiment, seen: dict[str, Predictions], trial: str, classes: tuple[str, ...], folder: Path
+) -> dict[str, Any]:
+    """Writes the confusion matrices of a trial; returns its scores in each split."""
+    best: dict[str, Any] = {
+        "interval": metrics.INTERVALS_BY_STEP if experiment.task.kind == "step" else metrics.INTERVALS
+    }
+    for split, entry in seen.items():
+        chosen, labels = entry.scored(trial), entry.scored_labels
+        owners = entry.owners if entry.kind == "step" else None
+        best[split] = metrics.with_intervals(chosen, labels, classes, experiment.seed, experiment.task, owners)
+        matrix = metrics.confusion_matrix(chosen, labels, classes)
+        _write_matrix(folder / f"confusion_matrix_{split}.csv", matrix, classes)
+        shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        _write_matrix(folder / f"confusion_matrix_{split}_normalised.csv", shares.round(6), classes)
+    return best
+
+
+def _write_transcripts(
+    experiment: Experiment, seen: dict[str, Predictions], trial: str, classes: tuple[str, ...], folder: Path
+) -> dict[str, Any]:
+    """Writes what a trial decoded and the edits that part it from the truth; returns its scores in each split by the
+    task's decoder, and by both."""
+    task = experiment.task
+    width = task.beam_width or transcripts.BEAM_WIDTH
+    widths = {"greedy": None, "beam": width}
+    own = "greedy" if task.beam_width is None else "beam"
+    best: dict[str, Any] = {"interval": transcripts.INTERVALS, "decoder": own, "beam_width": width, "decoders": {}}
+    for name, beam_width in widths.items():
+        found = {split: Transcripts.of(entry, trial, beam_width) for split, entry in seen.items()}
+        scores = {split: entry.with_intervals(experiment.seed) for split, entry in found.items()}
+        best["decoders"][name] = {split: {rate: score[rate] for rate in ERROR_RATES} for split, score in scores.items()}
+        if name != own:
+            continue
+        best |= scores
+        for split, entry in found.items():
+            counts = entry.edit_counts(len(classes))
+            table = pd.DataFrame(counts, columns=[*classes, transcripts.DELETED])
+            table.insert(0, "truth", [*classes, transcripts.INSERTED], allow_duplicates=True)
+            _write_csv(folder / f"edit_operations_{split}.csv", table)
+            decoded = entry.table(seen[split].ids.tolist(), classes, task.separator)
+            _write_csv(folder / f"decoded_{split}.csv", decoded)
     return best
 
 

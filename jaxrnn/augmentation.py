@@ -80,6 +80,7 @@ class Augmenter:
 
     settings: Augmentation
     columns: Columns
+    labels_by_step: bool = False
 
     def __call__(self, batch: Bucket, key: Array) -> Bucket:
         """Returns a batch with its sequences changed, step labels with their steps; key: of the trial's epoch."""
@@ -91,7 +92,7 @@ class Augmenter:
         arrays = (jnp.asarray(values) for values in (batch.features, batch.lengths, batch.keys))
         features, lengths, sources = jax.vmap(change)(*arrays)
         labels = jnp.asarray(batch.labels)
-        if labels.ndim == 2:
+        if self.labels_by_step:
             labels = jnp.take_along_axis(labels, sources, axis=1)
         return batch._replace(features=features, lengths=lengths, labels=labels)
 
@@ -185,18 +186,28 @@ class Augmenter:
         return features
 
 
-def read(settings: Augmentation, data: Data, dataset: Path, statistics: Statistics) -> Augmenter | None:
+def read(
+    settings: Augmentation, data: Data, dataset: Path, statistics: Statistics, *, labels_by_step: bool = False
+) -> Augmenter | None:
     """Returns what changes a job's training sequences, None where `augmentation` asks for nothing.
+    labels_by_step: whether each step has a label, which goes where it goes.
 
     Raises JaxrnnError, naming the key, where the dataset's features don't have what a change needs.
     """
     if not any(settings.model_dump().values()):
         return None
     columns = results.read_json(dataset / "manifest.json", "jaxrnn ingest")["features"]
-    return make(settings, data, columns, statistics)
+    return make(settings, data, columns, statistics, labels_by_step=labels_by_step)
 
 
-def make(settings: Augmentation, data: Data, columns: list[dict[str, Any]], statistics: Statistics) -> Augmenter:
+def make(
+    settings: Augmentation,
+    data: Data,
+    columns: list[dict[str, Any]],
+    statistics: Statistics,
+    *,
+    labels_by_step: bool = False,
+) -> Augmenter:
     """Returns what makes the changes that `settings` asks for. columns: `features` of the dataset's manifest."""
     kinds = [column["kind"] for column in columns]
     bands = {column["passband"]: index for index, column in enumerate(columns) if column["kind"] == "passband"}
@@ -223,7 +234,7 @@ def make(settings: Augmentation, data: Data, columns: list[dict[str, Any]], stat
         pairs=pairs,
     )
     _check(settings, described, bool(by_passband))
-    return Augmenter(settings, described)
+    return Augmenter(settings, described, labels_by_step)
 
 
 def _check(settings: Augmentation, columns: Columns, by_night: bool) -> None:

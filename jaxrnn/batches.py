@@ -19,15 +19,19 @@ import numpy as np
 import pandas as pd
 
 from jaxrnn import shards, splits
+from jaxrnn.config import Task
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.shards import Shard
 from jaxrnn.splits import Statistics
 
+PLAIN = Task()  # a label an object
+
 
 class Bucket(NamedTuple):
     """Sequences of similar length: features [row, step, feature] float32 (0 beyond the length), lengths [row] int32,
-    metadata [row, column] float32, labels [row] int32, or [row, step] where steps have labels (-1 where there is none),
-    keys [row] uint32 (the objects' `object_keys`). Rows of length 0 are filling, stand last and count nowhere."""
+    metadata [row, column] float32, labels [row] int32, or [row, step] where steps have labels, or [row, position] of
+    label sequences (-1 where there is none), keys [row] uint32 (the objects' `object_keys`). Rows of length 0 are
+    filling, stand last and count nowhere."""
 
     features: np.ndarray
     lengths: np.ndarray
@@ -38,8 +42,8 @@ class Bucket(NamedTuple):
 
 @dataclass(frozen=True)
 class Examples:
-    """Sequences as a ragged table, normalised: offsets [sequence + 1], features [step, feature], labels [sequence] or,
-    where steps have labels, [step], ..."""
+    """Sequences as a ragged table, normalised: offsets [sequence + 1], features [step, feature], labels [sequence],
+    [sequence, position] of label sequences or, where steps have labels, [step], ..."""
 
     ids: np.ndarray
     labels: np.ndarray
@@ -59,9 +63,10 @@ class Examples:
 class Part:
     """The sequences of some splits: what is known of each in advance, and how the rest is read, shard by shard.
 
-    ids, splits, lengths: [sequence], one shard's after another's. labels: [sequence] class indices or, where steps have
-    labels, [step] (-1 where there is none). starts: [shard + 1], the first sequence of each. features, metadata:
-    numbers of columns. read: from a shard's place in `starts` to its sequences.
+    ids, splits, lengths: [sequence], one shard's after another's. labels: [sequence] class indices, [sequence,
+    position] of label sequences or, where steps have labels, [step] (-1 where there is none). starts: [shard + 1], the
+    first sequence of each. features, metadata: numbers of columns. read: from a shard's place in `starts` to its
+    sequences.
     """
 
     ids: np.ndarray
@@ -122,16 +127,16 @@ class Corpus:
         statistics: Statistics,
         fold: int | None = None,
         *,
-        labels_by_step: bool = False,
+        task: Task = PLAIN,
         seed: int = 0,
     ) -> None:
         """table: `splits.csv`, whose rows stand in the shards' order. seed: of the split, which decides whom a training
         split of fewer sequences holds. Reads of the shards what is known of each sequence alone, and step labels where
-        they are asked for; raises JaxrnnError where they hold other objects than `table`."""
+        the task is of steps; raises JaxrnnError where they hold other objects than `table`."""
         self._statistics = statistics
         self._paths = splits.shard_paths(dataset)
         class_index = {name: index for index, name in enumerate(statistics.classes)}
-        self._by_step = labels_by_step
+        self._by_step = task.kind == "step"
         assigned = splits.assigned(table, fold)
         training = splits.trained_on(table, fold, statistics.sequences, seed=seed)
         unused = (assigned == splits.TRAIN) & ~training
@@ -153,11 +158,15 @@ class Corpus:
             raise JaxrnnError(f"{dataset}: holds fewer objects than splits.csv lists; run `jaxrnn split` again")
         self._lengths, self._starts = np.concatenate(lengths), np.array(starts)
         self._offsets = np.concatenate([[0], np.cumsum(self._lengths)]).astype(np.int64)
-        if labels_by_step:
+        if self._by_step:
             label_index = {label: class_index[name] for label, name in statistics.labels.items()}
             self._labels = np.concatenate([_step_labels(path, label_index) for path in self._paths])
             if len(self._labels) != self._offsets[-1]:
                 raise JaxrnnError(f"{dataset}: has not a label for each step; run `jaxrnn ingest` again")
+        elif task.kind == "label_sequence":
+            # what is in no split has no class, and need not be parsed again
+            texts = np.where(table["class"] == "", "", table["label"])
+            self._labels = splits.label_sequences(task, texts, statistics.labels, statistics.classes)
         else:
             self._labels = np.array([class_index.get(name, -1) for name in table["class"]], dtype=np.int32)
 
@@ -299,7 +308,8 @@ class Windows:
         pieces = np.repeat(np.arange(len(part.starts) - 1), np.diff(part.starts))
         cells = np.bincount(pieces * len(used) + self._place, minlength=(len(part.starts) - 1) * len(used))
         self._counts = cells.reshape(-1, len(used))  # [shard, bucket]
-        row_bytes = 4 * (widths[used] * (part.features + part.labels_by_step) + part.metadata + 3)
+        positions = part.labels.shape[1] if part.labels.ndim == 2 else 1
+        row_bytes = 4 * (widths[used] * (part.features + part.labels_by_step) + part.metadata + positions + 2)
         total = self._counts.sum(axis=0)
         all_bytes = float((total * row_bytes).sum())
         self.whole = all_bytes <= most_bytes
@@ -384,7 +394,7 @@ class Windows:
             examples, keys = part.read(int(shard)), object_keys(part.ids[rows])
             for number, bucket in enumerate(buckets):
                 chosen = np.flatnonzero(self._place[rows] == number)
-                _fill(bucket, filled[number], examples, keys, chosen)
+                _fill(bucket, filled[number], examples, keys, chosen, part.labels_by_step)
                 sources[number][filled[number] : filled[number] + len(chosen)] = chosen + part.starts[shard]
                 filled[number] += len(chosen)
         # waited for here, so that the transfer is over when the window is asked for
@@ -393,16 +403,19 @@ class Windows:
 
 
 def _empty(rows: int, steps: int, part: Part) -> Bucket:
+    several = (steps,) if part.labels_by_step else part.labels.shape[1:]
     return Bucket(
         np.zeros((rows, steps, part.features), dtype=np.float32),
         np.zeros(rows, dtype=np.int32),
         np.zeros((rows, part.metadata), dtype=np.float32),
-        np.full((rows, steps), -1, dtype=np.int32) if part.labels_by_step else np.zeros(rows, dtype=np.int32),
+        np.full((rows, *several), -1 if several else 0, dtype=np.int32),
         np.zeros(rows, dtype=np.uint32),
     )
 
 
-def _fill(bucket: Bucket, start: int, examples: Examples, keys: np.ndarray, chosen: np.ndarray) -> None:
+def _fill(
+    bucket: Bucket, start: int, examples: Examples, keys: np.ndarray, chosen: np.ndarray, labels_by_step: bool
+) -> None:
     """Writes the chosen sequences into the bucket's rows from `start` on."""
     rows = slice(start, start + len(chosen))
     lengths = examples.lengths[chosen]
@@ -414,7 +427,7 @@ def _fill(bucket: Bucket, start: int, examples: Examples, keys: np.ndarray, chos
     bucket.features.reshape(-1, bucket.features.shape[2])[places] = examples.features[found]
     bucket.lengths[rows] = lengths
     bucket.metadata[rows] = examples.metadata[chosen]
-    if bucket.labels.ndim == 2:
+    if labels_by_step:
         bucket.labels.reshape(-1)[places] = examples.labels[found]
     else:
         bucket.labels[rows] = examples.labels[chosen]

@@ -85,6 +85,11 @@ class Placed:
         """Returns what it is, `gru` or `decoder`."""
         return "decoder" if isinstance(self.layer, Decoder) else self.layer.layer
 
+    @property
+    def shortens(self) -> bool:
+        """Returns whether it leaves fewer steps, but some."""
+        return self.gives.has_steps and self.takes.stride != self.gives.stride
+
     def draws(self, batch: int, steps: int, recurrent: bool) -> int:
         """Returns how many random numbers a training step of the layer takes; see `Blueprint.draws`."""
         rows = batch * (self.takes.steps(steps) if self.takes.has_steps else 1)
@@ -137,6 +142,10 @@ class Blueprint:
             if isinstance(placed.layer, FlattenLayer) and placed.takes.stride
         ]
         return min(fits, default=None)
+
+    def places(self, lengths: Any) -> Any:
+        """Returns how many answers it gives for sequences of so many steps: one, or one an output step."""
+        return self.gives.steps(lengths) if self.gives.has_steps else lengths * 0 + 1
 
     def check_length(self, steps: int) -> None:
         """Raises JaxrnnError where sequences of so many steps are too long for the network."""

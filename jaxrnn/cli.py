@@ -222,7 +222,12 @@ def view(
 
     experiment, at = load(config), Results(results)
     wanted = view_module.Wanted(
-        objects=tuple(objects or ()), classes=tuple(classes or ()), per_class=per_class, seed=seed, column=column
+        objects=tuple(objects or ()),
+        classes=tuple(classes or ()),
+        per_class=per_class,
+        seed=seed,
+        column=column,
+        together=experiment.task.kind == "label_sequence",
     )
     if from_shards:
         folder = at.dataset(plan_module.dataset_key(experiment))
@@ -315,7 +320,7 @@ def train(
 def aggregate(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
     """Writes the tables; chooses the best trial by validation."""
     from jaxrnn import aggregate as aggregate_module
-    from jaxrnn.config import load
+    from jaxrnn.config import ERROR_RATES, load
     from jaxrnn.results import Results
 
     best = aggregate_module.aggregate(load(config), Results(results))
@@ -324,7 +329,8 @@ def aggregate(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
         value, low, high = best["test"][name].values()
         return f"{name.replace('_', ' ')} {value:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None else "")
 
-    shown = ", ".join(shown_score(name) for name in ("macro_auc", "macro_f1", "accuracy"))
+    told = ("macro_auc", "macro_f1", "accuracy", *ERROR_RATES)
+    shown = ", ".join(shown_score(name) for name in told if name in best["test"])
     say(f"chosen by validation {best['metric']}: {best['trial']}; on test {shown}")
 
 

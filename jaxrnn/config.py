@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -46,7 +46,10 @@ GRID_SECTIONS = ("model", "loss", "augmentation", "training")
 # Keys of `training` that change how a job runs but not what a trial becomes.
 RUN_KEYS = ("device", "trials_per_job", "checkpoint_minutes", "segment_seconds")
 # Scores of which less is better; of all others, which lie between 0 and 1, more is.
-LOWER_IS_BETTER = ("loss", "log_loss", "plasticc_log_loss")
+LOWER_IS_BETTER = ("loss", "log_loss", "plasticc_log_loss", "label_error_rate", "sequence_error_rate")
+# Scores that label sequences have, and those of them that nothing else has.
+ERROR_RATES = ("label_error_rate", "sequence_error_rate")
+SEQUENCE_SCORES = ("loss", "log_loss", *ERROR_RATES)
 # Scores that a key of `task` decides. It changes what predictions are worth, and what a trial becomes only where that
 # score is monitored.
 SCORE_KEYS = {"plasticc_log_loss": "class_importance", "figure_of_merit": "target"}
@@ -113,8 +116,8 @@ def _finite(value: float) -> float:
     return value
 
 
-# What a network answers for: a whole sequence, every prefix of it, or every step.
-Output = Literal["sequence", "prefix", "step"]
+# What a network answers for: a whole sequence, every prefix of it, every step, or the labels of a sequence in order.
+Output = Literal["sequence", "prefix", "step", "label_sequence"]
 Name = Annotated[str, AfterValidator(_name), Field(json_schema_extra={"pattern": f"^{NAME}$"})]
 Number = Annotated[float, BeforeValidator(_number), AfterValidator(_finite)]
 Whole = Annotated[int, BeforeValidator(_whole)]
@@ -435,7 +438,7 @@ class Split(Section):
         description="Before splitting, leave out objects of the larger classes, drawn by the split's seed, until every "
         "class has as many as the smallest; those left out, the same in every fold, are counted. For comparison with "
         "results on balanced samples: `loss.class_weights: balanced` uses all objects instead. Given splits and leaks "
-        "that are taken out may unbalance them again. Not with `task.kind: step`.",
+        "that are taken out may unbalance them again. Not with `task.kind: step` or `label_sequence`.",
     )
     leaks: Literal["refuse", "drop_from_training", "report"] = Field(
         default="refuse",
@@ -502,7 +505,21 @@ class Task(Section):
         description="What gets a label. `sequence`: each object. `prefix`: each object, predicted anew after every "
         "step from what was observed until then, for objects that are classified while they are observed; pooling runs "
         "along the sequence, and scores are those after the last step, with curves for fewer. `step`: each step, by "
-        "the survey's step labels; `exclude` names labels whose steps train nothing and count nowhere.",
+        "the survey's step labels; `exclude` names labels whose steps train nothing and count nowhere. "
+        "`label_sequence`: each object has several labels in an order, of which nobody says where they begin (digits "
+        "of a line, phases of an outburst); needs `loss.kind: ctc`, and `exclude` leaves out objects with such a label "
+        "whole.",
+    )
+    separator: str = Field(
+        default=" ",
+        description="For `kind: label_sequence`: what parts an object's label into its labels, `7 2 1` into three. A "
+        "space stands for any white space; empty text makes every character a label.",
+    )
+    beam_width: Annotated[Whole, Field(ge=1, le=1024)] | None = Field(
+        default=None,
+        description="For `kind: label_sequence`: labels are decoded by prefix beam search that keeps so many prefixes; "
+        "`null` decodes greedily, by the most probable path. 5 to 20; slower, and better where the network is unsure. "
+        "Changes no trial. `best.json` has the rates of both.",
     )
     classes: dict[Text, Annotated[tuple[Text, ...], Field(min_length=1)]] | None = Field(
         default=None,
@@ -550,6 +567,13 @@ class Task(Section):
         """Returns whether the network predicts at every step."""
         return self.kind in ("prefix", "step")
 
+    @field_validator("separator", "beam_width")
+    @classmethod
+    def _of_label_sequences(cls, value: Any, info: Info) -> Any:
+        if value not in (" ", None) and info.data.get("kind", "label_sequence") != "label_sequence":
+            raise ValueError("is of label sequences; set `kind: label_sequence`, or leave this out")
+        return value
+
     @field_validator("classes")
     @classmethod
     def _at_least_two(cls, classes: dict[str, tuple[str, ...]] | None) -> dict[str, tuple[str, ...]] | None:
@@ -584,6 +608,13 @@ class Task(Section):
         if unknown:
             raise ValueError(unknown)
         return named
+
+    def labels_of(self, text: str) -> list[str]:
+        """Returns the labels that an object's label text of a label sequence is made of, some empty where it begins or
+        ends with the separator, or has two without a label between them."""
+        if self.separator == "":
+            return list(text)
+        return text.split() if self.separator == " " else [part.strip() for part in text.split(self.separator)]
 
     def importance(self, classes: Sequence[str]) -> list[float]:
         """Returns the weight of each class in `plasticc_log_loss`."""
@@ -913,8 +944,9 @@ class Model(Section):
         """Returns the network as a list of layers, without the one that gives the classes.
 
         output: `sequence` for one vector a sequence, `prefix` for a vector a step that stands for the sequence up to
-        there (the family's pooling becomes its running form), `step` for a vector a step without pooling. A list of
-        one's own is returned as it is. metadata: how many columns there are; a family leaves out what joins none.
+        there (the family's pooling becomes its running form), `step` and `label_sequence` for a vector a step without
+        pooling. A list of one's own is returned as it is. metadata: how many columns there are; a family leaves out
+        what joins none.
         """
         if self.layers is not None:
             return self.layers
@@ -930,7 +962,7 @@ class Model(Section):
             found.append(
                 RecurrentLayer(layer=self.cell, units=self.units, bidirectional=self.bidirectional, output=last)
             )
-            if ends and output != "step" and self.pooling != "last":
+            if ends and output in ("sequence", "prefix") and self.pooling != "last":
                 found.append(PoolLayer(layer="pool", kind=self.pooling, running=not pooled))
             found += dropped
         if metadata:
@@ -967,10 +999,13 @@ def _beside_layers(keys: list[str]) -> str:
 class Loss(Section):
     """Weighted, focused and smoothed cross-entropy, -sum_c w_c q_c (1 - p_c)^gamma log p_c, and an L2 penalty."""
 
-    kind: Literal["categorical", "binary"] = Field(
+    kind: Literal["categorical", "binary", "ctc"] = Field(
         default="categorical",
         description="`categorical`: one output a class. `binary`: one output z for exactly two classes, of which the "
-        "second has probability sigmoid(z); the same loss with fewer parameters, as binary networks were published.",
+        "second has probability sigmoid(z); the same loss with fewer parameters, as binary networks were published. "
+        "`ctc`: for `task.kind: label_sequence`, minus the logarithm of the labels' probability, summed over all ways "
+        "to place them along the steps (Graves et al. 2006); one output a class and one for the blank, at each step. "
+        "Of the keys below, `l2` alone goes with it, and `class_weights: none`.",
     )
     class_weights: Literal["balanced", "effective", "none"] = Field(
         default="balanced",
@@ -1002,7 +1037,7 @@ class Loss(Section):
 
     def outputs(self, classes: int) -> int:
         """Returns how many output units the network has."""
-        return 1 if self.kind == "binary" else classes
+        return {"binary": 1, "ctc": classes + 1}.get(self.kind, classes)
 
 
 class Augmentation(Section):
@@ -1012,7 +1047,8 @@ class Augmentation(Section):
     truncation: Annotated[Number, Field(ge=0, le=1)] = Field(
         default=0.0,
         description="Share of sequences that are cut to their first steps, at a length drawn evenly from 1 to the "
-        "whole: for objects that are classified while they are observed.",
+        "whole: for objects that are classified while they are observed. Not with `task.kind: label_sequence`, whose "
+        "last labels would lose their steps.",
     )
     noise: Annotated[Number, Field(ge=0)] = Field(
         default=0.0,
@@ -1021,7 +1057,9 @@ class Augmentation(Section):
         "others.",
     )
     drop_observations: Annotated[Number, Field(ge=0, lt=1)] = Field(
-        default=0.0, description="Probability that a step is left out; at least one stays."
+        default=0.0,
+        description="Probability that a step is left out; at least one stays. A sequence that becomes too short for "
+        "its labels (`task.kind: label_sequence`) trains nothing in that epoch.",
     )
     drop_passbands: Annotated[Number, Field(ge=0, lt=1)] = Field(
         default=0.0,
@@ -1116,13 +1154,15 @@ class Training(Section):
         "more data would bring. With fewer an epoch has fewer steps too.",
     )
     monitor: Literal[
-        "loss", "log_loss", "accuracy", "macro_f1", "macro_auc", "plasticc_log_loss", "figure_of_merit"
+        "loss", "log_loss", "accuracy", "macro_f1", "macro_auc", "plasticc_log_loss", "figure_of_merit",
+        "label_error_rate", "sequence_error_rate",
     ] = Field(
         default="loss",
         description="The validation score whose best epoch is kept and that early stopping watches. `loss` is what is "
         "minimised, with its weights, and the smoothest; `log_loss` has none. `macro_f1` where that is what counts and "
-        "validation is large. `task` defines the last two.",
-    )
+        "validation is large. `task` defines the next two; the error rates are of `task.kind: label_sequence`, which "
+        "has these and the losses alone, and are watched as greedy decoding gives them.",
+    )  # fmt: skip
     patience: Annotated[Whole, Field(ge=1)] | None = Field(
         default=None,
         description="Stop a trial after so many epochs without a better `monitor`; `null` trains all epochs. 10 to 20 "
@@ -1164,13 +1204,17 @@ class Training(Section):
 class Selection(Section):
     """How the best trial is chosen, from validation alone."""
 
-    metric: Literal["macro_auc", "macro_f1", "accuracy", "log_loss", "plasticc_log_loss", "figure_of_merit"] = Field(
+    metric: Literal[
+        "macro_auc", "macro_f1", "accuracy", "log_loss", "plasticc_log_loss", "figure_of_merit",
+        "label_error_rate", "sequence_error_rate",
+    ] = Field(
         default="macro_auc",
         description="The grid point with the best mean of this validation score over its seeds wins, then its best "
         "seed. `macro_auc` needs no threshold; `macro_f1` where labels are what counts, `log_loss` where "
         "probabilities are, `plasticc_log_loss` where they are and classes matter by `task.class_importance`, "
-        "`figure_of_merit` where `task.target` is what is looked for.",
-    )
+        "`figure_of_merit` where `task.target` is what is looked for. Label sequences have `label_error_rate` (edits a "
+        "label), `sequence_error_rate` (the share with any mistake) and `log_loss`.",
+    )  # fmt: skip
 
 
 class Experiment(Section):
@@ -1519,7 +1563,7 @@ def _check_networks(experiment: Experiment, mistakes: dict[tuple[Any, ...], str]
         if isinstance(found, blueprint.Misfit):
             # what the inputs themselves don't fit is known once the survey says how wide they are
             mistake = (found.place, found.text) if str(found) == str(other) else None
-        elif kind != "sequence" and found.gives.stride != 1:
+        elif kind in ("prefix", "step") and found.gives.stride != 1:
             said = f"gives an answer for every {found.gives.stride} steps, and `task.kind: {kind}` wants one for each; "
             mistake = ("layers",), f"{said}leave out strides and window pools"
         elif kind == "prefix" and found.looks_ahead:
@@ -1589,6 +1633,15 @@ def _check_between(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str])
                 )
     if any(decoders) and "binary" in tried("loss", "kind"):
         add("loss", "kind", "`binary` has one output, and a decoder reads the class that it named; use `categorical`")
+    if tried("task", "kind") == ["label_sequence"]:
+        _check_label_sequences(values, tried, add)
+    else:
+        if "ctc" in tried("loss", "kind"):
+            add("loss", "kind", "`ctc` spells label sequences; set `task.kind: label_sequence`, or another loss")
+        for section, key in (("training", "monitor"), ("selection", "metric")):
+            for rate in ERROR_RATES:
+                if rate in tried(section, key):
+                    add(section, key, f"`{rate}` is of label sequences (`task.kind: label_sequence`)")
     classes = tried("task", "classes")[0]
     if "binary" in tried("loss", "kind") and isinstance(classes, dict) and len(classes) > 2:
         add("loss", "kind", not_binary(list(classes)))
@@ -1605,6 +1658,32 @@ def _check_between(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str])
             "warmup_epochs",
             f"{warmup:g} epochs of warm-up leave none of {epochs} at the full learning rate",
         )
+
+
+def _check_label_sequences(
+    values: dict[str, Any], tried: Callable[[str, str], list[Any]], add: Callable[[str, str, str], None]
+) -> None:
+    """Adds what means nothing for label sequences: what is of one class a place, or weighs and cuts it."""
+    if others := [kind for kind in tried("loss", "kind") if kind != "ctc"]:
+        add("loss", "kind", f"`task.kind: label_sequence` is trained by `ctc`, and not by `{others[0]}`; set it")
+        return
+    for key, only in (("class_weights", "none"), ("gamma", 0), ("label_smoothing", 0)):
+        if any(value != only for value in tried("loss", key)):
+            add("loss", key, f"`ctc` has one loss a sequence, and no class to weigh or smooth; set `{key}: {only}`")
+    for key in ("target", "class_importance"):
+        if tried("task", key)[0]:
+            add("task", key, "is of one class an object, which label sequences have not; leave it out")
+    if any(decoder_of(values) for values in tried("model", "decoder")):
+        add("model", "decoder", "names a label for each step, and `ctc` spells label sequences without; leave it out")
+    if True in tried("split", "balance"):
+        add("split", "balance", "a sequence has labels of several classes; leave it out")
+    if max(tried("augmentation", "truncation")) > 0:
+        add("augmentation", "truncation", "the last labels would lose their steps; set it to 0")
+    for section, key in (("training", "monitor"), ("selection", "metric")):
+        for score in tried(section, key):
+            if score not in SEQUENCE_SCORES:
+                known = [name for name in SEQUENCE_SCORES if name != "loss" or key == "monitor"]
+                add(section, key, f"`{score}` is of one class an object; label sequences have {listed(known)}")
 
 
 def _check_past_alone(data: Any, mistakes: dict[tuple[Any, ...], str]) -> None:

@@ -4,16 +4,42 @@
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)  # of a label at a step, which may have been rounded to 0
 
-def needed_steps(labels: np.ndarray) -> int:
-    """Returns the length of the shortest input that can spell the labels [position] by CTC.
 
-    Each label takes a step, and so does the blank that must part two equal ones.
+def needed_steps(labels: Any) -> Any:
+    """Returns the length [...] of the shortest input that can spell the labels [..., position] by CTC.
+
+    Each label takes a step, and so does the blank that must part two equal ones. -1 is no label, and stands last. The
+    labels are an array of NumPy, or of JAX.
     """
-    return len(labels) + int(np.count_nonzero(labels[1:] == labels[:-1]))
+    there = labels >= 0
+    return there.sum(axis=-1) + ((labels[..., 1:] == labels[..., :-1]) & there[..., 1:]).sum(axis=-1)
+
+
+def surprise(probabilities: np.ndarray, labels: Sequence[int], *, blank: int) -> float:
+    """Returns -log p of the labels, summed over all paths that spell them (Graves et al. 2006, eqs. 5 to 8), infinite
+    where the input is too short.
+
+    probabilities: [step, label] of one sequence, without padding; taken as at least `SMALLEST_PROBABILITY`.
+    """
+    if needed_steps(np.asarray(labels, dtype=np.int64)) > len(probabilities):
+        return float("inf")
+    states = np.full(2 * len(labels) + 1, blank)
+    states[1::2] = labels
+    emitted = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST_PROBABILITY))[:, states]
+    may_skip = np.append([False, False], states[2:] != states[:-2])[: len(states)]
+    never = np.full(2, -np.inf)
+    forward = np.where(np.arange(len(states)) == 0, 0.0, -np.inf)
+    for emission in emitted:
+        earlier = np.concatenate([never, forward])
+        skipped = np.where(may_skip, earlier[:-2], -np.inf)
+        forward = np.logaddexp(np.logaddexp(forward, earlier[1:-1]), skipped) + emission
+    return -float(np.logaddexp.reduce(forward[-2:]))
 
 
 def greedy(probabilities: np.ndarray, *, blank: int) -> tuple[int, ...]:

@@ -90,6 +90,8 @@ def inputs_of(experiment: Experiment, at: Results, classes: int | None = None) -
             if experiment.task.kind == "step":
                 found = [shards.step_labels(path) for path in paths]
                 labels = [label for each in found if each is not None for label in np.unique(each).tolist()]
+            elif experiment.task.kind == "label_sequence":
+                labels = list({label for text in labels for label in experiment.task.labels_of(text)})
             classes = len(splits.class_labels(experiment.task, np.array(labels)))
         longest = max(int(shards.read(path, steps=False).lengths.max(initial=0)) for path in paths)
         return Inputs(len(manifest["features"]), len(manifest["metadata"]), classes, longest)

@@ -37,6 +37,7 @@ from jaxrnn import (
     trials,
 )
 from jaxrnn.batches import Corpus, Part, Schedule, Window, Windows
+from jaxrnn.blueprint import Blueprint
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.config import RUN_KEYS, TRACED_KEYS, Output, digest
 from jaxrnn.errors import Interrupted, JaxrnnError, listed
@@ -69,16 +70,19 @@ def train(job_file: JobFile, at: Results, output: Path, say: Say, *, retrain: bo
             "than this job has; run `jaxrnn split` and `jaxrnn plan` with the same experiment file, then train again"
         )
     dataset = at.dataset(job_file.job.dataset)
-    table, by_step = splits.read_splits(experiment_folder), job_file.task.kind == "step"
-    seed = plan.split_seed(job_file.model_dump())
-    corpus = Corpus(dataset, table, statistics, fold, labels_by_step=by_step, seed=seed)
+    table, seed = splits.read_splits(experiment_folder), plan.split_seed(job_file.model_dump())
+    corpus = Corpus(dataset, table, statistics, fold, task=job_file.task, seed=seed)
     data = _Data(corpus.part("train"), corpus.part("validation"), corpus.part(*SCORED_SPLITS))
     splits.check_classes(job_file, statistics.classes)
     outputs = job_file.loss.outputs(len(statistics.classes))
     kind = job_file.task.kind
     network = blueprint.of(job_file.model, kind, data.train.features, data.train.metadata, outputs)
     network.check_length(max(int(part.lengths.max()) for part in (data.train, data.validation, data.scored)))
-    augment = augmentation.read(job_file.augmentation, job_file.data, dataset, statistics)
+    if job_file.loss.kind == "ctc":
+        for part in (data.train, data.validation, data.scored):
+            splits.check_spelling(part.ids, part.lengths, part.labels, network, "model.layers")
+    by_step = data.train.labels_by_step
+    augment = augmentation.read(job_file.augmentation, job_file.data, dataset, statistics, labels_by_step=by_step)
     counts = {name: int((data.scored.splits == name).sum()) for name in SCORED_SPLITS}
     say(
         f"job {job_file.job.name}: {len(job_file.job.trials)} trials on {device}; "
@@ -93,12 +97,12 @@ def train(job_file: JobFile, at: Results, output: Path, say: Say, *, retrain: bo
         say(f"{finished} trials are finished already and are kept (--retrain --output FOLDER trains them again there)")
     if waiting:
         checkpoints = Checkpoints(base.checkpoints(job_file.experiment, job_file.job.name))
-        with _Pack(job_file, statistics, data, augment, waiting, folders, checkpoints, say) as pack:
+        with _Pack(job_file, statistics, data, network, augment, waiting, folders, checkpoints, say) as pack:
             began = time.monotonic()
             pack.run()
             say(f"waited for input {100 * pack.waited / (time.monotonic() - began):.1f} % of the time")
         checkpoints.close(remove=True)
-    _write_outputs(job_file, statistics, data, folders, output)
+    _write_outputs(job_file, statistics, data, network, folders, output)
     say(f"job {job_file.job.name}: done, results in {output}")
 
 
@@ -167,10 +171,14 @@ class _Data:
     validation: Part
     scored: Part
 
-    def places_of(self, split: str, kind: Output) -> np.ndarray:
+    def places_of(self, split: str, network: Blueprint) -> np.ndarray:
         """Returns which of the scored part's places, as `predict.probabilities` has them, are of a split."""
+        return np.repeat(self.scored.splits == split, network.places(self.scored.lengths))
+
+    def labels_of(self, split: str) -> np.ndarray:
+        """Returns the labels of a split's objects, or of their steps."""
         chosen = self.scored.splits == split
-        return chosen if kind == "sequence" else np.repeat(chosen, self.scored.lengths)
+        return self.scored.labels[np.repeat(chosen, self.scored.lengths) if self.scored.labels_by_step else chosen]
 
 
 @dataclass
@@ -195,6 +203,7 @@ class _Pack:
         job_file: JobFile,
         statistics: Statistics,
         data: _Data,
+        network: Blueprint,
         augment: training.Augment | None,
         waiting: list[Trial],
         folders: dict[str, Path],
@@ -202,6 +211,7 @@ class _Pack:
         say: Say,
     ) -> None:
         self.job_file, self.statistics, self.data, self.say = job_file, statistics, data, say
+        self.network = network
         self.folders, self.checkpoints, self.waiting = folders, checkpoints, list(waiting)
         settings = job_file.training
         train, most_bytes = data.train, settings.window_mb * 1e6
@@ -223,6 +233,7 @@ class _Pack:
             self.outputs,
             augment,
             kind=self.kind,
+            spells=job_file.loss.kind == "ctc",
             recurrent_dropout=recurrent_dropout,
             **_monitored(job_file, statistics.classes),
         )
@@ -370,9 +381,8 @@ class _Pack:
         found = jax.device_get({name: getattr(self.states, name) for name in kept})
         states = [jax.tree.map(lambda leaf, at=index: leaf[at], found) for index in ended]
         networks = [predict.flattened(state["best_parameters"], state["best_statistics"]) for state in states]
-        scored, classes = self.data.scored, len(self.statistics.classes)
-        most_bytes = self.job_file.training.window_mb * 1e6
-        places = len(scored) if self.kind == "sequence" else scored.offsets[-1]
+        scored, most_bytes = self.data.scored, self.job_file.training.window_mb * 1e6
+        shape = int(self.network.places(scored.lengths).sum()), max(self.outputs, 2)
         # all in one walk through the data; a trial without a best epoch has no network to predict with
         trained = [place for place, state in enumerate(states) if state["best_epoch"]]
         found = predict.probabilities(
@@ -390,7 +400,7 @@ class _Pack:
             found = predict.attention(self.job_file.model, own, scored, test, self.outputs, kind=self.kind)
             attention = dict(zip(trained, found, strict=True))
         for place, index in enumerate(ended):
-            nothing = np.full((places, classes), np.nan, dtype=np.float32)
+            nothing = np.full(shape, np.nan, dtype=np.float32)
             self._store(index, states[place], networks[place], predicted.get(place, nothing), attention.get(place, {}))
             self.places[index] = None
 
@@ -464,7 +474,7 @@ class _Pack:
         best, epochs = int(state["best_epoch"]), int(state["epoch"])
         outcome = results.COMPLETED if epochs == self.job_file.training.epochs else results.EARLY_STOPPED
         outcome = results.DIVERGED if state["diverged"] else outcome
-        probabilities = {name: predicted[self.data.places_of(name, self.kind)] for name in SCORED_SPLITS}
+        probabilities = {name: predicted[self.data.places_of(name, self.network)] for name in SCORED_SPLITS}
         loss = place.history[best - 1][results.HISTORY_COLUMNS.index("validation_loss")] if best else None
         record = {
             "trial": place.trial.id,
@@ -578,9 +588,12 @@ class _Progress:
         places = [place for place in self.pack.places if place is not None]
         epochs = self.pack.job_file.training.epochs
         done = min(len(place.history) for place in places)
-        column = results.HISTORY_COLUMNS.index("validation_macro_auc")
+        name, best_of, words = "macro_auc", max, "macro AUC up to"
+        if self.pack.kind == "label_sequence":
+            name, best_of, words = "label_error_rate", min, "label error rate down to"
+        column = results.HISTORY_COLUMNS.index(f"validation_{name}")
         scored = [row[column] for place in places for row in place.history[-1:] if math.isfinite(row[column])]
-        best = f", validation macro AUC up to {max(scored):.3f}" if scored else ""
+        best = f", validation {words} {best_of(scored):.3f}" if scored else ""
         waiting = f", {len(self.pack.waiting)} waiting" if self.pack.waiting else ""
         left = ""
         spent = sum(place.seconds for place in places)
@@ -608,9 +621,14 @@ def _software() -> dict[str, str]:
 
 
 def _write_outputs(
-    job_file: JobFile, statistics: Statistics, data: _Data, folders: dict[str, Path], output: Path
+    job_file: JobFile,
+    statistics: Statistics,
+    data: _Data,
+    network: Blueprint,
+    folders: dict[str, Path],
+    output: Path,
 ) -> None:
-    scored, kind = data.scored, job_file.task.kind
+    scored = data.scored
     rows, histories = [], []
     finished = {trial.id: trials.load(folders[trial.fingerprint]) for trial in job_file.job.trials}
     for trial in job_file.job.trials:
@@ -624,10 +642,11 @@ def _write_outputs(
         histories.append(history)
     predicted = {
         name: Predictions(
-            kind,
+            job_file.task.kind,
             scored.ids[scored.splits == name],
-            scored.labels[data.places_of(name, "step" if scored.labels_by_step else "sequence")],
+            data.labels_of(name),
             scored.lengths[scored.splits == name],
+            network.places(scored.lengths[scored.splits == name]),
             {trial: entry.probabilities[name] for trial, entry in finished.items()},
         )
         for name in SCORED_SPLITS

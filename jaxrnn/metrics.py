@@ -6,7 +6,7 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics as sk
 
-from jaxrnn.config import Task
+from jaxrnn.config import ERROR_RATES, Task
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -58,6 +58,8 @@ def score_names(classes: tuple[str, ...], task: Task = PLAIN) -> list[str]:
 
 def overall(task: Task) -> list[str]:
     """Returns the names of the scores that are of no one class, as far as the task defines them."""
+    if task.kind == "label_sequence":
+        return ["log_loss", *ERROR_RATES]
     names = ["log_loss", "accuracy", "macro_f1", "macro_auc", "plasticc_log_loss"]
     return names if task.target is None else [*names, "figure_of_merit"]
 
@@ -174,8 +176,8 @@ def _resampled(
     predicted = probabilities.argmax(axis=1)
     surprise, own = _surprise(probabilities, labels), np.eye(classes)[labels]
     shares = np.array(importance) / np.sum(importance)
-    blocks = []
-    for count in _blocks(RESAMPLES, max(1, BOOTSTRAP_VALUES // places)):
+    samples = []
+    for count in blocks(RESAMPLES, max(1, BOOTSTRAP_VALUES // places)):
         objects = np.zeros((count, owners.max() + 1))
         for rows in strata:
             objects[:, rows] = generator.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=count)
@@ -194,11 +196,12 @@ def _resampled(
             right, wrong = hits[:, target], claimed[:, target] - hits[:, target]
             merit = right / np.maximum(truth[:, target], 1) * right / np.maximum(right + WRONG_COUNTS * wrong, 1)
             found.append(merit)
-        blocks.append(np.column_stack([*found, f1, hits / np.maximum(claimed, 1), hits / np.maximum(truth, 1)]))
-    return np.concatenate(blocks)
+        samples.append(np.column_stack([*found, f1, hits / np.maximum(claimed, 1), hits / np.maximum(truth, 1)]))
+    return np.concatenate(samples)
 
 
-def _blocks(total: int, size: int) -> list[int]:
+def blocks(total: int, size: int) -> list[int]:
+    """Returns numbers of at most `size`, which add up to `total`."""
     return [min(size, total - start) for start in range(0, total, size)]
 
 

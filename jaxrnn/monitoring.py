@@ -11,11 +11,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxrnn import ctc
+
 SMALLEST_PROBABILITY = 1e-7  # as in `metrics`
 
 
 class Scores(NamedTuple):
-    """Of one trial on one split: the mean of what it minimises, and the scores of `metrics` by their names."""
+    """Of one trial on one split: the mean of what it minimises, and the scores of `metrics` by their names. What a task
+    has not is NaN."""
 
     loss: Array
     log_loss: Array
@@ -24,6 +27,8 @@ class Scores(NamedTuple):
     macro_auc: Array
     plasticc_log_loss: Array
     figure_of_merit: Array
+    label_error_rate: Array
+    sequence_error_rate: Array
 
 
 def scores(
@@ -66,6 +71,25 @@ def scores(
         macro_auc=areas.mean(),
         plasticc_log_loss=weighted,
         figure_of_merit=merit,
+        label_error_rate=jnp.float32(jnp.nan),
+        sequence_error_rate=jnp.float32(jnp.nan),
+    )
+
+
+def spelling_scores(
+    losses: Float[Array, " object"],
+    distances: Float[Array, " object"],
+    label_lengths: Int[Array, " object"],
+    valid: Bool[Array, " object"],
+) -> Scores:
+    """Returns the scores of label sequences over the valid objects, from their losses -log p and edit distances."""
+    loss = jnp.where(valid, losses, 0).sum() / valid.sum()
+    nothing = Scores(*[jnp.float32(jnp.nan)] * len(Scores._fields))
+    return nothing._replace(
+        loss=loss,
+        log_loss=loss,
+        label_error_rate=ctc.label_error_rate(distances.astype(jnp.int32), label_lengths, valid),
+        sequence_error_rate=ctc.sequence_error_rate(distances.astype(jnp.int32), valid),
     )
 
 

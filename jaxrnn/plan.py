@@ -292,7 +292,7 @@ def _fingerprint(resolved: dict[str, Any], seed: int, fold: int | None) -> str:
 def learnt_task(task: dict[str, Any], monitor: str = "") -> dict[str, Any]:
     """Returns the keys of `task` that decide what is learnt or, by the score that training monitors, when it was best;
     not those that only say what predictions are worth, and when."""
-    only_scores = {"early", *SCORE_KEYS.values()} - {SCORE_KEYS.get(monitor)}
+    only_scores = {"early", "beam_width", *SCORE_KEYS.values()} - {SCORE_KEYS.get(monitor)}
     return {key: value for key, value in task.items() if key not in only_scores}
 
 

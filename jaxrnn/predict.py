@@ -9,6 +9,7 @@ from flax import nnx
 
 from jaxrnn import batches, blueprint, training
 from jaxrnn.batches import Part, Window, Windows
+from jaxrnn.blueprint import Blueprint
 from jaxrnn.bundles import Bundle
 from jaxrnn.config import Model, Output
 from jaxrnn.errors import JaxrnnError
@@ -36,21 +37,21 @@ def probabilities(
 ) -> list[np.ndarray]:
     """Returns the class probabilities [place, class] float32 of each of the networks with these parameters.
 
-    A place is an object or, where `kind` (`task.kind`) predicts at every step, a step: all of an object's in order.
-    outputs: how many output units they have; one is that of two classes. Objects of more than `most_bytes`, padded, are
-    read and predicted in windows of a quarter of that.
+    A place is an object or, where `kind` (`task.kind`) predicts at every step, a step of the output: all of an object's
+    in order. outputs: how many output units they have; one is that of two classes. Objects of more than `most_bytes`,
+    padded, are read and predicted in windows of a quarter of that.
     """
-    blueprint.of(model, kind, part.features, part.metadata, outputs).check_length(int(part.lengths.max(initial=0)))
+    made = blueprint.of(model, kind, part.features, part.metadata, outputs)
+    made.check_length(int(part.lengths.max(initial=0)))
     shape = part.features, part.metadata, outputs, kind
     states = [_states(model, *shape, arrays) for arrays in networks]
     evaluator = _evaluator(model, *shape)  # pyright: ignore[reportArgumentType]
-    by_step = kind != "sequence"
-    places = part.offsets[-1] if by_step else len(part)
-    found = [np.zeros((places, max(outputs, 2)), dtype=np.float32) for _ in networks]
+    offsets = np.concatenate([[0], np.cumsum(made.places(part.lengths))]).astype(np.int64)
+    found = [np.zeros((offsets[-1], max(outputs, 2)), dtype=np.float32) for _ in networks]
     with evaluation_windows(part, batches.edges(part.lengths, 1), most_bytes) as windows:
         for index in range(windows.count()):
             window = windows.get(0, index)
-            places = _step_places(window, part) if by_step else window.sources
+            places = _step_places(window, made, offsets) if made.gives.has_steps else window.sources
             present = places >= 0
             for result, (parameters, statistics) in zip(found, states, strict=True):
                 logits = evaluator(parameters, statistics, window.buckets)
@@ -92,13 +93,13 @@ def attention(
     return found
 
 
-def _step_places(window: Window, part: Part) -> np.ndarray:
-    """Returns where each step of a window's rows stands among the part's steps, -1 for padding and filling."""
-    places, offsets, start = [], part.offsets, 0
+def _step_places(window: Window, made: Blueprint, offsets: np.ndarray) -> np.ndarray:
+    """Returns where each output step of a window's rows stands among the part's, -1 for padding and filling."""
+    places, start = [], 0
     for bucket in window.buckets:
-        rows, steps = bucket.features.shape[:2]
+        rows, steps = len(bucket.lengths), made.gives.steps(bucket.features.shape[1])
         sources = window.sources[start : (start := start + rows)]
-        valid = np.arange(steps) < np.asarray(bucket.lengths)[:, None]
+        valid = np.arange(steps) < made.gives.steps(np.asarray(bucket.lengths))[:, None]
         places.append(np.where(valid, offsets[sources][:, None] + np.arange(steps), -1).ravel())
     return np.concatenate(places)
 

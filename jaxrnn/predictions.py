@@ -1,10 +1,13 @@
 """`predictions.h5`: the class probabilities of a job's trials on validation and test, from which every score is
 computed.
 
-Layout (version 2): for each split a group with `ids` [object] UTF-8 bytes, `lengths` [object] int64 (steps), `labels`
-int32 class indices and `probabilities` [trial, place, class] float32. A place is an object or, where every step is
-predicted (attribute `kind`: `prefix` or `step`), a step: those of an object stand together, in their order. Labels are
-[object], or [step] (-1 where there is none) where steps have labels. Attributes `trials` and `classes` name the axes.
+Layout (version 3): for each split a group with `ids` [object] UTF-8 bytes, `lengths` [object] int64 (steps), `places`
+[object] int64 (how many it has), `labels` int32 class indices and `probabilities` [trial, place, class] float32. A
+place is an object or, where every step is predicted (attribute `kind`: `prefix` or `step`), a step, or, of label
+sequences (`label_sequence`), a step of the output, of which there are fewer where the network has strides: those of an
+object stand together, in their order. Labels are [object], [step] (-1 where there is none) where steps have labels, or
+[object, position] of label sequences (-1 beyond them), whose last column of probabilities is the blank. Attributes
+`trials` and `classes` name the axes.
 """
 
 from dataclasses import dataclass
@@ -18,25 +21,26 @@ from jaxrnn import __version__
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import check_version, written_whole
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 SCORED_SPLITS = ("validation", "test")
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One split's predictions of some trials. kind: `task.kind`. ids [object] str, labels [object] or [step], lengths
-    [object], probabilities by trial [place, class], places as in the file's layout."""
+    """One split's predictions of some trials. kind: `task.kind`. ids [object] str, labels as in the file's layout,
+    lengths [object], places [object] how many each has, probabilities by trial [place, class]."""
 
     kind: str
     ids: np.ndarray
     labels: np.ndarray
     lengths: np.ndarray
+    places: np.ndarray
     probabilities: dict[str, np.ndarray]
 
     @property
     def offsets(self) -> np.ndarray:
-        """Returns where each object's steps begin, [object + 1]."""
-        return np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
+        """Returns where each object's places begin, [object + 1]."""
+        return np.concatenate([[0], np.cumsum(self.places)]).astype(np.int64)
 
     @property
     def scored_labels(self) -> np.ndarray:
@@ -70,6 +74,7 @@ def write(path: Path, predictions: dict[str, Predictions], classes: tuple[str, .
             group.create_dataset("ids", data=np.array([name.encode() for name in entry.ids.tolist()]))
             group.create_dataset("labels", data=entry.labels.astype(np.int32))
             group.create_dataset("lengths", data=entry.lengths.astype(np.int64))
+            group.create_dataset("places", data=entry.places.astype(np.int64))
             stacked = np.stack([entry.probabilities[trial] for trial in trials]).astype(np.float32)
             group.create_dataset("probabilities", data=stacked, chunks=True, fletcher32=True)
 
@@ -93,4 +98,5 @@ def _split(group: Any, kind: str, trials: list[str]) -> Predictions:
     stacked = group["probabilities"][()]
     ids = np.array([name.decode() for name in group["ids"][()]], dtype=str)
     probabilities = dict(zip(trials, stacked, strict=True))
-    return Predictions(kind, ids, group["labels"][()], group["lengths"][()], probabilities)
+    labels, lengths, places = (group[name][()] for name in ("labels", "lengths", "places"))
+    return Predictions(kind, ids, labels, lengths, places, probabilities)

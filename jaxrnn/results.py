@@ -28,7 +28,12 @@ HISTORY_COLUMNS = (
     "validation_macro_auc",
     "validation_plasticc_log_loss",
     "validation_figure_of_merit",
+    "validation_label_error_rate",
+    "validation_sequence_error_rate",
 )
+# Of each split: which mistakes the chosen trial makes, and of label sequences what it decodes.
+MISTAKES = {"label_sequence": ("edit_operations_{}.csv", "decoded_{}.csv")}
+CONFUSIONS = ("confusion_matrix_{}.csv", "confusion_matrix_{}_normalised.csv")
 COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
 
 
@@ -55,6 +60,12 @@ class Results:
 
     def checkpoints(self, experiment: str, job: str) -> Path:
         return self.root / experiment / "checkpoints" / job
+
+
+def mistakes_tables(kind: str) -> list[str]:
+    """Returns the names of the tables of mistakes that `aggregate` writes for a `task.kind`."""
+    names = MISTAKES.get(kind, CONFUSIONS)
+    return [name.format(split) for name in names for split in ("validation", "test")]
 
 
 @contextmanager

@@ -5,7 +5,7 @@ in memory are some hundred bytes an object, never the steps.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxrnn import leaks, plan, results, shards
-from jaxrnn.config import REST, Experiment, Feature, Split, Task, digest, not_binary, undeclared
+from jaxrnn import blueprint, decoding, leaks, plan, results, shards
+from jaxrnn.blueprint import Blueprint
+from jaxrnn.config import REST, Experiment, Feature, Model, Split, Task, digest, layers_of, not_binary, undeclared
 from jaxrnn.errors import JaxrnnError, listed, nearest
 from jaxrnn.features import FeatureColumn
 from jaxrnn.readers import SPLITS
@@ -26,7 +27,8 @@ TRAIN, VALIDATION, TEST = SPLITS
 # another split in each fold, which the columns `fold_0`, `fold_1`, ... say; objects taken out because they stand in
 # another split too; objects that `split.balance` leaves out.
 EXCLUDED, POOL, DRAWN, LEAKED, SURPLUS = "excluded", "pool", "drawn", "leaked", "surplus"
-STEPS = "(by step)"  # the class of an object whose steps have classes of their own
+# The class of an object whose steps, or the labels of whose label sequence, have classes of their own.
+STEPS, LABELS = "(by step)", "(label sequence)"
 
 
 @dataclass(frozen=True)
@@ -115,13 +117,14 @@ class Histogram:
 class Statistics:
     """What training and prediction need to know of the training split.
 
-    classes: names in index order. class_counts: [class], training objects (steps, where each step has a label). labels:
-    the class of each of the survey's labels, but for those that are excluded. feature_mean, feature_deviation: what is
-    subtracted from each feature and what it is divided by, as `data.features` says; 0 and 1 where nothing is.
-    sequence_features: indices of the features that are normalised by each sequence's own mean and deviation.
-    settings_digest: stands for what in the experiment file decides classes, splits and normalisation. data_digest:
-    stands for the dataset's content and the splits; trials of other data never match. fold, sequences: of which fold,
-    and of which `training.sequences`, these are; None where there are none, and for the whole training split.
+    classes: names in index order. class_counts: [class], training objects (steps, where each step has a label; labels,
+    of label sequences). labels: the class of each of the survey's labels, but for those that are excluded.
+    feature_mean, feature_deviation: what is subtracted from each feature and what it is divided by, as `data.features`
+    says; 0 and 1 where nothing is. sequence_features: indices of the features that are normalised by each sequence's
+    own mean and deviation. settings_digest: stands for what in the experiment file decides classes, splits and
+    normalisation. data_digest: stands for the dataset's content and the splits; trials of other data never match.
+    fold, sequences: of which fold, and of which `training.sequences`, these are; None where there are none, and for the
+    whole training split.
     """
 
     classes: tuple[str, ...]
@@ -267,7 +270,7 @@ def split(experiment: Experiment, dataset: Path, folder: Path) -> list[str]:
     """
     paths, settings, task = shard_paths(dataset), experiment.split, experiment.task
     known = _Known.read(paths)
-    labelled = _Labelled.read(paths, known) if task.kind == "step" else _Labelled.of(known)
+    labelled = _Labelled.of(known, task, paths)
     groups = class_labels(task, labelled.labels)
     left_out = _left_out(settings, known)
     names = class_of(task, groups, labelled.labels)
@@ -276,12 +279,19 @@ def split(experiment: Experiment, dataset: Path, folder: Path) -> list[str]:
     check_classes(experiment, tuple(groups))
     names = labelled.strata(len(known.ids))
     seed = plan.split_seed(experiment.model_dump())
+    if task.kind == "label_sequence":
+        lookup = {label: name for name, group in groups.items() for label in group}
+        sequences = label_sequences(task, known.labels, lookup, tuple(groups))
+        _check_every_network(experiment, known.ids, known.lengths, sequences)
     surplus = _surplus(settings, known, names, seed)
     if settings.balance:
         labelled = labelled.named(np.where(surplus[labelled.owner], "", labelled.names))
         _check_counts(groups, labelled, settings)
     table = pd.DataFrame({"id": known.ids, "label": known.labels, "class": names, "split": EXCLUDED}, dtype=object)
     remarks: list[str] = []
+    if task.kind == "label_sequence" and (names == "").any():
+        remarks.append(f"{(names == '').sum()} objects with a label that `task.exclude` names are left out whole")
+    said = list(remarks)
     entering = np.where(surplus, "", names)
     if _random_folds(settings):
         table["split"] = np.where(names == "", EXCLUDED, DRAWN)
@@ -290,6 +300,7 @@ def split(experiment: Experiment, dataset: Path, folder: Path) -> list[str]:
             table[f"fold_{fold}"] = _parts(alone, known, entering, seed + fold)[0].split
     else:
         parts, remarks = _parts(settings, known, entering, seed)
+        remarks = [*said, *remarks]
         table["split"] = parts.split
         if settings.folds is not None:
             table["fold"] = parts.fold
@@ -324,7 +335,7 @@ def split(experiment: Experiment, dataset: Path, folder: Path) -> list[str]:
     )
     counts = labelled.counts(assigned(table, _folds(settings)[0]))
     shown = ", ".join(f"{counts[name][TRAIN]} {name}" for name in groups)
-    steps = "steps: " if task.kind == "step" else ""
+    steps = {"step": "steps: ", "label_sequence": "labels: "}.get(task.kind, "")
     return [*remarks, *leaking, f"training{' of fold 0' if settings.folds else ''} has {steps}{shown}"]
 
 
@@ -345,9 +356,10 @@ def _surplus(split: Split, known: "_Known", names: np.ndarray, seed: int) -> np.
     surplus = np.zeros(len(names), dtype=bool)
     if not split.balance:
         return surplus
-    if STEPS in names:
+    if STEPS in names or LABELS in names:
         raise JaxrnnError(
-            "split.balance: an object's steps are of several classes; leave it out with `task.kind: step`"
+            "split.balance: an object's labels are of several classes; leave it out with `task.kind: step` or "
+            "`label_sequence`"
         )
     classes, counts = np.unique(names[names != ""].astype(str), return_counts=True)
     places = np.array([_uniform(seed, f"balance/{name}") for name in known.ids])
@@ -392,6 +404,57 @@ def check_classes(experiment: Experiment, classes: Sequence[str]) -> None:
         unknown = undeclared(names, classes)
         if unknown:
             raise JaxrnnError(f"task.{key}: {unknown}")
+
+
+def label_sequences(task: Task, texts: Iterable[str], class_name: dict[str, str], classes: Sequence[str]) -> np.ndarray:
+    """Returns the class indices [object, position] int32 of each object's labels, -1 beyond them, and throughout where
+    one of them is of no class.
+
+    texts: [object], their label texts. class_name: of each label.
+    """
+    index = {label: list(classes).index(name) for label, name in class_name.items()}
+    found = [[index.get(label, -1) for label in task.labels_of(text)] for text in texts]
+    labels = np.full((len(found), max(map(len, found), default=0)), -1, dtype=np.int32)
+    for row, own in enumerate(found):
+        if -1 not in own:
+            labels[row, : len(own)] = own
+    return labels
+
+
+def check_spelling(ids: np.ndarray, lengths: np.ndarray, labels: np.ndarray, network: Blueprint, key: str) -> None:
+    """Raises JaxrnnError where CTC cannot spell an object's labels with as many steps as the network leaves of it.
+
+    ids, lengths: [object]; labels: [object, position], -1 beyond them. key: of the network's layers.
+    """
+    left, needed = network.gives.steps(lengths), decoding.needed_steps(labels)
+    short = np.flatnonzero(left < needed)
+    if not len(short):
+        return
+    worst = short[np.argmax(needed[short] - left[short])]
+    others = f" (and {len(short) - 1} others)" if len(short) > 1 else ""
+    shortening = [f"{key}[{place}] ({it.kind})" for place, it in enumerate(network.layers) if it.shortens]
+    repeats = needed[worst] - (labels[worst] >= 0).sum()
+    blanks = f", {repeats} of them to part equal ones" if repeats else ""
+    kept = f", of which {listed(shortening)} leave{'s' * (len(shortening) == 1)} {left[worst]}" if shortening else ""
+    remedy = f"use a smaller stride in {listed(shortening)}" if shortening else "see `data.cuts` and `data.steps`"
+    raise JaxrnnError(
+        f"task.kind: object {ids[worst]}{others} has {lengths[worst]} steps{kept}, and its "
+        f"{(labels[worst] >= 0).sum()} labels need at least {needed[worst]}{blanks}; {remedy}, or leave such objects "
+        "out of the survey"
+    )
+
+
+def _check_every_network(experiment: Experiment, ids: np.ndarray, lengths: np.ndarray, labels: np.ndarray) -> None:
+    """Checks the labels with each network of the grid."""
+    lists = {"model.layers": experiment.model.layers}
+    if "model.layers" in experiment.grid:
+        values = enumerate(experiment.grid["model.layers"])
+        lists = {f"grid.model.layers[{index}]": layers_of(value) for index, value in values}
+    for key, layers in lists.items():
+        # of how many features and classes there are depends no stride
+        model = experiment.model if layers is None else Model(layers=layers)
+        network = blueprint.of(model, experiment.task.kind, 1, len(experiment.data.metadata), 2)
+        check_spelling(ids, lengths, labels, network, key)
 
 
 def class_labels(task: Task, labels: np.ndarray) -> dict[str, list[str]]:
@@ -478,6 +541,7 @@ class _Known:
     labels: np.ndarray
     splits: np.ndarray | None
     groups: np.ndarray | None
+    lengths: np.ndarray
 
     @classmethod
     def read(cls, paths: list[Path]) -> "_Known":
@@ -493,7 +557,8 @@ class _Known:
 
         ids, labels = column("ids"), column("labels")
         assert ids is not None and labels is not None
-        return cls(ids, labels, column("splits"), column("groups"))
+        lengths = np.concatenate([shard.lengths for shard in content])
+        return cls(ids, labels, column("splits"), column("groups"), lengths)
 
     def units(self, split: Split) -> np.ndarray:
         """Returns the name [object] of what moves as a whole: the object, or its group if it has one."""
@@ -509,20 +574,39 @@ class _Known:
 
 @dataclass(frozen=True)
 class _Labelled:
-    """What has a label: each object, or each step. owner: [label], the object it belongs to. labels: [label] str.
-    names: [label] str, its class, "" where it is excluded. by_step: whether steps are labelled."""
+    """What has a label: each object, each step, or each place of a label sequence. owner: [label], the object that it
+    belongs to. labels: [label] str. names: [label] str, its class, "" where it is excluded. each: the class of objects
+    that have several, one of `STEPS` and `LABELS`; "" where each has one."""
 
     owner: np.ndarray
     labels: np.ndarray
     names: np.ndarray
-    by_step: bool
+    each: str = ""
 
     @classmethod
-    def of(cls, known: _Known) -> "_Labelled":
-        return cls(np.arange(len(known.ids)), known.labels, known.labels, by_step=False)
+    def of(cls, known: _Known, task: Task, paths: list[Path]) -> "_Labelled":
+        if task.kind == "step":
+            return cls.of_steps(paths, known)
+        if task.kind == "label_sequence":
+            return cls.of_sequences(known, task)
+        return cls(np.arange(len(known.ids)), known.labels, known.labels)
 
     @classmethod
-    def read(cls, paths: list[Path], known: _Known) -> "_Labelled":
+    def of_sequences(cls, known: _Known, task: Task) -> "_Labelled":
+        """Returns each label of each object's label text; raises JaxrnnError for an empty one."""
+        parts = [task.labels_of(text) for text in known.labels]
+        for name, text, labels in zip(known.ids, known.labels, parts, strict=True):
+            if "" in labels or not labels:
+                raise JaxrnnError(
+                    f"task.separator: object {name} has the label {text!r}, in which {task.separator!r} leaves an "
+                    "empty label; expected labels with one separator between them; mend the survey, or name another "
+                    "separator"
+                )
+        labels = np.array([label for own in parts for label in own], dtype=object)
+        return cls(np.repeat(np.arange(len(known.ids)), list(map(len, parts))), labels, labels, LABELS)
+
+    @classmethod
+    def of_steps(cls, paths: list[Path], known: _Known) -> "_Labelled":
         """Returns each step's label; raises JaxrnnError where the survey gives none."""
         labels, lengths = [], []
         for path in paths:
@@ -535,18 +619,21 @@ class _Labelled:
             labels.append(found)
             lengths.append(shards.read(path, steps=False).lengths)
         every = np.concatenate(labels).astype(object)
-        return cls(np.repeat(np.arange(len(known.ids)), np.concatenate(lengths)), every, every, by_step=True)
+        return cls(np.repeat(np.arange(len(known.ids)), np.concatenate(lengths)), every, every, STEPS)
 
     def named(self, names: np.ndarray) -> "_Labelled":
+        """Returns the same with other classes; of a label sequence, one excluded label excludes all."""
+        if self.each == LABELS:
+            names = np.where(np.isin(self.owner, self.owner[names == ""]), "", names)
         return replace(self, names=names)
 
     def strata(self, objects: int) -> np.ndarray:
         """Returns what splits are stratified by, [object] str, "" for objects that are excluded: their class, or
-        nothing where an object's steps have classes."""
-        if not self.by_step:
+        nothing where an object has labels of several classes."""
+        if not self.each:
             return self.names
         found = np.full(objects, "", dtype=object)
-        found[self.owner[self.names != ""]] = STEPS
+        found[self.owner[self.names != ""]] = self.each
         return found
 
     def counts(self, split: np.ndarray) -> dict[str, dict[str, int]]:

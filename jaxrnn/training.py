@@ -15,7 +15,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array
 
-from jaxrnn import attention, losses, models, monitoring, optimisers
+from jaxrnn import attention, ctc, decoding, losses, models, monitoring, optimisers
 from jaxrnn.batches import Bucket, Schedule
 from jaxrnn.config import LOWER_IS_BETTER, Model, Output, Training
 from jaxrnn.monitoring import Scores
@@ -57,7 +57,7 @@ class Targets(NamedTuple):
     """What a network is to say at its places: a place is a row, or a row's step where it predicts at every step.
 
     labels [place] class indices, weights [place] of each in the loss (0: counts nowhere), scored [place] indices of
-    the places whose predictions are scored.
+    the places whose predictions are scored. Of label sequences, whose place is a row, labels is how many there are.
     """
 
     labels: Any
@@ -119,22 +119,37 @@ def make(
     augment: Augment | None = None,
     *,
     kind: Output = "sequence",
+    spells: bool = False,
     recurrent_dropout: bool = False,
     importance: Sequence[float] | None = None,
     target: int | None = None,
 ) -> Program:
-    """Returns the program that trains packs of trials of one network. kind: `task.kind`.
+    """Returns the program that trains packs of trials of one network. kind: `task.kind`. spells: whether the loss is
+    CTC, whose blank is the last output.
 
     begin(hyperparameters) -> state. advance(state, hyperparameters, buckets, schedule, window, start, stop) -> state
     after the steps [start, stop) of a window's schedule; all but the states' shapes is traced, so that any cut of any
-    window runs the same program. evaluate(state, buckets) -> logits [trial, place, class].
-    finish_epoch(state, hyperparameters, validation logits, targets) -> state, report.
+    window runs the same program. evaluate(state, buckets) -> logits [trial, place, class], or with CTC the loss and the
+    edit distance [trial, row, 2] of greedy decoding. finish_epoch(state, hyperparameters, what `evaluate` gives of
+    validation, targets) -> state, report.
     outputs: how many output units the network has, one a class, or a single one for two classes.
     augment: changes each batch before it is trained on; None compiles nothing in. recurrent_dropout: whether any trial
     has some; else nothing of it is compiled in. importance, target: what `monitoring.scores` needs of the task.
     """
     template = network(model, features, metadata, outputs, kind)
     structure = nnx.graphdef(template)
+    blank = outputs - 1
+
+    def spelling_losses(logits: Array, batch: Bucket) -> Array:
+        labels, lengths = jnp.asarray(batch.labels), template.lengths_out(jnp.asarray(batch.lengths))
+        return ctc.ctc(logits, lengths, labels, (labels >= 0).sum(axis=1), blank=blank)
+
+    def spelled(logits: Array, batch: Bucket) -> Array:
+        """Returns the loss and the edit distance [row, 2]."""
+        labels, lengths = jnp.asarray(batch.labels), template.lengths_out(jnp.asarray(batch.lengths))
+        found, counts = ctc.greedy(logits, lengths, blank=blank)
+        distances = ctc.edit_distance(labels, (labels >= 0).sum(axis=1), found, counts)
+        return jnp.stack([spelling_losses(logits, batch), distances.astype(logits.dtype)], axis=1)
 
     def optimiser(hyper: Hyperparameters, learning_rate: Array) -> optax.GradientTransformation:
         return optimisers.make(
@@ -188,6 +203,10 @@ def make(
         """Returns the state after one step of gradient descent on one batch; `over` is the share of the epoch before
         it. teacher_bits: [row, step], where there is a decoder."""
         labels, weights = weighted_labels(kind, batch)
+        if spells:
+            # augmentation may leave too few steps
+            steps = template.lengths_out(jnp.asarray(batch.lengths))
+            weights = jnp.where(steps >= decoding.needed_steps(jnp.asarray(batch.labels)), weights, 0)
         total = weights.sum()
         learning_rate = optimisers.learning_rate(
             training.schedule,
@@ -223,11 +242,13 @@ def make(
                 )
             logits = losses.class_logits(found)
             # a batch may be without a labelled step: it teaches nothing
-            loss = _weighted_sum(weights, unreduced(logits, labels, hyper)) / jnp.maximum(total, LEAST)
+            each = spelling_losses(logits, batch) if spells else unreduced(logits, labels, hyper)
+            loss = _weighted_sum(weights, each) / jnp.maximum(total, LEAST)
             kernel = models.penalised_kernel(parameters)
             if kernel is not None:
                 loss += hyper.l2 * jnp.square(kernel).sum()
-            hits = _weighted_sum(weights, logits.argmax(axis=-1) == labels)
+            # what is spelled in training is not looked at: decoding takes its time
+            hits = jnp.float32(jnp.nan) if spells else _weighted_sum(weights, logits.argmax(axis=-1) == labels)
             return loss, (nnx.state(net, nnx.BatchStat), hits)
 
         (loss, (statistics, hits)), gradient = jax.value_and_grad(objective, has_aux=True)(state.parameters)
@@ -300,13 +321,16 @@ def make(
     def finish_epoch(
         state: State, hyper: Hyperparameters, logits: Array, targets: Targets
     ) -> tuple[State, EpochReport]:
-        each = unreduced(logits, targets.labels, hyper)
+        each = logits[:, 0] if spells else unreduced(logits, targets.labels, hyper)
         loss = _weighted_sum(targets.weights, each) / targets.weights.sum()
         places = targets.scored
         valid = jnp.ones(places.shape, dtype=bool)
-        scored = monitoring.scores(
-            logits[places], each[places], targets.labels[places], valid, importance=importance, target=target
-        )._replace(loss=loss)
+        if spells:
+            scored = monitoring.spelling_scores(each[places], logits[places, 1], targets.labels[places], valid)
+        else:
+            scored = monitoring.scores(
+                logits[places], each[places], targets.labels[places], valid, importance=importance, target=target
+            )._replace(loss=loss)
         seen = jnp.maximum(state.seen, LEAST)
         train_loss, train_accuracy = state.loss_sum / seen, state.hits / seen
         epoch = state.epoch + 1
@@ -335,7 +359,9 @@ def make(
         advance=advance,
         evaluate=jax.jit(
             jax.vmap(
-                lambda state, buckets: evaluate(structure, state.parameters, state.statistics, buckets),
+                lambda state, buckets: evaluate(
+                    structure, state.parameters, state.statistics, buckets, spelled if spells else None
+                ),
                 in_axes=(0, None),
             )
         ),
@@ -362,10 +388,10 @@ def weighted_labels(kind: Output, batch: Bucket) -> tuple[Array, Array]:
     """Returns the labels of a batch's places and their weights in the loss, [row], or [row, step] by step.
 
     Each row weighs 1, shared by its steps where every prefix is predicted; where steps have labels, each step weighs 1.
-    Filling, steps beyond the length and steps without a label weigh 0.
+    Filling, steps beyond the length and steps without a label weigh 0. Label sequences are [row, position] as they are.
     """
     lengths, labels = jnp.asarray(batch.lengths), jnp.asarray(batch.labels)
-    if kind == "sequence":
+    if kind in ("sequence", "label_sequence"):
         return labels, (lengths > 0).astype(jnp.float32)
     valid = jnp.arange(batch.features.shape[1]) < lengths[:, None]
     if kind == "prefix":
@@ -383,6 +409,8 @@ def targets(kind: Output, buckets: Iterable[Bucket]) -> Targets:
     for bucket in buckets:
         labels, weights = (np.asarray(values) for values in weighted_labels(kind, bucket))
         scored = weights > 0
+        if kind == "label_sequence":
+            labels = (labels >= 0).sum(axis=1)
         if kind == "prefix":
             scored &= np.arange(labels.shape[1]) == np.asarray(bucket.lengths)[:, None] - 1
         found.append(Targets(labels.ravel(), weights.ravel(), np.flatnonzero(scored)))
@@ -412,16 +440,24 @@ def network(
     return models.Network(model, kind, features, metadata, outputs, rngs=rngs)
 
 
-def evaluate(structure: Any, parameters: Any, statistics: Any, buckets: tuple[Bucket, ...]) -> Array:
+def evaluate(
+    structure: Any,
+    parameters: Any,
+    statistics: Any,
+    buckets: tuple[Bucket, ...],
+    told: Callable[[Array, Bucket], Array] | None = None,
+) -> Array:
     """Returns the logits [place, class] of one trial's network for all buckets' rows, in their order: a row's, or those
     of its steps one after another where it predicts at every step.
 
+    told: what of a batch's logits is kept instead, [row, value].
     Each bucket's rows must be a multiple of the evaluation batch (`evaluation_multiple`), which bounds the memory.
     """
 
     def batch_logits(batch: Bucket) -> Array:
         net = nnx.merge(structure, parameters, statistics)
-        return losses.class_logits(net(batch.features, batch.lengths, batch.metadata))
+        found = losses.class_logits(net(batch.features, batch.lengths, batch.metadata))
+        return found if told is None else told(found, batch)
 
     logits = []
     for bucket in buckets:

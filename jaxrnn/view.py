@@ -40,13 +40,15 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True)
 class Wanted:
     """What to draw: the objects named, or `per_class` of each label of the survey (of `classes`, where given), chosen
-    by `seed`. column: what stands on the y axis; the survey's first column, or all features, where None."""
+    by `seed`. column: what stands on the y axis; the survey's first column, or all features, where None. together:
+    `per_class` of all objects alike, for label sequences, of which hardly two are equal."""
 
     objects: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     per_class: int = 3
     seed: int = 0
     column: str | None = None
+    together: bool = False
 
     def check(self, output: Path) -> None:
         """Raises JaxrnnError where no page can come of this, before anything is read."""
@@ -131,7 +133,8 @@ class _Choice:
     def __init__(self, wanted: Wanted, where: Path) -> None:
         self.wanted, self.where = wanted, where
         self._names = frozenset(wanted.objects)
-        self._groups: dict[str, list[tuple[int, str, Any]]] = {}  # of each label: (hash, id, what came with it)
+        # of each label: (hash, id, (label, what came with it))
+        self._groups: dict[str, list[tuple[int, str, tuple[str, Any]]]] = {}
         self._labels: dict[str, None] = {}
         self._similar: dict[str, list[str]] = {}
         self._count = 0
@@ -142,8 +145,8 @@ class _Choice:
 
     def kept(self) -> Iterator[tuple[str, str, Any]]:
         """Yields id, label, and what came with it."""
-        for label, group in self._groups.items():
-            yield from ((name, label, payload) for _, name, payload in group)
+        for group in self._groups.values():
+            yield from ((name, label, payload) for _, name, (label, payload) in group)
 
     def entering(self, ids: Sequence[str], labels: Sequence[str]) -> Iterator[int]:
         """Yields which of these objects are to be `put`, as far as is known yet."""
@@ -157,14 +160,14 @@ class _Choice:
                 self._labels[label] = None
             if self.wanted.classes and label not in self.wanted.classes:
                 continue
-            group = self._groups.get(label, [])
+            group = self._groups.get("" if self.wanted.together else label, [])
             if len(group) < self.wanted.per_class or self._hash(name) < group[-1][0]:
                 yield index
 
     def put(self, name: str, label: str, payload: Any) -> None:
-        group = self._groups.setdefault(label, [])
+        group = self._groups.setdefault("" if self.wanted.together else label, [])
         # the place among equals: what came with them is never compared
-        insort(group, (self._hash(name), name, payload), key=lambda entry: entry[:2])
+        insort(group, (self._hash(name), name, (label, payload)), key=lambda entry: entry[:2])
         self._count += 1
         if not self._names and len(group) > self.wanted.per_class:
             group.pop()
@@ -193,7 +196,7 @@ class _Choice:
             place = {name: index for index, name in enumerate(self.wanted.objects)}
             return sorted(kept, key=lambda entry: place[entry[0]])
         for label in self.wanted.classes:
-            if label not in self._groups:
+            if label not in {own for _, own, _ in kept}:
                 known = list(self._labels)
                 raise JaxrnnError(
                     f"{self.where}: no object of class '{label}'{nearest(label, known)}; the survey's labels are "

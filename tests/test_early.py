@@ -28,7 +28,12 @@ def drawn(objects: int = 60, seed: int = 0) -> tuple[Predictions, Clock]:
     odds = np.exp(logits)
     time = 50_000 + np.concatenate([np.sort(generator.uniform(0, 40, length)) for length in lengths])
     predicted = Predictions(
-        "prefix", np.arange(objects).astype(str), labels, lengths, {"one": odds / odds.sum(axis=1, keepdims=True)}
+        "prefix",
+        np.arange(objects).astype(str),
+        labels,
+        lengths,
+        lengths,
+        {"one": odds / odds.sum(axis=1, keepdims=True)},
     )
     return predicted, Clock(offsets, time, 50_000 + generator.uniform(5, 35, objects), "days")
 

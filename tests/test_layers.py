@@ -192,7 +192,7 @@ everywhere = pytest.mark.parametrize("of", CASES.values(), ids=CASES)
 
 def test_every_kind_of_layer_is_in_the_battery() -> None:
     placed = [placed for of in CASES.values() for placed in blueprint.every(of.blueprint.layers)]
-    assert {entry.layer.layer for entry in placed} == set(LAYER_KINDS)
+    assert {entry.kind for entry in placed} == set(LAYER_KINDS)
     assert set(layers.LAYERS) == set(get_args(config.Layer))
 
 

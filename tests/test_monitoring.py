@@ -11,7 +11,7 @@ from numpy.random import default_rng
 from sklearn import metrics as sk
 
 from jaxrnn import metrics, monitoring
-from jaxrnn.config import Task
+from jaxrnn.config import ERROR_RATES, Task
 from jaxrnn.results import HISTORY_COLUMNS
 
 # one shape, so that one program serves all draws
@@ -106,7 +106,7 @@ def test_what_training_watches_is_what_the_tables_report(separation: float) -> N
 
 
 def test_what_is_watched_is_every_overall_score_and_stands_in_the_history() -> None:
-    assert {*monitoring.Scores._fields} == {"loss", *metrics.overall(Task(target="a"))}
+    assert {*monitoring.Scores._fields} == {"loss", *metrics.overall(Task(target="a")), *ERROR_RATES}
     watched = [f"validation_{name}" for name in monitoring.Scores._fields]
     assert [name for name in HISTORY_COLUMNS if name.startswith("validation_")] == watched
 
@@ -115,7 +115,7 @@ def test_what_the_task_does_not_define_is_no_number() -> None:
     logits = np.eye(CLASSES, dtype=np.float32)
     found = scores(logits, np.ones(CLASSES, np.float32), np.arange(CLASSES, dtype=np.int32), np.ones(CLASSES, bool))
     missing = [name for name, value in found._asdict().items() if np.isnan(value)]
-    assert missing == ["plasticc_log_loss", "figure_of_merit"]
+    assert missing == ["plasticc_log_loss", "figure_of_merit", *ERROR_RATES]
 
 
 def test_a_hopeless_object_costs_as_much_as_in_the_tables() -> None:

@@ -146,3 +146,103 @@ def test_rows_without_a_drawing_are_left_out(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.row_numbers[rows], found.time[rows])
         lengths.add(rows.stop - rows.start)
     assert lengths == set(range(1, 8))
+
+
+# Lines
+
+
+def ink(count: int, seed: int, rows: int = 3, columns: int = 6) -> tuple[bytes, bytes]:
+    """Returns image and label files; the pixels of an image tell which one it is, and some have empty columns."""
+    generator = np.random.default_rng(seed)
+    pixels = np.zeros((count, rows, columns), np.uint8)
+    first, last = generator.integers(0, 3, count), generator.integers(3, columns, count)
+    inked = (np.arange(columns) >= first[:, None]) & (np.arange(columns) <= last[:, None])
+    pixels[:] = np.where(inked, 1, 0)[:, None, :] * (1 + np.arange(count) % 250)[:, None, None]
+    digits = bytes((np.arange(count) * 7 % 10).tolist())
+    header = struct.pack(">IIII", 2051, count, rows, columns)
+    return header + pixels.tobytes(), struct.pack(">II", 2049, count) + digits
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    for prefix, count, seed in (("train", 247, 1), ("t10k", 33, 2)):
+        for kind, content in zip(("images-idx3-ubyte", "labels-idx1-ubyte"), ink(count, seed), strict=True):
+            (tmp_path / f"{prefix}-{kind}").write_bytes(content)
+    return tmp_path
+
+
+def lines_of(folder: Path, budget: int, **lines: Any) -> Any:
+    reader = opened(folder, lines=lines)
+    return joined([reader.read(part) for part in reader.parts(budget)])
+
+
+def images_of(found: Any, line: Any, width: int | None = 6) -> list[int]:
+    """Returns which images stand in a line: their pixels are 1 more than their number."""
+    columns = found.values[found.offsets[line] : found.offsets[line + 1]]
+    assert width is None or len(columns) % width == 0
+    seen = [int(column.max()) for column in columns if column.any()]
+    return [seen[at] - 1 for at in range(len(seen)) if at == 0 or seen[at] != seen[at - 1]]
+
+
+@pytest.mark.parametrize("widths", ["fixed", "variable"])
+def test_lines_hold_every_image_once_in_its_own_split(digits: Path, widths: str) -> None:
+    found = lines_of(digits, 10**6, widths=widths)
+    assert found.groups is None and found.ids.tolist()[:2] == ["train-line-000000", "train-line-000001"]
+    for split, count in (("train", 247), ("test", 33)):
+        rows = np.flatnonzero(found.splits == split)
+        held = [images_of(found, row, 6 if widths == "fixed" else None) for row in rows]
+        assert sorted(image for line in held for image in line) == list(range(count))
+        assert [len(line) for line in held] == [5] * (count // 5) + [count % 5]
+        for row, line in zip(rows, held, strict=True):
+            assert found.labels[row] == " ".join(str(image * 7 % 10) for image in line)
+        # drawn, not as they come
+        assert sum(np.diff(line).tolist() == [1] * (len(line) - 1) for line in held) < len(held) / 2
+
+
+def test_lines_are_the_same_however_they_are_cut(digits: Path) -> None:
+    whole = lines_of(digits, 10**7, widths="variable", passes=2)
+    for budget in (1, 3000, 50_000):
+        pieces = lines_of(digits, budget, widths="variable", passes=2)
+        for name in ("ids", "labels", "offsets", "values", "time", "splits", "groups"):
+            np.testing.assert_array_equal(getattr(pieces, name), getattr(whole, name), err_msg=name)
+    other = lines_of(digits, 10**7, widths="variable", passes=2, seed=1)
+    assert other.labels.tolist() != whole.labels.tolist()
+
+
+def test_variable_lines_are_cut_to_their_ink_with_margins(digits: Path) -> None:
+    bare, wide = (lines_of(digits, 10**7, widths="variable", margin=margin) for margin in (0, 3))
+    assert bare.values.any(axis=1).all() and bare.labels.tolist() == wide.labels.tolist()
+    np.testing.assert_array_equal(wide.values[wide.values.any(axis=1)], bare.values)
+    added = np.diff(wide.offsets) - np.diff(bare.offsets)
+    assert added.min() >= 0 and added.max() <= 2 * 5 * 3 and 12 < added.mean() < 18
+
+
+def test_passes_pair_images_anew_within_groups(digits: Path) -> None:
+    found = lines_of(digits, 10**7, passes=3)
+    train = found.splits == "train"
+    assert found.groups is not None and (~train).sum() == 7 and train.sum() == 3 * 50
+    groups: dict[str, list[list[int]]] = {}
+    for row in np.flatnonzero(train):
+        groups.setdefault(found.groups[row], []).append(images_of(found, row))
+    # a block has 20 lines of 5 images: no image is in two of them
+    assert [len(lines) for lines in groups.values()] == [60, 60, 30]
+    held = [sorted(image for line in lines for image in line) for lines in groups.values()]
+    assert sorted(image for images in held for image in images) == sorted([*range(247)] * 3)
+    assert all(images == sorted([*set(images)] * 3) for images in held)
+    pairs = [
+        (one, other) for lines in groups.values() for line in lines for one in line for other in line if one < other
+    ]
+    assert len(set(pairs)) > 0.8 * len(pairs)
+
+
+def test_unusual_lines(digits: Path) -> None:
+    columns = opened(digits, lines={}).describe().columns
+    assert [column.name for column in columns] == ["pixel_00", "pixel_01", "pixel_02"]
+    alone = lines_of(digits, 10**7, digits=1)
+    assert len(alone.ids) == 280
+    (digits / "t10k-images-idx3-ubyte").write_bytes(images(33, 2, 6))
+    assert "rows; lines need the same in every split" in refused(digits, lines={"digits": 5})
+    # without ink nothing is cut
+    (digits / "t10k-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, 33, 3, 6) + bytes(33 * 18))
+    empty = lines_of(digits, 10**7, widths="variable", margin=0)
+    assert (np.diff(empty.offsets)[empty.splits == "test"][:-1] == 30).all()

@@ -232,9 +232,8 @@ def invented(folder: Path, folds: int | None) -> tuple[Experiment, Results]:
                 skill = 1 if entry.hyperparameters["training.learning_rate"] == 0.001 else 4
                 odds = 1 / (1 + np.exp(-skill * (labels - 0.5) - rng.normal(0, 1, len(labels))))
                 probabilities[entry.id] = np.column_stack([1 - odds, odds]).astype(np.float32)
-            content[split] = Predictions(
-                "sequence", rows["id"].to_numpy(dtype=str), labels, np.ones(len(labels)), probabilities
-            )
+            ids, ones = rows["id"].to_numpy(dtype=str), np.ones(len(labels))
+            content[split] = Predictions("sequence", ids, labels, ones, ones, probabilities)
         for entry in job.trials:
             record = {"trial": entry.id, "fingerprint": entry.fingerprint, "data_digest": digest, "loss": 0.5}
             record |= {"epochs": 1, "best_epoch": 1, "seconds": 1.0, "input_seconds": 0.1, "outcome": COMPLETED}

@@ -28,7 +28,7 @@ from jaxrnn import (
     training,
 )
 from jaxrnn.batches import Bucket, Corpus, Examples, Part, Windows
-from jaxrnn.config import Augmentation, Data, Model, Output, Training
+from jaxrnn.config import Augmentation, Data, Model, Output, Task, Training
 from jaxrnn.errors import Interrupted, JaxrnnError
 from jaxrnn.predictions import Predictions
 from jaxrnn.results import Results
@@ -112,7 +112,10 @@ def test_what_is_scored_on_the_device_is_what_the_tables_score(kind: Output) -> 
         window = windows.get()
     targets = training.targets(kind, window.buckets)
     places = 25 if kind == "sequence" else lengths.sum()
-    stored = Predictions(kind, examples.ids, labels, lengths, {"one": generator.random((places, 3)).astype(np.float32)})
+    each = np.ones(25, int) if kind == "sequence" else lengths
+    stored = Predictions(
+        kind, examples.ids, labels, lengths, each, {"one": generator.random((places, 3)).astype(np.float32)}
+    )
     # the same rows, in the windows' order: bucket by bucket
     order = window.sources[window.sources >= 0]
     expected = [stored.scored_labels[stored.owners == row] for row in order]
@@ -158,7 +161,7 @@ def test_steps_have_classes_of_their_own(tmp_path: Path) -> None:
     table, statistics = splits.read_splits(tmp_path), splits.read_statistics(tmp_path)
     assert statistics.classes == ("move", "rest") and statistics.labels == {"move": "move", "rest": "rest"}
     assert set(table["split"]) == set(splits.SPLITS)
-    part = Corpus(dataset, table, statistics, labels_by_step=True).part("train")
+    part = Corpus(dataset, table, statistics, task=Task(kind="step")).part("train")
     stored = np.concatenate([entry.step_labels for entry in entries])
     owners = np.repeat(np.arange(40), np.concatenate([entry.lengths for entry in entries]))
     mine = stored[np.isin(owners, np.flatnonzero(table["split"] == "train"))]
@@ -275,7 +278,7 @@ def test_a_task_goes_from_the_survey_to_the_report(
     assert best["test"]["accuracy"]["value"] > 0.85
     statistics = splits.read_statistics(experiment_folder)
     corpus = Corpus(at.dataset(made.dataset_key), splits.read_splits(experiment_folder), statistics,
-                    labels_by_step=kind == "step")  # fmt: skip
+                    task=of.task)  # fmt: skip
     again = predict.predict(bundles.load(experiment_folder / "best"), corpus.part("test"))
     # other paddings of the same sequences round differently
     np.testing.assert_allclose(again, test.probabilities[best["trial"]], atol=2e-6)
@@ -367,7 +370,9 @@ def test_labels_of_steps_move_with_their_steps(change: str) -> None:
         NAMES, np.ones(3), np.zeros(3), np.ones(3), np.zeros(0), np.ones(0), settings_digest="", data_digest=""
     )
     data = Data.model_validate({"reader": "spcc", "path": "p", "features": ["value", "passband"]})
-    augment = augmentation.make(Augmentation.model_validate({change: 0.6}), data, columns, statistics)
+    augment = augmentation.make(
+        Augmentation.model_validate({change: 0.6}), data, columns, statistics, labels_by_step=True
+    )
     batch = Bucket(
         features.astype(np.float32), lengths, np.zeros((40, 0), np.float32), labels, np.arange(40, dtype=np.uint32)
     )
@@ -375,3 +380,6 @@ def test_labels_of_steps_move_with_their_steps(change: str) -> None:
     still = np.arange(steps) < np.asarray(after.lengths)[:, None]
     assert still.sum() < valid.sum()
     np.testing.assert_array_equal(np.asarray(after.labels)[still] + 10, np.asarray(after.features)[still][:, 0])
+    # the labels of a sequence in their order, of which there may be as many, stay
+    whole = augmentation.make(Augmentation.model_validate({change: 0.6}), data, columns, statistics)
+    np.testing.assert_array_equal(whole(batch, jax.random.key(0)).labels, labels)

@@ -1,14 +1,17 @@
-"""Images in the idx format of MNIST (LeCun et al. 1998, Proc. IEEE 86, 2278), gzipped or not: a row of pixels a step.
+"""Images in the idx format of MNIST (LeCun et al. 1998, Proc. IEEE 86, 2278), gzipped or not: a row of pixels a step,
+or lines of several digits side by side, a column of pixels a step.
 
 An idx file is a magic number (0, 0, type, number of axes), the length of each axis as a big-endian 32-bit integer, and
 the values. Images have three axes (image, row, column), labels one; both are unsigned bytes.
 """
 
 import gzip
+import hashlib
 import math
 import zlib
+from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Annotated, BinaryIO, Literal
 
 import numpy as np
 from pydantic import Field
@@ -24,7 +27,36 @@ GZIP_RATIO = 1032  # of what DEFLATE at most makes of a byte
 ROW_BYTES = 3 * 8  # time, passband and row number
 
 
+BLOCK_LINES = 20  # lines of a block, within which passes pair their images anew
+
+
+class Lines(Options):
+    digits: Annotated[int, Field(ge=1, le=1000)] = Field(default=5, description="How many digits a line has.")
+    widths: Literal["fixed", "variable"] = Field(
+        default="fixed",
+        description="`fixed`: whole images side by side. `variable`: each cut to the columns that have ink, with empty "
+        "columns on both sides, so that lines differ in length.",
+    )
+    margin: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=4,
+        description="For `widths: variable`: at most so many empty columns on each side of a digit, drawn for each.",
+    )
+    passes: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=1,
+        description="How often the training images are used, each time in other lines. More than 1 needs `split.by: "
+        "group`: a group is a block of 20 lines' images, which are paired with each other alone, so that no image is "
+        "both in training and in validation.",
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Draws which images share a line, and margins.")
+
+
 class MnistOptions(Options):
+    lines: Lines | None = Field(
+        default=None,
+        description="Lines of several digits side by side instead of images: a step is a column of pixels, `pixel_00` "
+        "the top one, and the label names the digits in their order, `7 2 1 0 4`. Each image stands in one line of its "
+        "own split; what is left over makes a shorter line. For `task.kind: label_sequence`.",
+    )
     files: dict[Literal["train", "validation", "test"], str] = Field(
         default={"train": "train", "test": "t10k"},
         min_length=1,
@@ -39,7 +71,8 @@ class MnistOptions(Options):
 
 
 class MnistReader(SequenceReader):
-    """Images with labels in the idx files of MNIST, gzipped or not: each row of pixels is a step, 0 to 255 as stored.
+    """Images with labels in the idx files of MNIST, gzipped or not: each row of pixels is a step, 0 to 255 as stored;
+    or lines of such images, each column of pixels a step.
 
     A file that is not gzipped is mapped; of the gzipped ones one pair is in memory at a time, a byte a pixel.
     """
@@ -70,6 +103,13 @@ data:
         if len(set(widths.values())) > 1:
             raise JaxrnnError(f"{path}: images of {widths} columns; expected the same in every split")
         self._width = next(iter(widths.values()))
+        self._lines = options.lines
+        heights = {split: shape[1] for split, shape in self._shapes.items()}
+        if self._lines is not None and (len(set(heights.values())) > 1 or max(heights.values()) > MOST_COLUMNS):
+            raise JaxrnnError(
+                f"{path}: images of {heights} rows; lines need the same in every split, at most {MOST_COLUMNS}"
+            )
+        self._height = next(iter(heights.values()))
         self._unzipped: tuple[Path, np.ndarray] | None = None
 
     def _check_shapes(self, split: str) -> tuple[int, ...]:
@@ -84,18 +124,27 @@ data:
         return images
 
     def describe(self) -> Survey:
-        digits = max(2, len(str(self._width - 1)))
+        pixels = self._width if self._lines is None else self._height
+        digits = max(2, len(str(pixels - 1)))
         return Survey(
-            columns=tuple(Column(f"pixel_{index:0{digits}d}") for index in range(self._width)),
+            columns=tuple(Column(f"pixel_{index:0{digits}d}") for index in range(pixels)),
             time_unit="steps",
             gives_splits=True,
+            gives_groups=self._lines is not None and self._lines.passes > 1,
         )
 
     def files(self) -> list[Path]:
         return [file for pair in self._pairs.values() for file in pair]
 
     def parts(self, budget: int) -> list[Part]:
-        """A part's start and stop count images of one file."""
+        """A part's start and stop count images of one file, or its lines."""
+        if self._lines is not None:
+            most = self._lines.digits * (self._width + 2 * self._lines.margin) * (8 * self._height + ROW_BYTES)
+            return [
+                part
+                for split, pair in self._pairs.items()
+                for part in cut(pair, self._count_lines(split) * self._passes(split), most, budget)
+            ]
         return [
             part
             for split, (objects, rows, columns) in self._shapes.items()
@@ -105,6 +154,8 @@ data:
     def read(self, part: Part) -> Sequences:
         split = next(split for split, pair in self._pairs.items() if pair == part.files)
         images_file, labels_file = part.files
+        if self._lines is not None:
+            return self._read_lines(part, split, self._lines)
         images = self._values(images_file, self._shapes[split])[part.start : part.stop]
         labels = _values(labels_file, self._shapes[split][:1])[part.start : part.stop]
         objects = len(images)
@@ -123,6 +174,53 @@ data:
             splits=np.full(objects, split),
         )
 
+    def _passes(self, split: str) -> int:
+        assert self._lines is not None
+        return self._lines.passes if split == SPLITS[0] else 1
+
+    def _count_lines(self, split: str) -> int:
+        """Returns how many lines a pass over a split's images has."""
+        assert self._lines is not None
+        return -(-self._shapes[split][0] // self._lines.digits)
+
+    def _read_lines(self, part: Part, split: str, lines: Lines) -> Sequences:
+        """Returns the lines from start to stop. Which images a line has, and where they stand in it, follows from seed,
+        split, pass and images alone: it is the same however lines are cut into parts."""
+        images_file, labels_file = part.files
+        images, labels = self._values(images_file, self._shapes[split]), _values(labels_file, self._shapes[split][:1])
+        count, each = len(labels), self._count_lines(split)
+        strips, lengths, texts, groups = [], [], [], []
+        for line in range(part.start, part.stop):
+            number, place = divmod(line, each)
+            own = _order(lines.seed, split, number, count, lines.digits)[place * lines.digits :][: lines.digits]
+            digits = [images[image].T for image in own]
+            if lines.widths == "variable":
+                margins = _raw(lines.seed, f"{split}/margins/{number}", 2 * count) % (lines.margin + 1)
+                around = [margins[2 * image : 2 * image + 2] for image in own]
+                digits = [
+                    np.pad(_inked(digit), ((int(before), int(after)), (0, 0)))
+                    for digit, (before, after) in zip(digits, around, strict=True)
+                ]
+            strips += digits
+            lengths.append(sum(map(len, digits)))
+            texts.append(" ".join(str(label) for label in labels[own]))
+            groups.append(f"{split}-block-{place // BLOCK_LINES:05d}")
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        steps = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        return Sequences(
+            ids=np.array([f"{split}-line-{line:06d}" for line in range(part.start, part.stop)]),
+            labels=np.array(texts),
+            offsets=offsets,
+            time=steps.astype(np.float64),
+            values=np.concatenate(strips).astype(np.float64),
+            passband=np.zeros(len(steps), dtype=np.int64),
+            metadata=np.zeros((len(texts), 0)),
+            row_numbers=steps,
+            files=(str(images_file),),
+            splits=np.full(len(texts), split),
+            groups=np.array(groups) if lines.passes > 1 else None,
+        )
+
     def _values(self, file: Path, shape: tuple[int, ...]) -> np.ndarray:
         """Returns the images of a file: mapped, or those last unzipped."""
         if self._unzipped is None or self._unzipped[0] != file:
@@ -137,6 +235,30 @@ def _drawn(images: np.ndarray) -> np.ndarray:
     inked = np.any(images != 0, axis=2)
     inked[~np.any(inked, axis=1), :1] = True
     return np.maximum.accumulate(inked, axis=1) & np.flip(np.maximum.accumulate(np.flip(inked, axis=1), axis=1), axis=1)
+
+
+def _inked(steps: np.ndarray) -> np.ndarray:
+    """Returns the steps from the first with ink to the last; all of an image without any."""
+    inked = np.flatnonzero(steps.any(axis=1))
+    return steps[inked[0] : inked[-1] + 1] if len(inked) else steps
+
+
+@lru_cache(maxsize=4)
+def _raw(seed: int, purpose: str, count: int) -> np.ndarray:
+    """Returns draws [count] uint64, the same on every machine: a bit generator's stream, unlike what is made of it,
+    never changes."""
+    key = int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:16], "big")
+    return np.random.Philox(key=key).random_raw(count)
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, split: str, number: int, count: int, digits: int) -> np.ndarray:
+    """Returns the images [count] of a pass in the order in which they fill its lines: every image once, those of a
+    block in its own lines."""
+    drawn = np.argsort(_raw(seed, f"{split}/blocks", count), kind="stable")
+    block = np.empty(count, dtype=np.int64)
+    block[drawn] = np.arange(count) // (BLOCK_LINES * digits)
+    return np.lexsort((_raw(seed, f"{split}/order/{number}", count), block))
 
 
 def _found(folder: Path, name: str) -> Path:

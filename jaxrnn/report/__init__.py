@@ -24,8 +24,18 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from jaxrnn import early, plan
-from jaxrnn.config import LOWER_IS_BETTER, Loss, Model, Training, read_yaml, substituted, to_yaml
+from jaxrnn import early, metrics, plan
+from jaxrnn.config import (
+    ERROR_RATES,
+    LOWER_IS_BETTER,
+    Loss,
+    Model,
+    Task,
+    Training,
+    read_yaml,
+    substituted,
+    to_yaml,
+)
 from jaxrnn.early import SINCE_FIRST, STEPS
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.readers import SPLITS
@@ -33,9 +43,11 @@ from jaxrnn.report import figures
 from jaxrnn.report.figures import SCORES, Figure
 from jaxrnn.results import DIVERGED, HISTORY_COLUMNS, read_json, write_text, written_whole
 from jaxrnn.splits import EXCLUDED, POOL
+from jaxrnn.transcripts import DECODED_COLUMNS, DELETED, INSERTED
 
 FEW_OBJECTS = 10  # in the test split: fewer say little about a class
 FEWEST_VALUES = 3  # of a grid key that scores are drawn against
+EXAMPLES = 5  # decoded sequences with a mistake, and without
 LARGE_GAP = 0.05  # of accuracy between training and validation
 MANY_REJECTED = 0.01  # share of objects
 HISTORY = ("trial", *HISTORY_COLUMNS)
@@ -72,11 +84,13 @@ class Inputs:
     """What the page is made from. Rows hold text in their text columns and floats in the others.
 
     objects: how many of each (label, class, split), as the chosen trial's fold has them. steps: how many of each class
-    in each split, where steps have labels. leaks: how many objects stand in two splits, by kind, and what was done
-    about them. remarks: what else `jaxrnn split` said. early: the chosen trial's rows of early_test.csv, none where it
-    predicts no prefixes. attention: the chosen trial's weights `[target step, source step]` by test object, none where
-    it has no decoder. scores: those that the task defines, by the names of their columns. confusion: counts
-    `[truth, predicted]` of validation and test. keys: the grid's dotted keys. chosen: the chosen trial's row.
+    in each split, where steps have labels, or objects several. leaks: how many objects stand in two splits, by kind,
+    and what was done about them. remarks: what else `jaxrnn split` said. early: the chosen trial's rows of
+    early_test.csv, none where it predicts no prefixes. attention: the chosen trial's weights `[target step, source
+    step]` by test object, none where it has no decoder. scores: those that the task defines, by the names of their
+    columns. confusion: counts `[truth, predicted]` of validation and test; of label sequences with what was inserted in
+    the last row and what was deleted in the last column. decoded: the rows of decoded_test.csv, none where no label
+    sequence is decoded. keys: the grid's dotted keys. chosen: the chosen trial's row.
     """
 
     folder: Path
@@ -95,6 +109,7 @@ class Inputs:
     best: dict[str, Any]
     classes: list[str]
     confusion: dict[str, NDArray[np.int64]]
+    decoded: list[Row]
     scores: dict[str, str]
     keys: list[str]
     chosen: Row
@@ -102,6 +117,11 @@ class Inputs:
     @property
     def metric(self) -> str:
         return str(self.best["metric"])
+
+    @property
+    def spells(self) -> bool:
+        """Returns whether the task is of label sequences."""
+        return bool(self.decoded)
 
     @property
     def drawn(self) -> str:
@@ -184,8 +204,8 @@ def _read(folder: Path, dataset: Path) -> Inputs:
         command,
         ("trial", "job", "metric", "grid_point", "seed", "validation", "test", "software"),
     )
-    targeted = (config["task"] or {}).get("target") is not None
-    scores = {name: shown for name, shown in SCORES.items() if name != "figure_of_merit" or targeted}
+    overall = metrics.overall(Task.model_validate(config["task"] or {}))
+    scores = {name: shown for name, shown in SCORES.items() if name in overall}
     for split in ("validation", "test"):
         _expect(best[split], folder / "best.json", command, scores)
     if best["metric"] not in scores:
@@ -213,10 +233,17 @@ def _read(folder: Path, dataset: Path) -> Inputs:
     if task == "prefix":
         rows = _table(folder / "early_test.csv", command, ("trial", *early.COLUMNS), ("trial", "by"))
         growing = [row for row in rows if row["trial"] == str(best["trial"])]
-    classes, validation = _matrix(folder / "confusion_matrix_validation.csv", command)
-    classes_test, test = _matrix(folder / "confusion_matrix_test.csv", command)
+    decoded: list[Row] = []
+    table = "confusion_matrix"
+    if task == "label_sequence":
+        table = "edit_operations"
+        decoded = _table(folder / "decoded_test.csv", command, DECODED_COLUMNS, ("id", "truth", "decoded"))
+        _expect(best, folder / "best.json", command, ("objects", "decoder", "beam_width", "decoders"))
+    ends = (DELETED, INSERTED) if decoded else None
+    classes, validation = _matrix(folder / f"{table}_validation.csv", command, ends)
+    classes_test, test = _matrix(folder / f"{table}_test.csv", command, ends)
     if classes != classes_test:
-        raise JaxrnnError(f"{folder}: the two confusion matrices have different classes; run `{command}` again")
+        raise JaxrnnError(f"{folder}: the two tables {table}_*.csv have different classes; run `{command}` again")
     if [row["trial"] for row in trials] != [row["trial"] for row in tests]:
         raise JaxrnnError(
             f"{folder}: training_results.csv and experiment_results.csv hold different trials; run `{command}` again"
@@ -233,7 +260,7 @@ def _read(folder: Path, dataset: Path) -> Inputs:
         manifest=manifest,
         early=growing,
         attention=_weights(folder / "attention.csv", command) if _model_values(config, best)["decoder"] else {},
-        steps=statistics["counts"][best.get("fold") or 0] if task == "step" else {},
+        steps=statistics["counts"][best.get("fold") or 0] if task in ("step", "label_sequence") else {},
         objects=Counter((row["label"], row["class"], _split(row, best.get("fold"))) for row in splits),
         leaks=statistics["leaks"],
         remarks=statistics["remarks"],
@@ -244,6 +271,7 @@ def _read(folder: Path, dataset: Path) -> Inputs:
         best=best,
         classes=classes,
         confusion={"validation": validation, "test": test},
+        decoded=decoded,
         scores=scores,
         keys=keys,
         chosen=chosen[0],
@@ -331,16 +359,21 @@ def _table(path: Path, command: str, expected: Sequence[str], text: Sequence[str
     return result
 
 
-def _matrix(path: Path, command: str) -> tuple[list[str], NDArray[np.int64]]:
+def _matrix(path: Path, command: str, ends: tuple[str, str] | None = None) -> tuple[list[str], NDArray[np.int64]]:
+    """Returns the classes, and the counts of a CSV. ends: what stands behind the classes, as a column and as a row."""
     header, *rows = _cells(path, command)
     classes = header[1:]
+    if ends is not None and rows:
+        if (header[-1], rows[-1][0]) != ends:
+            raise JaxrnnError(f"{path}: has no {ends[0]} column or {ends[1]} row; remove it and run `{command}` again")
+        classes, rows[-1][0] = [*classes[:-1], ends[0]], ends[0]
     try:
         counts = np.array([[int(float(cell)) for cell in row[1:]] for row in rows], dtype=np.int64)
     except ValueError as error:
         raise JaxrnnError(f"{path}: {error}; remove it and run `{command}` again")
     if [row[0] for row in rows] != classes or not classes:
         raise JaxrnnError(f"{path}: rows and columns name different classes; remove it and run `{command}` again")
-    return classes, counts
+    return classes[: -1 if ends else None], counts
 
 
 # Writing numbers
@@ -442,17 +475,17 @@ def _verdict(inputs: Inputs) -> dict[str, Any]:
     warnings = sum(check.level == "warning" for check in checks)
     return {
         "scores": scores,
-        "objects": int(inputs.confusion["test"].sum()),
+        "objects": int(inputs.best["objects"]["test"] if inputs.spells else inputs.confusion["test"].sum()),
         "interval": str(inputs.best.get("interval", "95 %")),
         "model": _model(inputs),
         "point": [(key, _value(inputs.chosen[key])) for key in inputs.keys],
         "tried": f"{_plural(len(inputs.trials), 'trial')} of {_plural(len(inputs.grid), 'grid point')}",
         "metric": SCORES[inputs.metric],
-        "confusions": _confusions(inputs),
+        "confusions": _edits(inputs) if inputs.spells else _confusions(inputs),
         "checks": checks,
         "warnings": warnings,
         "doubts": [check.title[0].lower() + check.title[1:] for check in checks if check.level == "warning"],
-        "baseline": _baseline(inputs),
+        "spells": inputs.spells,
     }
 
 
@@ -464,15 +497,18 @@ def _model(inputs: Inputs) -> str:
     training = {**Training().model_dump(), **(values["training"] or {})}
     kind = f"focal loss (gamma {_value(loss['gamma'])})" if loss["gamma"] else "cross-entropy"
     kind = f"binary {kind}" if loss["kind"] == "binary" else kind
+    if loss["kind"] == "ctc":
+        kind = "connectionist temporal classification (CTC)"
     smoothing = f"label smoothing {_value(loss['label_smoothing'])}, " if loss["label_smoothing"] else ""
     effective = f"class weights by effective number (beta {_value(loss['beta'])})"
     weights = {"balanced": "balanced class weights", "effective": effective}.get(
         loss["class_weights"], "no class weights"
     )
+    weights = "" if loss["kind"] == "ctc" else f"{weights}, "
     optimiser = {"adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop", "sgd": "SGD"}[training["optimiser"]]
     schedule = {"cosine": ", falling in a cosine", "plateau": ", falling on plateaus"}.get(training["schedule"], "")
     return (
-        f"{_network(model)}, trained with {kind}, {smoothing}{weights}, {optimiser} and learning rate "
+        f"{_network(model)}, trained with {kind}, {smoothing}{weights}{optimiser} and learning rate "
         f"{_value(training['learning_rate'])}{schedule}"
     )
 
@@ -522,9 +558,27 @@ def _confusions(inputs: Inputs, most: int = 3) -> list[dict[str, Any]]:
     ]
 
 
+def _edits(inputs: Inputs, most: int = 3) -> list[dict[str, Any]]:
+    """Returns the commonest edits on the test split, as `_confusions` does."""
+    counts, names = inputs.confusion["test"], inputs.classes
+    totals, last = counts.sum(1), len(inputs.classes)
+    wrong = [(int(n), int(t), int(p)) for (t, p), n in np.ndenumerate(counts) if t != p and n]
+    return [
+        {
+            "count": f"{count:,}",
+            "total": f"{int(totals[t]):,}",
+            "share": _percent(count, totals[t]),
+            "truth": names[t] if t < last else None,
+            "predicted": names[p] if p < last else None,
+        }
+        for count, t, p in sorted(wrong, key=lambda entry: (-entry[0], entry[1], entry[2]))[:most]
+    ]
+
+
 def _checks(inputs: Inputs) -> list[Check]:
+    of_classes = [] if inputs.spells else [_check_baseline(inputs)]
     found = [
-        _check_baseline(inputs), _check_perfect(inputs), _check_transfer(inputs), _check_objects(inputs),
+        *of_classes, _check_perfect(inputs), _check_transfer(inputs), _check_objects(inputs),
         _check_margin(inputs), _check_overfit(inputs), _check_epochs(inputs), _check_edges(inputs),
         _check_diverged(inputs), _check_leaks(inputs), _check_rejected(inputs),
     ]  # fmt: skip
@@ -579,20 +633,21 @@ def _check_transfer(inputs: Inputs) -> Check | None:
 
 
 def _check_objects(inputs: Inputs) -> Check:
-    totals = inputs.confusion["test"].sum(1)
+    totals = inputs.confusion["test"].sum(1)[: len(inputs.classes)]
     few = [(name, int(n)) for name, n in zip(inputs.classes, totals, strict=True) if n < FEW_OBJECTS]
+    what = "labels" if inputs.spells else "objects"
     if not few:
         return Check(
             "passed",
-            "Enough test objects",
-            f"Every class has at least {int(totals.min()):,} objects in the test split.",
+            f"Enough test {what}",
+            f"Every class has at least {int(totals.min()):,} {what} in the test split.",
         )
     names = listed([f"“{name}” ({count})" for name, count in few], 5)
+    which = "how often it is mistaken is" if inputs.spells else "a class's scores, and the macro scores with them, are"
     return Check(
         "warning",
-        f"Too few test objects for {_plural(len(few), 'class')}",
-        f"{names}: with fewer than {FEW_OBJECTS} objects a class's scores, and the macro scores with them, are "
-        "uncertain.",
+        f"Too few test {what} for {_plural(len(few), 'class')}",
+        f"{names}: with fewer than {FEW_OBJECTS} {what} {which} uncertain.",
     )
 
 
@@ -642,6 +697,8 @@ def _check_overfit(inputs: Inputs) -> Check | None:
     if not best:
         return None
     train, validation = best[0]["train_accuracy"], best[0]["validation_accuracy"]
+    if math.isnan(train):
+        return None  # of label sequences: what is decoded in training is not watched
     text = f"At its best epoch the accuracy is {train:.3f} on training and {validation:.3f} on validation"
     if train - validation > LARGE_GAP:
         return Check(
@@ -779,11 +836,11 @@ def _data(inputs: Inputs) -> dict[str, Any]:
     ]
     totals = [sum(own[split] for own in counts.values()) for split in SPLITS]
     rows.append([_text("All classes"), *([_text("")] if grouped else []), *map(_count, [*totals, sum(totals)])])
-    what = "Steps" if inputs.steps else "Objects"
+    what = "Labels" if inputs.spells else "Steps" if inputs.steps else "Objects"
     excluded: Counter[str] = Counter()
     for (label, _, split), count in inputs.objects.items():
         if split == EXCLUDED:
-            excluded[label] += count
+            excluded["objects with an excluded label" if inputs.spells else label] += count
     fold = f", as fold {inputs.best['fold']} has them" if inputs.in_folds else ""
     data = config["data"]
     units = [f"{f['name']} ({f['unit']})" if f.get("unit") else str(f["name"]) for f in manifest["features"]]
@@ -910,6 +967,7 @@ def _training(inputs: Inputs) -> dict[str, Any]:
     training = {**Training().model_dump(), **(inputs.config["training"] or {})}
     return {
         "score": SCORES[inputs.metric if figures.is_watched(inputs.history, inputs.metric) else "macro_auc"],
+        "spells": inputs.spells,
         "monitor": SCORES.get(training["monitor"], training["monitor"]),
         "best_epoch": int(inputs.chosen["best_epoch"]),
         "epochs": int(inputs.chosen["epochs"]),
@@ -918,6 +976,8 @@ def _training(inputs: Inputs) -> dict[str, Any]:
 
 
 def _performance(inputs: Inputs) -> dict[str, Any]:
+    if inputs.spells:
+        return _spelling(inputs)
     test = inputs.best["test"]
     totals = inputs.confusion["test"].sum(1)
     rows = [
@@ -937,6 +997,57 @@ def _performance(inputs: Inputs) -> dict[str, Any]:
             rows,
         ),
         "matrices": {split: _matrix_tables(inputs, split) for split in ("validation", "test")},
+    }
+
+
+def _spelling(inputs: Inputs) -> dict[str, Any]:
+    """Returns what is said of decoded label sequences."""
+    best, splits = inputs.best, ("test", "validation")
+    decoders = {"greedy": "Greedy: the most probable path", "beam": f"Prefix beam search of width {best['beam_width']}"}
+    rows = [
+        [
+            _text(words + (", as everywhere on this page" if name == best["decoder"] else "")),
+            *(
+                _measured(best["decoders"][name][split][rate])
+                for split in ("test", "validation")
+                for rate in ERROR_RATES
+            ),
+        ]
+        for name, words in decoders.items()
+    ]
+    heads = [f"{_sentence(SCORES[rate])}, {split}" for split in splits for rate in ERROR_RATES]
+    columns = ["True label", *inputs.classes, DELETED]
+    names = [*inputs.classes, INSERTED]
+    wrong = [row for row in inputs.decoded if row["edits"]]
+    right = [row for row in inputs.decoded if not row["edits"]]
+    # the first of each, in the order of the table: no choice that flatters, or shames
+    shown = [*wrong[:EXAMPLES], *right[:EXAMPLES]]
+    return {
+        "decoders": Table.of("decoders", "Error rates of both decoders, chosen trial", ["Decoder", *heads], rows),
+        "matrices": {
+            split: [
+                Table.of(
+                    f"edits-{split}",
+                    f"Labels of the {split} split: rows are true labels, columns what they were decoded as",
+                    columns,
+                    [[_text(name), *map(_count, inputs.confusion[split][i])] for i, name in enumerate(names)],
+                )
+            ]
+            for split in ("validation", "test")
+        },
+        "examples": Table.of(
+            "examples",
+            f"The first {len(wrong[:EXAMPLES])} test sequences with a mistake, and {len(right[:EXAMPLES])} without",
+            ["Object", "Truth", "Decoded", "Edits", "Log loss"],
+            [
+                [
+                    *(_text(row[name]) for name in ("id", "truth", "decoded")),
+                    _count(row["edits"]),
+                    _score(row["log_loss"]),
+                ]
+                for row in shown
+            ],
+        ),
     }
 
 
@@ -1063,6 +1174,7 @@ def _figures(inputs: Inputs, curves: Sequence[tuple[str, str, Figure]]) -> list[
         for score, shown in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
         if f"{score}_{name}" in test
     ]
+    matrix = figures.edit_operations if inputs.spells else figures.confusion_matrix
     return [
         figures.class_counts(_class_counts(inputs)),
         figures.sequence_lengths(histogram["edges"], histogram["counts"]),
@@ -1071,8 +1183,8 @@ def _figures(inputs: Inputs, curves: Sequence[tuple[str, str, Figure]]) -> list[
         figures.learning_curves(
             inputs.history, str(inputs.chosen["trial"]), int(inputs.chosen["best_epoch"]), inputs.metric
         ),
-        *(figures.confusion_matrix(inputs.confusion[split], inputs.classes, split) for split in ("validation", "test")),
-        figures.class_scores(scores),
+        *(matrix(inputs.confusion[split], inputs.classes, split) for split in ("validation", "test")),
+        *([] if inputs.spells else [figures.class_scores(scores)]),
         *([figures.early_curves(inputs.early, inputs.manifest["time_unit"])] if inputs.early else []),
         *([figures.attention(inputs.attention)] if inputs.attention else []),
     ]

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from jaxrnn.config import LOWER_IS_BETTER
 from jaxrnn.early import SINCE_FIRST, STEPS
 from jaxrnn.readers import SPLITS
+from jaxrnn.transcripts import DELETED, INSERTED
 
 if TYPE_CHECKING:
     from jaxrnn.describe import Described
@@ -66,6 +67,8 @@ SCORES = {
     "log_loss": "log loss",
     "plasticc_log_loss": "class-averaged log loss",
     "figure_of_merit": "figure of merit",
+    "label_error_rate": "label error rate",
+    "sequence_error_rate": "sequence error rate",
 }
 
 # What a layer does decides the colour of its edge.
@@ -450,12 +453,52 @@ def _curves(
 def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], split: str) -> Figure:
     """Draws counts `[truth, predicted]`, each with its share of the true class, which is also the cell's colour."""
     names = labels(classes)
-    totals = counts.sum(1, keepdims=True)
+    right = int(np.trace(counts))
+    return _matrix(
+        f"confusion_matrix_{split}",
+        f"Confusion matrix, {split}",
+        f"Confusion matrix of the {split} split: {right:,} of {int(counts.sum()):,} objects lie on the diagonal. "
+        "The table below holds the numbers.",
+        counts,
+        (names, names),
+        ("true class", "predicted class"),
+        "Objects",
+    )
+
+
+def edit_operations(counts: NDArray[np.int64], classes: Sequence[str], split: str) -> Figure:
+    """Draws how often each label became each, `[truth, decoded]`, with its share of the true label; the last row is
+    what was inserted, the last column what was deleted."""
+    names = labels(classes)
+    right, all_labels = int(np.trace(counts)), int(counts[:-1].sum())
+    return _matrix(
+        f"edit_operations_{split}",
+        f"Edits, {split}",
+        f"Edits of the {split} split: {right:,} of {all_labels:,} labels are decoded as they are. The table below "
+        "holds the numbers.",
+        counts,
+        (labels([*names, INSERTED]), labels([*names, DELETED])),
+        ("true label", "decoded label"),
+        "Labels",
+    )
+
+
+def _matrix(
+    name: str,
+    title: str,
+    description: str,
+    counts: NDArray[np.int64],
+    of: tuple[Sequence[str], Sequence[str]],
+    titles: tuple[str, str],
+    what: str,
+) -> Figure:
+    """Draws counts, each with its share of its row. of: what rows and columns stand for."""
+    (names, columns), totals = of, counts.sum(1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
     rows = [
         {
             "truth": names[t],
-            "predicted": names[p],
+            "predicted": columns[p],
             "share": float(shares[t, p]),
             "count": f"{counts[t, p]:,}",
             "percent": _percent(shares[t, p]) if counts[t, p] else "",
@@ -466,14 +509,14 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], split: s
     # the fewest classes leave room for the title
     size = max(78, 240 // len(names)) if len(names) <= 4 else 62 if len(names) <= 7 else 46 if len(names) <= 16 else 34
     font = 13 if size >= 62 else 11 if size >= 46 else 9
-    longest = 7 * max(map(len, names))  # px
+    longest = 7 * max(map(len, columns))  # px
     x = alt.X(
         "predicted:N",
-        title="predicted class",
-        scale=alt.Scale(domain=names, padding=0),
+        title=titles[1],
+        scale=alt.Scale(domain=columns, padding=0),
         axis=_class_axis(-40 if longest > size else 0),
     )
-    y = alt.Y("truth:N", title="true class", scale=alt.Scale(domain=names, padding=0), axis=_class_axis(0))
+    y = alt.Y("truth:N", title=titles[0], scale=alt.Scale(domain=names, padding=0), axis=_class_axis(0))
     base = alt.Chart(_rows(rows)).encode(x=x, y=y)
     cells = base.mark_rect(fill=LIGHT["heat"]).encode(
         fillOpacity=alt.FillOpacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.02, 1]), legend=None)
@@ -493,15 +536,9 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], split: s
         share = base.transform_filter(some).mark_text(fontSize=font - 1.5, dy=font * 0.7)
         layers.append(share.encode(text="percent:N", color=colour))
     chart = alt.layer(*layers).properties(width=size * len(names), height=size * len(names))
-    right = int(np.trace(counts))
-    return _drawn(
-        f"confusion_matrix_{split}",
-        f"Confusion matrix, {split}",
-        f"Confusion matrix of the {split} split: {right:,} of {int(counts.sum()):,} objects lie on the diagonal. "
-        "The table below holds the numbers.",
-        chart,
-        "Objects, and their share of the true class." if both else "Objects. Colour: share of the true class.",
-    )
+    share_of = titles[0].replace("true", "the true")
+    told = f"{what}, and their share of {share_of}." if both else f"{what}. Colour: share of {share_of}."
+    return _drawn(name, title, description, chart, told)
 
 
 def class_scores(scores: Sequence[Mapping[str, Any]]) -> Figure:

@@ -12,7 +12,7 @@ import jaxrnn.plan
 from jaxrnn.config import RUN_KEYS, Experiment, digest, load
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.readers import open_reader
-from jaxrnn.results import Results
+from jaxrnn.results import Results, mistakes_tables
 
 # A mistake of the user ends in `sys.exit`, because Snakemake prints an exception with its traceback.
 

@@ -16,10 +16,7 @@ rule aggregate:
             "experiment_results.csv",
             "grid_results.csv",
             "history.csv",
-            "confusion_matrix_validation.csv",
-            "confusion_matrix_test.csv",
-            "confusion_matrix_validation_normalised.csv",
-            "confusion_matrix_test_normalised.csv",
+            *mistakes_tables(experiment.task.kind),
         ),
         best=directory("results/{experiment}/best"),
     log:
