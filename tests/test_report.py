@@ -190,7 +190,7 @@ def make(
                 if outcome == "diverged" and epoch > 4:
                     train = loss = 10.0 ** (epoch - 3)
                 history.append([name, epoch, 0.001, train, level * rise, loss, loss, (level - 0.02) * rise,
-                                (level - 0.1) * rise, 0.5 + (level - 0.46) * rise, np.nan, np.nan])  # fmt: skip
+                                (level - 0.1) * rise, 0.5 + (level - 0.46) * rise, *[np.nan] * 4])  # fmt: skip
     order = [k for k in trials[0] if not k.startswith("test_")]
     rows("training_results.csv", order, [[row[k] for k in order] for row in trials])
     rows("experiment_results.csv", list(trials[0]), [list(row.values()) for row in trials])
@@ -947,6 +947,9 @@ def test_the_page_in_a_browser(browser: Any, written: Path, width: int, scheme: 
     assert background == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(24, 27, 32)")
     sheet = page.evaluate("getComputedStyle(document.querySelector('.drawn svg > rect')).fill")
     assert sheet == background, "a figure's ground is the page's"
+    # some figures are for after the choice, folded away
+    page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     for name in FIGURES:
         drawn = page.locator(f"#figure-{name} svg")
         assert drawn.is_visible()
