@@ -29,10 +29,8 @@ def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
     classes, task = _statistics(made, made.jobs[0], at).classes, experiment.task
     splits.check_classes(experiment, classes)
     scored = {
-        split: {
-            trial: _scores(entry, trial, classes, task) for entry in by_fold.values() for trial in entry.probabilities
-        }
-        for split, by_fold in predicted.items()
+        split: {trial: _scores(entry, trial, classes, task) for trial, entry in by_trial.items()}
+        for split, by_trial in predicted.items()
     }
     overall = metrics.overall(task)
     shown = [*overall, *(f"f1_{name}" for name in classes if task.kind != "label_sequence")]
@@ -55,9 +53,9 @@ def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
         "metric": choice.metric,
         "grid_point": choice.point,
         "grid_point_mean": choice.mean,
-        "objects": {split: len(predicted[split][trial.fold].ids) for split in SCORED_SPLITS},
+        "objects": {split: len(predicted[split][choice.trial].ids) for split in SCORED_SPLITS},
     }
-    seen = {split: predicted[split][trial.fold] for split in SCORED_SPLITS}
+    seen = {split: predicted[split][choice.trial] for split in SCORED_SPLITS}
     if task.kind == "label_sequence":
         best |= _write_transcripts(experiment, seen, choice.trial, classes, folder)
     else:
@@ -126,12 +124,12 @@ def _statistics(made: Plan, job: Job, at: Results) -> splits.Statistics:
     return splits.read_statistics(at.experiment(made.experiment.experiment), job.fold, made.sequences(job))
 
 
-def _read_jobs(made: Plan, at: Results) -> tuple[dict[str, dict[int | None, Predictions]], pd.DataFrame, pd.DataFrame]:
-    """Returns the predictions of all trials by split and fold, the jobs' `trials.csv` and `history.csv` as one table
-    each."""
+def _read_jobs(made: Plan, at: Results) -> tuple[dict[str, dict[str, Predictions]], pd.DataFrame, pd.DataFrame]:
+    """Returns the predictions by split and trial (each with its own places: strides may differ), the jobs' `trials.csv`
+    and `history.csv` as one table each."""
     trained, histories = [], []
-    merged: dict[str, dict[int | None, Predictions]] = {split: {} for split in SCORED_SPLITS}
-    first_of: dict[int | None, Job] = {}
+    merged: dict[str, dict[str, Predictions]] = {split: {} for split in SCORED_SPLITS}
+    first_of: dict[int | None, tuple[Job, dict[str, Predictions]]] = {}
     for job in made.jobs:
         statistics = _statistics(made, job, at)
         folder = at.job(made.experiment.experiment, job.name)
@@ -146,12 +144,12 @@ def _read_jobs(made: Plan, at: Results) -> tuple[dict[str, dict[int | None, Pred
             )
         trained.append(table)
         histories.append(pd.read_csv(folder / "history.csv"))
-        first = first_of.setdefault(job.fold, job)
-        for split in SCORED_SPLITS:
-            known = merged[split].setdefault(job.fold, replace(content[split], probabilities={}))
-            if content[split].ids.tolist() != known.ids.tolist():
+        first, known = first_of.setdefault(job.fold, (job, content))
+        for split, entry in content.items():
+            if entry.ids.tolist() != known[split].ids.tolist():
                 raise JaxrnnError(f"job {job.name} was trained on other splits than job {first.name}; train both again")
-            known.probabilities.update(content[split].probabilities)
+            for trial, probabilities in entry.probabilities.items():
+                merged[split][trial] = replace(entry, probabilities={trial: probabilities})
     return merged, pd.concat(trained, ignore_index=True), pd.concat(histories, ignore_index=True)
 
 
@@ -178,7 +176,7 @@ def _write_early(
     made: Plan,
     validation: pd.DataFrame,
     choice: selection.Choice,
-    predicted: dict[str, dict[int | None, Predictions]],
+    predicted: dict[str, dict[str, Predictions]],
     classes: tuple[str, ...],
     at: Results,
 ) -> None:
@@ -192,7 +190,7 @@ def _write_early(
         for trial in trials_of_point:
             if outcomes[trial.id] == results.DIVERGED:
                 continue
-            entry = predicted[split][trial.fold]
+            entry = predicted[split][trial.id]
             if trial.fold not in clocks:
                 clocks[trial.fold] = early.Clock.read(dataset, entry.ids, experiment.task.early)
             curve = early.curves(entry, trial.id, clocks[trial.fold], classes, experiment.task.early)

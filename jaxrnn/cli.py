@@ -82,7 +82,7 @@ def simulate(
         int | None, typer.Option("--ranks", min=1, help="MPI ranks that were asked for; others are refused.")
     ] = None,
 ) -> None:
-    """Makes a survey: variable stars, supernovae and AGN, subjects who watch film clips, or waves."""
+    """Makes a survey: light curves, brain scans, or waves."""
     from jaxrnn import ranks as mpi
     from jaxrnn.config import load_simulation
     from jaxrnn.plan import survey_key

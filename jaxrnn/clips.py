@@ -68,7 +68,7 @@ class Clips(Section):
     shared_variance: Annotated[Number, Field(ge=0, lt=1)] = Field(
         0.2,
         description="Share of the variance of a region that responds which is the clip's own, in the mean: about the "
-        "correlation between two subjects. 0 makes clips that nobody can tell apart.",
+        "correlation between two subjects. At 0 nothing but the length of a scan tells its clip.",
     )
 
     @model_validator(mode="after")

@@ -1769,7 +1769,7 @@ def _check_simulation(values: dict[str, Any], mistakes: dict[tuple[Any, ...], st
     if not isinstance(data, dict) or not isinstance(data.get("simulation"), dict):
         return
     kind = data["simulation"].get("kind", DEFAULT_SIMULATION)
-    if kind not in SIMULATIONS:
+    if not isinstance(kind, str) or kind not in SIMULATIONS:
         choices = list(SIMULATIONS)
         said = f"expected one of {', '.join(choices)}, found {_shown(kind)}{nearest(str(kind), choices)}"
         mistakes["data", "simulation", "kind"] = said

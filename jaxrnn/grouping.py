@@ -174,6 +174,8 @@ def gather(partition: int, objects: list[Path], observations: list[Path], survey
     if objects:
         order = np.argsort(known["object"], kind="stable")
         known = {name: values[order] for name, values in known.items()}
+        # in a partition without objects of its own nothing says how many columns there are
+        known["metadata"] = known["metadata"].reshape(len(order), len(survey.metadata))
         ids_known, first = np.unique(known["object"], return_index=True)
         orphans = ids[~np.isin(ids, ids_known)]
         all_ids = np.concatenate([known["object"], orphans])

@@ -16,7 +16,7 @@ import pandas as pd
 
 from jaxrnn import blueprint, decoding, leaks, plan, results, shards
 from jaxrnn.blueprint import Blueprint
-from jaxrnn.config import REST, Experiment, Feature, Model, Split, Task, digest, layers_of, not_binary, undeclared
+from jaxrnn.config import REST, Experiment, Feature, Split, Task, digest, layers_of, not_binary, undeclared
 from jaxrnn.errors import JaxrnnError, listed, nearest
 from jaxrnn.features import FeatureColumn
 from jaxrnn.readers import SPLITS
@@ -270,9 +270,9 @@ def split(experiment: Experiment, dataset: Path, folder: Path) -> list[str]:
     """
     paths, settings, task = shard_paths(dataset), experiment.split, experiment.task
     known = _Known.read(paths)
-    labelled = _Labelled.of(known, task, paths)
-    groups = class_labels(task, labelled.labels)
     left_out = _left_out(settings, known)
+    labelled = _Labelled.of(known, task, paths, left_out)
+    groups = class_labels(task, labelled.labels)
     names = class_of(task, groups, labelled.labels)
     labelled = labelled.named(np.where(left_out[labelled.owner], "", names))
     _check_counts(groups, labelled, settings)
@@ -281,7 +281,7 @@ def split(experiment: Experiment, dataset: Path, folder: Path) -> list[str]:
     seed = plan.split_seed(experiment.model_dump())
     if task.kind == "label_sequence":
         lookup = {label: name for name, group in groups.items() for label in group}
-        sequences = label_sequences(task, known.labels, lookup, tuple(groups))
+        sequences = label_sequences(task, np.where(names == "", "", known.labels), lookup, tuple(groups))
         _check_every_network(experiment, known.ids, known.lengths, sequences)
     surplus = _surplus(settings, known, names, seed)
     if settings.balance:
@@ -289,8 +289,9 @@ def split(experiment: Experiment, dataset: Path, folder: Path) -> list[str]:
         _check_counts(groups, labelled, settings)
     table = pd.DataFrame({"id": known.ids, "label": known.labels, "class": names, "split": EXCLUDED}, dtype=object)
     remarks: list[str] = []
-    if task.kind == "label_sequence" and (names == "").any():
-        remarks.append(f"{(names == '').sum()} objects with a label that `task.exclude` names are left out whole")
+    excluded = (names == "") & ~left_out
+    if task.kind == "label_sequence" and excluded.any():
+        remarks.append(f"{excluded.sum()} objects with a label that `task.exclude` names are left out whole")
     said = list(remarks)
     entering = np.where(surplus, "", names)
     if _random_folds(settings):
@@ -452,7 +453,7 @@ def _check_every_network(experiment: Experiment, ids: np.ndarray, lengths: np.nd
         lists = {f"grid.model.layers[{index}]": layers_of(value) for index, value in values}
     for key, layers in lists.items():
         # of how many features and classes there are depends no stride
-        model = experiment.model if layers is None else Model(layers=layers)
+        model = experiment.model.model_copy(update={"layers": layers})
         network = blueprint.of(model, experiment.task.kind, 1, len(experiment.data.metadata), 2)
         check_spelling(ids, lengths, labels, network, key)
 
@@ -584,19 +585,20 @@ class _Labelled:
     each: str = ""
 
     @classmethod
-    def of(cls, known: _Known, task: Task, paths: list[Path]) -> "_Labelled":
+    def of(cls, known: _Known, task: Task, paths: list[Path], left_out: np.ndarray) -> "_Labelled":
         if task.kind == "step":
             return cls.of_steps(paths, known)
         if task.kind == "label_sequence":
-            return cls.of_sequences(known, task)
+            return cls.of_sequences(known, task, left_out)
         return cls(np.arange(len(known.ids)), known.labels, known.labels)
 
     @classmethod
-    def of_sequences(cls, known: _Known, task: Task) -> "_Labelled":
-        """Returns each label of each object's label text; raises JaxrnnError for an empty one."""
-        parts = [task.labels_of(text) for text in known.labels]
-        for name, text, labels in zip(known.ids, known.labels, parts, strict=True):
-            if "" in labels or not labels:
+    def of_sequences(cls, known: _Known, task: Task, left_out: np.ndarray) -> "_Labelled":
+        """Returns each label of each object's label text, but of those left out; raises JaxrnnError for an empty
+        one."""
+        parts = [() if out else task.labels_of(text) for text, out in zip(known.labels, left_out, strict=True)]
+        for name, text, labels, out in zip(known.ids, known.labels, parts, left_out, strict=True):
+            if not out and ("" in labels or not labels):
                 raise JaxrnnError(
                     f"task.separator: object {name} has the label {text!r}, in which {task.separator!r} leaves an "
                     "empty label; expected labels with one separator between them; mend the survey, or name another "

@@ -27,6 +27,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 from samples import Sample
 from test_readers import all_parts, check_shapes, write_sample
 
@@ -518,7 +520,16 @@ def limited_memory() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
+@pytest.fixture
+def alike_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hypothesis also draws the constants of those modules that happen to be loaded: others beside other tests."""
+    if not EXAMPLES:
+        monkeypatch.setattr(providers, "_get_local_constants", Constants)
+        providers.CONSTANTS_CACHE.cache.clear()
+
+
 @pytest.mark.timeout(600 + EXAMPLES)
+@pytest.mark.usefixtures("alike_everywhere")
 @pytest.mark.parametrize("name", list(READERS))
 def test_mutated_surveys_are_read_or_refused(name: str) -> None:
     with place(name) as here:
@@ -539,6 +550,24 @@ def test_mutated_surveys_are_read_or_refused(name: str) -> None:
 
         with limited_memory():
             holds()
+
+
+# What once failed in several places: reader and edits.
+FAILED_TOGETHER = {
+    "snana_csv": (
+        Edit("DES_A_HEAD.csv", 109, 110, b""), Edit("DES_A_HEAD.csv", 4, 723, b""),
+        Edit("DES_B_HEAD.csv.gz", 0, 2, b"\0\0"),
+    ),
+    "table": (Edit("a.csv", 49, 67, b""), Edit("b.csv", 69, 69, b'""'), Edit("b.csv", 151, 155, b"")),
+    "ts": (Edit("Small_TEST.ts", 49, 54, 3000 * b"a"),),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAILED_TOGETHER)
+def test_what_once_failed_in_several_places(name: str) -> None:
+    with place(name) as here:
+        for budget in BUDGETS:
+            assert_holds(here, FAILED_TOGETHER[name], budget)
 
 
 # What once failed: reader, file, what becomes what. None: all of the file.

@@ -124,6 +124,21 @@ def test_what_training_watched_is_what_the_tables_score(learnt: Any) -> None:
     assert {f"{split}{rate}_mean" for split in ("", "test_") for rate in RATES} <= set(grid)
 
 
+def test_networks_of_one_grid_may_have_other_strides(tmp_path: Path) -> None:
+    lists = [
+        [{"layer": "conv", "filters": 4, "stride": 2}, {"layer": "gru", "units": 4}],
+        [{"layer": "gru", "units": 4}],
+    ]
+    of, at, made = ready(tmp_path, training__epochs=1, grid={"model.layers": lists}, seeds=1)
+    for job in made.jobs:
+        folder = at.job("tiny", job.name)
+        jobs.train(plan.load_job(folder / "config.yaml"), at, folder, lambda text: None)
+    aggregate.aggregate(of, at)
+    table = pd.read_csv(at.experiment("tiny") / "training_results.csv")
+    assert len(table) == 2
+    np.testing.assert_allclose(table["log_loss"], table["loss"], rtol=2e-4)
+
+
 def test_both_decoders_are_told_with_intervals(learnt: Any) -> None:
     _, at, made, best = learnt
     content, _ = predictions.read(at.job("tiny", made.jobs[0].name) / "predictions.h5")
@@ -242,6 +257,8 @@ def test_a_killed_job_resumes_to_the_same_bits(learnt: Any, tmp_path: Path, monk
             raise Killed
 
     monkeypatch.setattr(jobs._Pack, "_advance", killed)
+    monkeypatch.setattr(jobs, "FIRST_SEGMENT_STEPS", 1)
+    monkeypatch.setattr(jobs._Pack, "_adapt_segment", lambda *_: None)
     folder = at.job("tiny", made.jobs[0].name)
     file, said = plan.load_job(folder / "config.yaml"), list[str]()
     with pytest.raises(Killed):

@@ -10,6 +10,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import BinaryIO, Literal
 
 import numpy as np
@@ -251,13 +252,13 @@ def _header(file: Path) -> Header:
         """Returns whether a key is true, and the words after it."""
         words = next((keys[name].split() for name in names if name in keys), [])
         if words and words[0].lower() not in ("true", "false"):
-            raise JaxrnnError(f"{file}: @{names[0]} {words[0]}; expected `true` or `false`")
+            raise JaxrnnError(f"{file}: @{names[0]} {shortened(words[0])}; expected `true` or `false`")
         return bool(words) and words[0].lower() == "true", words[1:]
 
     def whole(*names: str) -> int | None:
         text = next((keys[name] for name in names if name in keys), None)
         if text is not None and not (re.fullmatch(r"0*[1-9][0-9]{0,5}", text)):
-            raise JaxrnnError(f"{file}: @{names[0]} {text!r}; expected a whole number above 0")
+            raise JaxrnnError(f"{file}: @{names[0]} {shortened(text)}; expected a whole number above 0")
         return None if text is None else int(text)
 
     if flag("targetlabel")[0]:
@@ -294,7 +295,8 @@ def _parsed(line: str, header: Header) -> tuple[np.ndarray, np.ndarray, str]:
     if label == "?":
         label = ""
     if label and header.classes and label not in header.classes:
-        raise ValueError(f"class {label!r} is none of {listed(header.classes)}, which the header's @classLabel lists")
+        known = f"{listed(header.classes)}, which the header's @classLabel lists"
+        raise ValueError(f"class {shortened(label)} is none of {known}")
     times, columns = [], []
     for index, field in enumerate(fields):
         if "_" in field:

@@ -259,7 +259,8 @@ def _read(folder: Path, dataset: Path) -> Inputs:
         config=config,
         manifest=manifest,
         early=growing,
-        attention=_weights(folder / "attention.csv", command) if _model_values(config, best)["decoder"] else {},
+        # there is none either where every test sequence is too long to be drawn
+        attention=_weights(folder / "attention.csv", command) if (folder / "attention.csv").exists() else {},
         steps=statistics["counts"][best.get("fold") or 0] if task in ("step", "label_sequence") else {},
         objects=Counter((row["label"], row["class"], _split(row, best.get("fold"))) for row in splits),
         leaks=statistics["leaks"],
@@ -608,8 +609,8 @@ def _check_perfect(inputs: Inputs) -> Check | None:
     return Check(
         "warning",
         "The test score is perfect",
-        f"All {int(counts.sum()):,} test objects are classified correctly. That is more often a leak than a perfect "
-        "classifier: look for features that follow from the label.",
+        f"All {int(counts.sum()):,} {'labels of the test split' if inputs.decoded else 'test objects'} are classified "
+        "correctly. That is more often a leak than a perfect classifier: look for features that follow from the label.",
     )
 
 

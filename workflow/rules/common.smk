@@ -42,7 +42,13 @@ def survey_files(plan: jaxrnn.plan.Plan) -> list[str]:
     """Returns the files that ingest reads: when one of them changes, it runs again."""
     data = plan.experiment.data
     if plan.survey_key is not None:
-        return [f"results/surveys/{plan.survey_key}/survey.json"]
+        # a split of `.dat` files may lie elsewhere than in the survey that is made first
+        splits = data.options.get("splits")
+        folders = splits.values() if isinstance(splits, dict) else ()
+        elsewhere = sorted(
+            str(file) for folder in folders if folder.startswith((".", "/")) for file in Path(folder).glob("*.dat")
+        )
+        return [f"results/surveys/{plan.survey_key}/survey.json", *elsewhere]
     return [str(file) for file in open_reader(data.reader, Path(data.path), data.options).files()]
 
 
