@@ -560,6 +560,7 @@ FAILED_TOGETHER = {
     ),
     "table": (Edit("a.csv", 49, 67, b""), Edit("b.csv", 69, 69, b'""'), Edit("b.csv", 151, 155, b"")),
     "ts": (Edit("Small_TEST.ts", 49, 54, 3000 * b"a"),),
+    "plasticc": (Edit("training_set_batch1.csv", 47, 47, b"\r"),),
 }  # fmt: skip
 
 
@@ -593,6 +594,8 @@ FAILED: list[tuple[str, str, bytes | None, bytes]] = [
     # a number of objects that no memory holds, and one by which all would be left out without a word
     ("simulated", "survey.json", b'"count": 6', b'"count": 1e39'),
     ("simulated", "survey.json", b'"count": 6', b'"count": 0'),
+    ("simulated", "survey.json", b'"count": 6', b'"count": -6'),
+    ("simulated", "survey.json", b'"count": 6', b'"count": NaN'),
     # messages of thousands of characters, and such that steer the terminal
     ("pickle", "waves.pkl", None, b"F" + b"x" * 5000 + b"\n."),
     ("pickle", "waves.pkl", b"multiarray", b"multi\x1b[2Jy"),

@@ -141,7 +141,7 @@ def test_parts_of_any_size_read_in_any_order_hold_each_line_once(
         (b"@univariate true\n", "ends before @data"),
         (b"1,2,3\n@data\n", "line 1 is neither @key nor a comment before @data"),
         (b"@univariate true\n@problemName \xff\n@data\n1\n", "line 2 is no UTF-8 text"),
-        (b"@univariate perhaps\n@data\n1\n", "@univariate perhaps; expected `true` or `false`"),
+        (b"@univariate perhaps\n@data\n1\n", "@univariate 'perhaps'; expected `true` or `false`"),
         (b"@dimensions none\n@data\n1\n", "@dimensions 'none'; expected a whole number above 0"),
         (b"@dimensions 0\n@data\n1\n", "expected a whole number above 0"),
         (b"@dimensions 99999999\n@data\n1\n", "expected a whole number"),

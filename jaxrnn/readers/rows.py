@@ -387,13 +387,12 @@ class CsvTable(Table):
         if "\0" in text:
             return [], f"NUL bytes: {_shown(text)}"
         try:
-            fields = next(csv.reader([text], delimiter=self._separator, strict=True))
-        except csv.Error:
-            if text.count('"') % 2:
-                reason = "a quote that does not close on its line (line ends within quotes are not read)"
-                return text.split(self._separator)[:1], f"{reason}: {_shown(text)}"
             # text behind a closing quote goes on with the field, as where whole pieces are parsed
-            fields = next(csv.reader([text], delimiter=self._separator))
+            fields = next(csv.reader([text], delimiter=self._separator, strict=text.count('"') % 2 == 1))
+        except csv.Error as error:
+            reason = "a quote that does not close on its line (line ends within quotes are not read)"
+            reason = reason if text.count('"') % 2 else str(error)
+            return text.split(self._separator)[:1], f"{reason}: {_shown(text)}"
         if len(fields) != len(self.columns):
             return fields, f"{len(fields)} fields where {len(self.columns)} are expected: {_shown(text)}"
         return fields, f"not in UTF-8: {_shown(text)}" if "\ufffd" in text else ""

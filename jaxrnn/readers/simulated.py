@@ -125,7 +125,8 @@ data:
         parts = []
         for files, count in self._files:
             # no object takes less than a byte: without this, parts would be made of objects that can't be there
-            if not 0 < count <= (most := files[0].stat().st_size):
+            most = files[0].stat().st_size
+            if not 0 < count <= most:
                 raise JaxrnnError(
                     f"{self._description}: says that {files[0].name} holds {count:g} objects; expected from 1 to its "
                     f"{most} bytes; remove it and run `{MADE_BY}` again"
