@@ -45,10 +45,8 @@ def survey_files(plan: jaxrnn.plan.Plan) -> list[str]:
         # a split of `.dat` files may lie elsewhere than in the survey that is made first
         splits = data.options.get("splits")
         folders = splits.values() if isinstance(splits, dict) else ()
-        elsewhere = sorted(
-            str(file) for folder in folders if folder.startswith((".", "/")) for file in Path(folder).glob("*.dat")
-        )
-        return [f"results/surveys/{plan.survey_key}/survey.json", *elsewhere]
+        elsewhere = [file for folder in folders if folder[0] in "./" for file in Path(folder).glob("*.dat")]
+        return [f"results/surveys/{plan.survey_key}/survey.json", *sorted(map(str, elsewhere))]
     return [str(file) for file in open_reader(data.reader, Path(data.path), data.options).files()]
 
 
