@@ -1376,16 +1376,14 @@ def simulation_class(values: dict[str, Any]) -> Any:
     """Returns the class of the parameters of the survey that `data.simulation` asks for by its `kind`; its module has
     `simulate` and `finish`. That of light curves for a kind that there is not, which it refuses."""
     kind = values.get("kind", DEFAULT_SIMULATION)
-    return _simulations()[kind if isinstance(kind, str) and kind in SIMULATIONS else DEFAULT_SIMULATION]
+    place, _ = SIMULATIONS[kind if isinstance(kind, str) and kind in SIMULATIONS else DEFAULT_SIMULATION]
+    module, _, name = place.partition(":")
+    # imported here: the simulators bring their file formats' libraries, and most files have no use for them
+    return getattr(import_module(module), name)
 
 
 def _simulations() -> dict[str, Any]:
-    # imported here: the simulators bring their file formats' libraries, and most files have no use for them
-    found = {}
-    for kind, (place, _) in SIMULATIONS.items():
-        module, _, name = place.partition(":")
-        found[kind] = getattr(import_module(module), name)
-    return found
+    return {kind: simulation_class({"kind": kind}) for kind in SIMULATIONS}
 
 
 def parsed(model: type[S], values: dict[str, Any], path: Path) -> S:

@@ -140,13 +140,7 @@ def with_intervals(
         strata = [np.arange(owners.max() + 1)]
     importance, target = task.importance(classes), task.target_index(classes)
     resampled = _resampled(probabilities, labels, owners, strata, importance, target, np.random.default_rng(seed))
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.nanpercentile(resampled, [tail, 100 - tail], axis=0)
-    result: dict[str, dict[str, float | None]] = {}
-    for index, (name, value) in enumerate(values.items()):
-        spread = bool(low[index] < high[index])
-        ends = (float(low[index]), float(high[index])) if spread else (None, None)
-        result[name] = {"value": value, "low": ends[0], "high": ends[1]}
+    result = bootstrapped(values, resampled)
     if len(strata) == 1:
         return result
     hits = probabilities.argmax(axis=1) == labels
@@ -154,6 +148,18 @@ def with_intervals(
     for name, outcomes in proportions.items():
         interval = stats.binomtest(int(outcomes.sum()), len(outcomes)).proportion_ci(CONFIDENCE, method="wilson")
         result[name] |= {"low": float(interval.low), "high": float(interval.high)}
+    return result
+
+
+def bootstrapped(values: dict[str, float], resampled: np.ndarray) -> dict[str, dict[str, float | None]]:
+    """Returns each score's `value` with the `low` and `high` percentile of its resamples [resample, score]; both are
+    None where all are the same."""
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.nanpercentile(resampled, [tail, 100 - tail], axis=0)
+    result: dict[str, dict[str, float | None]] = {}
+    for index, (name, value) in enumerate(values.items()):
+        ends = (float(low[index]), float(high[index])) if low[index] < high[index] else (None, None)
+        result[name] = {"value": value, "low": ends[0], "high": ends[1]}
     return result
 
 

@@ -66,13 +66,7 @@ class Transcripts:
         generator, share = np.random.default_rng(seed), np.full(count, 1 / count)
         sizes = metrics.blocks(metrics.RESAMPLES, max(1, metrics.BOOTSTRAP_VALUES // count))
         resampled = np.concatenate([self._scores(generator.multinomial(count, share, size)) for size in sizes])
-        tail = 50 * (1 - metrics.CONFIDENCE)
-        low, high = np.percentile(resampled, [tail, 100 - tail], axis=0)
-        result: dict[str, dict[str, float | None]] = {}
-        for index, (name, value) in enumerate(self.scores().items()):
-            ends = (float(low[index]), float(high[index])) if low[index] < high[index] else (None, None)
-            result[name] = {"value": value, "low": ends[0], "high": ends[1]}
-        return result
+        return metrics.bootstrapped(self.scores(), resampled)
 
     def _scores(self, drawn: np.ndarray) -> np.ndarray:
         """Returns the scores [sample, score] where each sequence was drawn so often, [sample, sequence]."""

@@ -8,6 +8,7 @@ import pytest
 
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.readers import SequenceReader, Sequences, joined, open_reader
+from jaxrnn.readers.dat import DatOptions, DatReader
 
 
 def opened(path: Path, **options: Any) -> SequenceReader:
@@ -136,6 +137,9 @@ def test_splits_may_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert found.ids.tolist() == ids
         assert found.splits is not None and found.splits.tolist() == ["train", "test"]
         assert found.values[0, 0] == 9
+        # what the workflow watches before a survey is made there
+        options = DatOptions.model_validate({"splits": {"train": where, "test": "test"}})
+        assert DatReader.files_elsewhere(options) == [Path(where) / "X_1.dat", Path(where) / "Y_1.dat"]
     # folders of one name go by their splits
     found = read(
         Path("survey"), splits={"train": "./old/train", "validation": "../" + str(tmp_path.name) + "/new/train"}

@@ -172,6 +172,11 @@ class Reader(ABC):
     def files(self) -> list[Path]:
         """Returns every file that the survey consists of: when one of them changes, its parts are read again."""
 
+    @classmethod
+    def files_elsewhere(cls, options: Any) -> list[Path]:
+        """Returns those of the files that do not lie under `data.path`: known before a survey there is made."""
+        return []
+
     def rows_at(self, file: str, row_numbers: np.ndarray) -> np.ndarray:
         """Returns the rows of `file`, from 0, that these `row_numbers` stand for: called for the few that are named in
         messages. Tables that are cut by bytes number their rows by where they begin, and count only here."""

@@ -65,13 +65,18 @@ data:
         if not self._objects:
             raise JaxrnnError(f"{path}: X_<name>.dat missing; the reader 'dat' expects X_1.dat, Y_1.dat, ... in it")
 
+    @classmethod
+    def files_elsewhere(cls, options: DatOptions) -> list[Path]:
+        folders = [Path(name) for name in (options.splits or {}).values() if _lies_elsewhere(name)]
+        return sorted(file for folder in folders for file in folder.glob("*.dat"))
+
     def _find_folders(self) -> dict[str, Path]:
         """Returns where each split's files lie; the folder itself, as the split "", where there are no splits."""
         if not self._path.is_dir():
             raise JaxrnnError(f"{self._path}: is no folder; the reader 'dat' expects a folder of X_1.dat, Y_1.dat, ...")
         if self._options.splits is not None:
             folders = {
-                split: Path(name) if name.startswith(("./", "../", "/")) else self._path / name
+                split: Path(name) if _lies_elsewhere(name) else self._path / name
                 for split, name in self._options.splits.items()
             }
             for split, folder in folders.items():
@@ -173,3 +178,8 @@ data:
             return ""
         number = str(values[0]).removesuffix(".0")
         return self._options.labels.get(number, number)
+
+
+def _lies_elsewhere(name: str) -> bool:
+    """Returns whether a split's folder is seen from the folder of the command, not from `data.path`."""
+    return name.startswith(("./", "../", "/"))

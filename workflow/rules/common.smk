@@ -11,7 +11,7 @@ from pathlib import Path
 import jaxrnn.plan
 from jaxrnn.config import RUN_KEYS, Experiment, digest, load
 from jaxrnn.errors import JaxrnnError
-from jaxrnn.readers import open_reader
+from jaxrnn.readers import open_reader, reader_class
 from jaxrnn.results import Results, mistakes_tables
 
 # A mistake of the user ends in `sys.exit`, because Snakemake prints an exception with its traceback.
@@ -42,11 +42,9 @@ def survey_files(plan: jaxrnn.plan.Plan) -> list[str]:
     """Returns the files that ingest reads: when one of them changes, it runs again."""
     data = plan.experiment.data
     if plan.survey_key is not None:
-        # a split of `.dat` files may lie elsewhere than in the survey that is made first
-        splits = data.options.get("splits")
-        folders = splits.values() if isinstance(splits, dict) else ()
-        elsewhere = [file for folder in folders if folder[0] in "./" for file in Path(folder).glob("*.dat")]
-        return [f"results/surveys/{plan.survey_key}/survey.json", *sorted(map(str, elsewhere))]
+        reader = reader_class(data.reader)
+        elsewhere = reader.files_elsewhere(reader.Options.model_validate(data.options))
+        return [f"results/surveys/{plan.survey_key}/survey.json", *map(str, elsewhere)]
     return [str(file) for file in open_reader(data.reader, Path(data.path), data.options).files()]
 
 
