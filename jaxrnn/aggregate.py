@@ -102,6 +102,8 @@ def _write_transcripts(
     width = task.beam_width or transcripts.BEAM_WIDTH
     widths = {"greedy": None, "beam": width}
     own = "greedy" if task.beam_width is None else "beam"
+    if seen["test"].by_decoder:
+        own, widths = "named", {"named": None}
     best: dict[str, Any] = {"interval": transcripts.INTERVALS, "decoder": own, "beam_width": width, "decoders": {}}
     for name, beam_width in widths.items():
         found = {split: Transcripts.of(entry, trial, beam_width) for split, entry in seen.items()}
@@ -232,7 +234,7 @@ def _write_bundle(made: Plan, job: Job, finished: trials.FinishedTrial, at: Resu
     bundle = bundles.Bundle(
         model=settings.model,
         task=settings.task,
-        outputs=settings.loss.outputs(len(statistics.classes)),
+        outputs=settings.loss.outputs(len(statistics.classes), settings.task.kind),
         data=settings.data,
         features=manifest["features"],
         metadata=manifest["metadata"],

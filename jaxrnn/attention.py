@@ -261,6 +261,21 @@ def before_end(labels: Int[Array, "batch position"], *, end: int) -> Int[Array, 
     return jnp.where(ended.any(axis=1), ended.argmax(axis=1), labels.shape[1])
 
 
+def with_end(labels: Int[Array, "batch position"], positions: int, *, end: int) -> Int[Array, "batch place"]:
+    """Returns label sequences, -1 beyond them, with `end` behind each and room for so many positions."""
+    counts = (labels >= 0).sum(axis=1)[:, None]
+    room = jnp.pad(labels, ((0, 0), (0, max(positions - labels.shape[1], 0))), constant_values=-1)[:, :positions]
+    return jnp.where(jnp.arange(positions)[None, :] == counts, end, room)
+
+
+def surprise(
+    logits: Float[Array, "batch position label"], labels: Int[Array, "batch position"]
+) -> Float[Array, " batch"]:
+    """Returns -log p of label sequences with their end, the sum over positions; those beyond, -1, count nothing."""
+    own = labels[:, :, None] == jnp.arange(logits.shape[2])
+    return -jnp.where(own, jax.nn.log_softmax(logits), 0).sum(axis=(1, 2))
+
+
 def _valid(lengths: Int[Array, " batch"], steps: int) -> Bool[Array, "batch step 1"]:
     return (jnp.arange(steps)[None, :] < lengths[:, None])[:, :, None]
 

@@ -48,17 +48,22 @@ def _named(place: tuple[Any, ...]) -> str:
 @dataclass(frozen=True)
 class Shape:
     """What is known of a sequence between two layers: [step, width], a step for every `stride` steps of the input, or
-    a vector [width] where `stride` is None."""
+    a vector [width] where `stride` is None. positions: how many steps there are whatever the input has, in a decoder
+    that names label sequences."""
 
     width: int
     stride: int | None = 1
+    positions: int | None = None
 
     @property
     def has_steps(self) -> bool:
         return self.stride is not None
 
     def steps(self, inputs: Any) -> Any:
-        """Returns how many steps sequences of `inputs` steps (a number, or an array of lengths) have here."""
+        """Returns how many steps sequences of `inputs` steps (a number, or an array of lengths) have here; none where
+        they have none."""
+        if self.positions is not None:
+            return (inputs > 0) * self.positions
         assert self.stride is not None
         return -(-inputs // self.stride)
 
@@ -199,12 +204,13 @@ def of(model: Model, output: Output, features: int, metadata: int, classes: int)
         )
     if model.decoder is None:
         return Blueprint(layers, takes, gives, metadata, classes)
-    decoder = _decoder(model.decoder, layers, gives, classes)
+    decoder = _decoder(model.decoder, layers, gives, classes, spells=output == "label_sequence")
     return Blueprint(layers, takes, decoder.gives, metadata, classes, decoder)
 
 
-def _decoder(decoder: Decoder, layers: tuple[Placed, ...], takes: Shape, classes: int) -> Placed:
-    """Returns the decoder at its place; the layers end with steps of `takes`."""
+def _decoder(decoder: Decoder, layers: tuple[Placed, ...], takes: Shape, classes: int, *, spells: bool) -> Placed:
+    """Returns the decoder at its place; the layers end with steps of `takes`. spells: whether it names label
+    sequences."""
     if classes < 2:
         raise Misfit(("decoder",), "", "reads the class that it named before, and there is one output; use two classes")
     if decoder.attention == "dot" and decoder.units != takes.width:
@@ -229,7 +235,20 @@ def _decoder(decoder: Decoder, layers: tuple[Placed, ...], takes: Shape, classes
         + (takes.width + decoder.units) * decoder.units
     )
     ahead = "decoder attends to later steps" if decoder.look_ahead else None
-    return Placed(decoder, "decoder", takes, Shape(decoder.units, takes.stride), parameters, ahead)
+    gives = Shape(decoder.units, takes.stride)
+    if spells:
+        if not decoder.look_ahead:
+            raise Misfit(
+                ("decoder", "look_ahead"),
+                "",
+                "the labels of a sequence belong to no step, and each summarises the whole input; set `true`",
+            )
+        if decoder.most_labels is None:
+            said = "how many labels a sequence has at most is not set, and `task.kind: label_sequence` needs it"
+            raise Misfit(("decoder", "most_labels"), "", said)
+        # one more, for the end
+        gives = Shape(decoder.units, positions=decoder.most_labels + 1)
+    return Placed(decoder, "decoder", takes, gives, parameters, ahead)
 
 
 def _placed(

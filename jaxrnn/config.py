@@ -507,8 +507,8 @@ class Task(Section):
         "along the sequence, and scores are those after the last step, with curves for fewer. `step`: each step, by "
         "the survey's step labels; `exclude` names labels whose steps train nothing and count nowhere. "
         "`label_sequence`: each object has several labels in an order, of which nobody says where they begin (digits "
-        "of a line, phases of an outburst); needs `loss.kind: ctc`, and `exclude` leaves out objects with such a label "
-        "whole.",
+        "of a line, phases of an outburst); needs `loss.kind: ctc`, or a `model.decoder`, and `exclude` leaves out "
+        "objects with such a label whole.",
     )
     separator: str = Field(
         default=" ",
@@ -519,7 +519,7 @@ class Task(Section):
         default=None,
         description="For `kind: label_sequence`: labels are decoded by prefix beam search that keeps so many prefixes; "
         "`null` decodes greedily, by the most probable path. 5 to 20; slower, and better where the network is unsure. "
-        "Changes no trial. `best.json` has the rates of both.",
+        "Changes no trial. `best.json` has the rates of both. Of `loss.kind: ctc` alone.",
     )
     classes: dict[Text, Annotated[tuple[Text, ...], Field(min_length=1)]] | None = Field(
         default=None,
@@ -836,8 +836,9 @@ def settings_in_words(layer: "Layer") -> str:
 
 
 class Decoder(Section):
-    """A recurrent decoder with attention (Luong et al. 2015), which names one step's label after another: it reads the
-    label that it named before and the encoder's state at its step, and attends to the encoder's states."""
+    """A recurrent decoder with attention (Luong et al. 2015), which names one label after another: each step's or, with
+    `task.kind: label_sequence`, the sequence's until it says that it ends. It reads the label that it named before and
+    the encoder's state at its step (the mean of all, where labels belong to no step), and attends to all of them."""
 
     attention: Literal["dot", "general", "additive"] = Field(
         default="general",
@@ -851,13 +852,18 @@ class Decoder(Section):
         description="Attend to the encoder's states at all steps of the sequence; `false`: to those up to the step "
         "that is labelled, so that a causal encoder stays causal.",
     )
+    most_labels: Annotated[Whole, Field(ge=1, le=4096)] | None = Field(
+        default=None,
+        description="With `task.kind: label_sequence`, and there alone: how many labels a sequence has at most.",
+    )
 
 
 def decoder_in_words(decoder: Decoder | None) -> str | None:
     """Returns a decoder as one line, different for different ones: `general gru 32`."""
     if decoder is None:
         return None
-    return f"{decoder.attention} {decoder.cell} {decoder.units}{'' if decoder.look_ahead else ' causal'}"
+    most = "" if decoder.most_labels is None else f" of {decoder.most_labels}"
+    return f"{decoder.attention} {decoder.cell} {decoder.units}{'' if decoder.look_ahead else ' causal'}{most}"
 
 
 class Model(Section):
@@ -927,7 +933,7 @@ class Model(Section):
     decoder: Decoder | None = Field(
         default=None,
         description="Instead of the layer that gives the classes: sequence to sequence, with the family or the list of "
-        "layers as encoder. Only with `task.kind: step` and `prefix`; `{}` takes every default. Where the label of a "
+        "layers as encoder. Not with `task.kind: sequence`; `{}` takes every default. Where the label of a "
         "step tells something of the next one's. `training.teacher_share` says how it is taught.",
     )
 
@@ -1035,9 +1041,12 @@ class Loss(Section):
         "network, a pure number. Try 1e-3 to 1e-2 against overfitting.",
     )
 
-    def outputs(self, classes: int) -> int:
-        """Returns how many output units the network has."""
-        return {"binary": 1, "ctc": classes + 1}.get(self.kind, classes)
+    def outputs(self, classes: int, output: Output = "sequence") -> int:
+        """Returns how many output units the network has. output: `task.kind`; label sequences have one more, for CTC's
+        blank, or for the end that a decoder names."""
+        if output == "label_sequence":
+            return classes + 1
+        return 1 if self.kind == "binary" else classes
 
 
 class Augmentation(Section):
@@ -1634,6 +1643,8 @@ def _check_between(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str])
     if tried("task", "kind") == ["label_sequence"]:
         _check_label_sequences(values, tried, add)
     else:
+        if any(decoder and decoder.most_labels for decoder in decoders):
+            add("model", "decoder", "`most_labels` is of `task.kind: label_sequence`; other tasks have a label a step")
         if "ctc" in tried("loss", "kind"):
             add("loss", "kind", "`ctc` spells label sequences; set `task.kind: label_sequence`, or another loss")
         for section, key in (("training", "monitor"), ("selection", "metric")):
@@ -1662,17 +1673,33 @@ def _check_label_sequences(
     values: dict[str, Any], tried: Callable[[str, str], list[Any]], add: Callable[[str, str, str], None]
 ) -> None:
     """Adds what means nothing for label sequences: what is of one class a place, or weighs and cuts it."""
-    if others := [kind for kind in tried("loss", "kind") if kind != "ctc"]:
-        add("loss", "kind", f"`task.kind: label_sequence` is trained by `ctc`, and not by `{others[0]}`; set it")
+    decoders = [decoder_of(values) for values in tried("model", "decoder")]
+    kinds = set(tried("loss", "kind"))
+    if "ctc" in kinds and any(decoders):
+        told = "names one label after another, and `ctc` spells label sequences without; leave it out, or set "
+        add("model", "decoder", f"{told}`loss.kind: categorical`")
         return
+    if kinds != ({"categorical"} if any(decoders) else {"ctc"}):
+        other = next(iter(sorted(kinds - {"ctc"})))
+        add("loss", "kind", f"`task.kind: label_sequence` is trained by `ctc`, and not by `{other}`; set it, or "
+            "give a `model.decoder`, which is trained by `categorical`")  # fmt: skip
+        return
+    if any(decoders) and None in decoders:
+        add(
+            "model",
+            "decoder",
+            "label sequences need one at every point of the grid, where `loss.kind` is `categorical`",
+        )
+    if any(decoders) and tried("task", "beam_width") != [None]:
+        add("task", "beam_width", "is of `loss.kind: ctc`; a decoder names its most probable label; leave it out")
     for key, only in (("class_weights", "none"), ("gamma", 0), ("label_smoothing", 0)):
         if any(value != only for value in tried("loss", key)):
-            add("loss", key, f"`ctc` has one loss a sequence, and no class to weigh or smooth; set `{key}: {only}`")
+            add(
+                "loss", key, f"label sequences have one loss each, and no class to weigh or smooth; set `{key}: {only}`"
+            )
     for key in ("target", "class_importance"):
         if tried("task", key)[0]:
             add("task", key, "is of one class an object, which label sequences have not; leave it out")
-    if any(decoder_of(values) for values in tried("model", "decoder")):
-        add("model", "decoder", "names a label for each step, and `ctc` spells label sequences without; leave it out")
     if True in tried("split", "balance"):
         add("split", "balance", "a sequence has labels of several classes; leave it out")
     if max(tried("augmentation", "truncation")) > 0:

@@ -21,7 +21,7 @@ def needed_steps(labels: Any) -> Any:
     return there.sum(axis=-1) + ((labels[..., 1:] == labels[..., :-1]) & there[..., 1:]).sum(axis=-1)
 
 
-def surprise(probabilities: np.ndarray, labels: Sequence[int], *, blank: int) -> float:
+def surprise(probabilities: np.ndarray, labels: Sequence[int], blank: int) -> float:
     """Returns -log p of the labels, summed over all paths that spell them (Graves et al. 2006, eqs. 5 to 8), infinite
     where the input is too short.
 
@@ -50,6 +50,26 @@ def greedy(probabilities: np.ndarray, *, blank: int) -> tuple[int, ...]:
     path = probabilities.argmax(axis=1)
     begins = np.append(True, path[1:] != path[:-1])[: len(path)]
     return tuple(path[begins & (path != blank)].tolist())
+
+
+def named(probabilities: np.ndarray, *, end: int) -> tuple[int, ...]:
+    """Returns the labels that a decoder names before the end, or at all positions where it names none.
+
+    probabilities: [position, label] of one sequence; logits do as well.
+    """
+    path = probabilities.argmax(axis=1)
+    ends = np.flatnonzero(path == end)
+    return tuple(path[: ends[0] if len(ends) else None].tolist())
+
+
+def named_surprise(probabilities: np.ndarray, labels: Sequence[int], end: int) -> float:
+    """Returns -log p of the labels and the end behind them, by a decoder's probabilities [position, label] of one
+    sequence; infinite where it has too few positions. Each is taken as at least `SMALLEST_PROBABILITY`."""
+    wanted = [*labels, end]
+    if len(wanted) > len(probabilities):
+        return float("inf")
+    found = probabilities[np.arange(len(wanted)), wanted].astype(np.float64)
+    return -float(np.log(np.maximum(found, SMALLEST_PROBABILITY)).sum())
 
 
 def prefix_beam(probabilities: np.ndarray, *, blank: int, width: int) -> list[tuple[tuple[int, ...], float]]:

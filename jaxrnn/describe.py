@@ -119,7 +119,7 @@ def networks(experiment: Experiment, inputs: Inputs) -> list[Described]:
         point = dict(zip(keys, values, strict=True))
         values_here = substituted(base, point)
         model = Model.model_validate(values_here["model"])
-        outputs = Loss.model_validate(values_here["loss"]).outputs(inputs.classes)
+        outputs = Loss.model_validate(values_here["loss"]).outputs(inputs.classes, experiment.task.kind)
         made = blueprint.of(model, experiment.task.kind, inputs.features, inputs.metadata, outputs)
         name = "_".join(plan.slug(key, value, keys) for key, value in point.items())
         if made not in found:

@@ -74,13 +74,13 @@ def train(job_file: JobFile, at: Results, output: Path, say: Say, *, retrain: bo
     corpus = Corpus(dataset, table, statistics, fold, task=job_file.task, seed=seed)
     data = _Data(corpus.part("train"), corpus.part("validation"), corpus.part(*SCORED_SPLITS))
     splits.check_classes(job_file, statistics.classes)
-    outputs = job_file.loss.outputs(len(statistics.classes))
     kind = job_file.task.kind
+    outputs = job_file.loss.outputs(len(statistics.classes), kind)
     network = blueprint.of(job_file.model, kind, data.train.features, data.train.metadata, outputs)
     network.check_length(max(int(part.lengths.max()) for part in (data.train, data.validation, data.scored)))
-    if job_file.loss.kind == "ctc":
+    if kind == "label_sequence":
         for part in (data.train, data.validation, data.scored):
-            splits.check_spelling(part.ids, part.lengths, part.labels, network, "model.layers")
+            splits.check_spelling(part.ids, part.lengths, part.labels, network)
     by_step = data.train.labels_by_step
     augment = augmentation.read(job_file.augmentation, job_file.data, dataset, statistics, labels_by_step=by_step)
     counts = {name: int((data.scored.splits == name).sum()) for name in SCORED_SPLITS}
@@ -222,7 +222,7 @@ class _Pack:
         self.validation = predict.evaluation_windows(data.validation, longest, most_bytes)
         self.kind: Output = job_file.task.kind
         self._targets: training.Targets | None = None
-        self.outputs = job_file.loss.outputs(len(statistics.classes))
+        self.outputs = job_file.loss.outputs(len(statistics.classes), self.kind)
         # of all trials, the finished ones among them: where a job was stopped changes nothing of its program
         recurrent_dropout = any(trial.hyperparameters["model.recurrent_dropout"] > 0 for trial in job_file.job.trials)
         self.program = training.make(
@@ -233,7 +233,6 @@ class _Pack:
             self.outputs,
             augment,
             kind=self.kind,
-            spells=job_file.loss.kind == "ctc",
             recurrent_dropout=recurrent_dropout,
             **_monitored(job_file, statistics.classes),
         )
@@ -648,6 +647,7 @@ def _write_outputs(
             scored.lengths[scored.splits == name],
             network.places(scored.lengths[scored.splits == name]),
             {trial: entry.probabilities[name] for trial, entry in finished.items()},
+            by_decoder=job_file.task.kind == "label_sequence" and network.decoder is not None,
         )
         for name in SCORED_SPLITS
     }

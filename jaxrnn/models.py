@@ -5,11 +5,12 @@ Layers are Flax NNX modules; `split` once, then plain jax transformations over t
 
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt16
 
 from jaxrnn import blueprint, config
-from jaxrnn.attention import Decoder
+from jaxrnn.attention import Decoder, before_end
 from jaxrnn.blueprint import Placed
 from jaxrnn.config import Model, Output
 from jaxrnn.layers import Call, glorot, made
@@ -43,14 +44,15 @@ class Network(nnx.Module):
         dropout_bits: UInt16[Array, " draw"] | None = None,
     ) -> Float[Array, "batch label"] | Float[Array, "batch step label"]:
         """Returns the logits: [batch, class], or [batch, step, class] with 0 beyond the lengths (`lengths_out`) where
-        the network answers at each step. A decoder infers, by its own labels alone.
+        the network answers at each step, or at each position of a label sequence. A decoder infers, by its own labels
+        alone.
 
         In training, with `dropout_bits` (uniform, at least `dropout_draws` of them), it drops out, and batch norm takes
         the batch's statistics and keeps them. A recurrent_dropout_rate of None leaves it out of the program.
         """
         values = self._encoded(features, Call(lengths, metadata, dropout_rate, recurrent_dropout_rate, dropout_bits))
         if self.decoder is not None:
-            return self.decoder.infer(values, self.lengths_out(lengths))[0]
+            return self.decoder.infer(values, self._source_lengths(lengths))[0]
         assert self.logits is not None
         return Call(lengths, metadata).masked(self.logits(values), self.blueprint.gives)
 
@@ -59,20 +61,22 @@ class Network(nnx.Module):
         features: Float[Array, "batch step feature"],
         lengths: Int[Array, " batch"],
         metadata: Float[Array, "batch column"],
-        labels: Int[Array, "batch step"],
+        labels: Int[Array, "batch place"],
         *,
         teacher_share: Float[Array, ""] | float,
-        teacher_bits: UInt16[Array, "batch step"],
+        teacher_bits: UInt16[Array, "batch place"],
         dropout_rate: Float[Array, ""] | float | None = None,
         recurrent_dropout_rate: Float[Array, ""] | float | None = None,
         dropout_bits: UInt16[Array, " draw"],
-    ) -> Float[Array, "batch step label"]:
-        """Returns the logits of training by a teacher, of a network with a decoder: a share of the steps is fed the
-        true label before, see `Decoder.teach`. labels: -1 where unknown. This is the only way in for labels."""
+    ) -> Float[Array, "batch place label"]:
+        """Returns the logits of training by a teacher, of a network with a decoder: a share of the places is fed the
+        true label before, see `Decoder.teach`. labels: of each step, -1 where unknown; or label sequences with their
+        end (`attention.with_end`). This is the only way in for labels."""
         assert self.decoder is not None
         values = self._encoded(features, Call(lengths, metadata, dropout_rate, recurrent_dropout_rate, dropout_bits))
-        lengths = self.lengths_out(lengths)
-        return self.decoder.teach(values, lengths, labels, lengths, teacher_share=teacher_share, bits=teacher_bits)[0]
+        lengths = self._source_lengths(lengths)
+        ends = lengths if self.decoder.positions is None else (labels >= 0).sum(axis=1)
+        return self.decoder.teach(values, lengths, labels, ends, teacher_share=teacher_share, bits=teacher_bits)[0]
 
     def attended(
         self,
@@ -80,11 +84,20 @@ class Network(nnx.Module):
         lengths: Int[Array, " batch"],
         metadata: Float[Array, "batch column"],
     ) -> Float[Array, "batch target source"]:
-        """Returns the attention weights of a network with a decoder, as it infers. They take steps squared of memory a
-        sequence: for a few of them at once."""
+        """Returns the attention weights of a network with a decoder, as it infers, and 0 behind the end that it names.
+        They take steps squared of memory a sequence: for a few of them at once."""
         assert self.decoder is not None
         values = self._encoded(features, Call(lengths, metadata))
-        return self.decoder.infer(values, self.lengths_out(lengths))[1]
+        logits, weights = self.decoder.infer(values, self._source_lengths(lengths))
+        if self.decoder.positions is None:
+            return weights
+        named = before_end(logits.argmax(axis=2), end=self.decoder.classes - 1)
+        return jnp.where(jnp.arange(weights.shape[1])[None, :, None] <= named[:, None, None], weights, 0)
+
+    def _source_lengths(self, lengths: Int[Array, " batch"]) -> Int[Array, " batch"]:
+        """Returns how many of the steps that the decoder attends to are valid."""
+        assert self.blueprint.decoder is not None
+        return self.blueprint.decoder.takes.steps(lengths)
 
     def _encoded(self, features: Array, call: Call) -> Array:
         """Returns what the layers give, before the classes."""
@@ -122,6 +135,7 @@ def _decoder(placed: Placed, classes: int, rngs: nnx.Rngs) -> Decoder:
         settings.units,
         classes,
         attention=settings.attention,
+        positions=placed.gives.positions,
         look_ahead=settings.look_ahead,
         rngs=rngs,
     )

@@ -68,7 +68,8 @@ def attention(
     *,
     kind: Output,
 ) -> list[dict[str, np.ndarray]]:
-    """Returns the attention weights [target step, source step] float32 of each of the networks on a few objects, by id.
+    """Returns the attention weights [target, source step] float32 of each of the networks on a few objects, by id. A
+    target is a step, or a position of a label sequence and its end.
 
     Which ones follows from ids and lengths alone: `ATTENDED` of those that `among` [object] marks, evenly spread in the
     order of their ids over all that have at most `MOST_ATTENDED_STEPS` steps.
@@ -82,14 +83,17 @@ def attention(
     shape = part.features, part.metadata, outputs, kind
     attend = _attender(model, *shape)  # pyright: ignore[reportArgumentType]
     few = part.some(chosen)
+    made = blueprint.of(model, kind, part.features, part.metadata, outputs)
+    assert made.decoder is not None
+    targets, sources = made.places(few.lengths), made.decoder.takes.steps(few.lengths)
     with Windows(few, batches.edges(few.lengths, 1), np.inf) as windows:
         window = windows.get()
     (bucket,) = window.buckets
     found = []
     for arrays in networks:
         weights = np.asarray(attend(*_states(model, *shape, arrays), bucket))
-        rows = zip(window.sources, weights, strict=True)
-        found.append({str(few.ids[at]): row[: few.lengths[at], : few.lengths[at]] for at, row in rows if at >= 0})
+        rows = [(at, row) for at, row in zip(window.sources, weights, strict=True) if at >= 0]
+        found.append({str(few.ids[at]): row[: targets[at], : sources[at]] for at, row in rows})
     return found
 
 

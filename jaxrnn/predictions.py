@@ -1,13 +1,14 @@
 """`predictions.h5`: the class probabilities of a job's trials on validation and test, from which every score is
 computed.
 
-Layout (version 3): for each split a group with `ids` [object] UTF-8 bytes, `lengths` [object] int64 (steps), `places`
+Layout (version 4): for each split a group with `ids` [object] UTF-8 bytes, `lengths` [object] int64 (steps), `places`
 [object] int64 (how many it has), `labels` int32 class indices and `probabilities` [trial, place, class] float32. A
 place is an object or, where every step is predicted (attribute `kind`: `prefix` or `step`), a step, or, of label
-sequences (`label_sequence`), a step of the output, of which there are fewer where the network has strides: those of an
-object stand together, in their order. Labels are [object], [step] (-1 where there is none) where steps have labels, or
-[object, position] of label sequences (-1 beyond them), whose last column of probabilities is the blank. Attributes
-`trials` and `classes` name the axes.
+sequences (`label_sequence`), a step of the output, of which there are fewer where the network has strides, or a
+position that its decoder names (attribute `by_decoder`): those of an object stand together, in their order. Labels are
+[object], [step] (-1 where there is none) where steps have labels, or [object, position] of label sequences (-1 beyond
+them), whose last column of probabilities is CTC's blank, or the decoder's end. Attributes `trials` and `classes` name
+the axes.
 """
 
 from dataclasses import dataclass
@@ -21,14 +22,15 @@ from jaxrnn import __version__
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import check_version, written_whole
 
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 SCORED_SPLITS = ("validation", "test")
 
 
 @dataclass(frozen=True)
 class Predictions:
     """One split's predictions of some trials. kind: `task.kind`. ids [object] str, labels as in the file's layout,
-    lengths [object], places [object] how many each has, probabilities by trial [place, class]."""
+    lengths [object], places [object] how many each has, probabilities by trial [place, class]. by_decoder: whether the
+    places are positions of label sequences, which a decoder names."""
 
     kind: str
     ids: np.ndarray
@@ -36,6 +38,7 @@ class Predictions:
     lengths: np.ndarray
     places: np.ndarray
     probabilities: dict[str, np.ndarray]
+    by_decoder: bool = False
 
     @property
     def offsets(self) -> np.ndarray:
@@ -69,6 +72,7 @@ def write(path: Path, predictions: dict[str, Predictions], classes: tuple[str, .
         file.attrs["trials"] = trials
         file.attrs["classes"] = list(classes)
         file.attrs["kind"] = predictions[SCORED_SPLITS[0]].kind
+        file.attrs["by_decoder"] = predictions[SCORED_SPLITS[0]].by_decoder
         for split, entry in predictions.items():
             group = file.create_group(split)
             group.create_dataset("ids", data=np.array([name.encode() for name in entry.ids.tolist()]))
@@ -86,17 +90,17 @@ def read(path: Path) -> tuple[dict[str, Predictions], tuple[str, ...]]:
             check_version(file.attrs.get("jaxrnn_version"), path)
             trials = [str(name) for name in file.attrs["trials"]]  # pyright: ignore
             classes = tuple(str(name) for name in file.attrs["classes"])  # pyright: ignore
-            kind = str(file.attrs["kind"])
-            return {split: _split(file[split], kind, trials) for split in SCORED_SPLITS}, classes
+            kind, by_decoder = str(file.attrs["kind"]), bool(file.attrs["by_decoder"])
+            return {split: _split(file[split], kind, trials, by_decoder) for split in SCORED_SPLITS}, classes
     except FileNotFoundError:
         raise JaxrnnError(f"{path}: not there yet; run `jaxrnn train --config {path.parent / 'config.yaml'}` first")
     except (OSError, KeyError, ValueError) as error:
         raise JaxrnnError(f"{path}: cannot be read ({error}); remove it and train the job again")
 
 
-def _split(group: Any, kind: str, trials: list[str]) -> Predictions:
+def _split(group: Any, kind: str, trials: list[str], by_decoder: bool) -> Predictions:
     stacked = group["probabilities"][()]
     ids = np.array([name.decode() for name in group["ids"][()]], dtype=str)
     probabilities = dict(zip(trials, stacked, strict=True))
     labels, lengths, places = (group[name][()] for name in ("labels", "lengths", "places"))
-    return Predictions(kind, ids, labels, lengths, places, probabilities)
+    return Predictions(kind, ids, labels, lengths, places, probabilities, by_decoder)

@@ -16,7 +16,19 @@ import pandas as pd
 
 from jaxrnn import blueprint, decoding, leaks, plan, results, shards
 from jaxrnn.blueprint import Blueprint
-from jaxrnn.config import REST, Experiment, Feature, Split, Task, digest, layers_of, not_binary, undeclared
+from jaxrnn.config import (
+    REST,
+    Decoder,
+    Experiment,
+    Feature,
+    Split,
+    Task,
+    decoder_of,
+    digest,
+    layers_of,
+    not_binary,
+    undeclared,
+)
 from jaxrnn.errors import JaxrnnError, listed, nearest
 from jaxrnn.features import FeatureColumn
 from jaxrnn.readers import SPLITS
@@ -422,11 +434,27 @@ def label_sequences(task: Task, texts: Iterable[str], class_name: dict[str, str]
     return labels
 
 
-def check_spelling(ids: np.ndarray, lengths: np.ndarray, labels: np.ndarray, network: Blueprint, key: str) -> None:
-    """Raises JaxrnnError where CTC cannot spell an object's labels with as many steps as the network leaves of it.
+def check_spelling(
+    ids: np.ndarray, lengths: np.ndarray, labels: np.ndarray, network: Blueprint, key: str = "model.layers"
+) -> None:
+    """Raises JaxrnnError where an object has more labels than the decoder names, or than CTC can spell with the steps
+    that the network leaves of it.
 
-    ids, lengths: [object]; labels: [object, position], -1 beyond them. key: of the network's layers.
+    ids, lengths: [object]; labels: [object, position], -1 beyond them. key: of the network's layers, or its decoder.
     """
+    if network.decoder is not None:
+        assert isinstance(network.decoder.layer, Decoder)
+        counts, most = (labels >= 0).sum(axis=1), network.decoder.layer.most_labels
+        many = np.flatnonzero(counts > most)
+        if len(many):
+            worst = many[np.argmax(counts[many])]
+            others = f" (and {len(many) - 1} others)" if len(many) > 1 else ""
+            raise JaxrnnError(
+                f"{key.replace('layers', 'decoder')}.most_labels: object {ids[worst]}{others} has {counts[worst]} "
+                f"labels, and at most {most} are named; set {counts.max()} or more, or leave such objects out of the "
+                "survey"
+            )
+        return
     left, needed = network.gives.steps(lengths), decoding.needed_steps(labels)
     short = np.flatnonzero(left < needed)
     if not len(short):
@@ -447,13 +475,15 @@ def check_spelling(ids: np.ndarray, lengths: np.ndarray, labels: np.ndarray, net
 
 def _check_every_network(experiment: Experiment, ids: np.ndarray, lengths: np.ndarray, labels: np.ndarray) -> None:
     """Checks the labels with each network of the grid."""
-    lists = {"model.layers": experiment.model.layers}
-    if "model.layers" in experiment.grid:
-        values = enumerate(experiment.grid["model.layers"])
-        lists = {f"grid.model.layers[{index}]": layers_of(value) for index, value in values}
-    for key, layers in lists.items():
+    models = {"model.layers": experiment.model}
+    for name, read in (("layers", layers_of), ("decoder", decoder_of)):
+        values = experiment.grid.get(f"model.{name}", ())
+        for index, value in enumerate(values):
+            models[f"grid.model.{name}[{index}]"] = experiment.model.model_copy(update={name: read(value)})
+        if values:
+            models.pop("model.layers", None)
+    for key, model in models.items():
         # of how many features and classes there are depends no stride
-        model = experiment.model.model_copy(update={"layers": layers})
         network = blueprint.of(model, experiment.task.kind, 1, len(experiment.data.metadata), 2)
         check_spelling(ids, lengths, labels, network, key)
 

@@ -119,35 +119,44 @@ def make(
     augment: Augment | None = None,
     *,
     kind: Output = "sequence",
-    spells: bool = False,
     recurrent_dropout: bool = False,
     importance: Sequence[float] | None = None,
     target: int | None = None,
 ) -> Program:
-    """Returns the program that trains packs of trials of one network. kind: `task.kind`. spells: whether the loss is
-    CTC, whose blank is the last output.
+    """Returns the program that trains packs of trials of one network. kind: `task.kind`. Label sequences are spelled by
+    CTC, or by the network's decoder where it has one.
 
     begin(hyperparameters) -> state. advance(state, hyperparameters, buckets, schedule, window, start, stop) -> state
     after the steps [start, stop) of a window's schedule; all but the states' shapes is traced, so that any cut of any
-    window runs the same program. evaluate(state, buckets) -> logits [trial, place, class], or with CTC the loss and the
-    edit distance [trial, row, 2] of greedy decoding. finish_epoch(state, hyperparameters, what `evaluate` gives of
-    validation, targets) -> state, report.
+    window runs the same program. evaluate(state, buckets) -> logits [trial, place, class], or of label sequences
+    the loss and the edit distance [trial, row, 2] of greedy decoding. finish_epoch(state, hyperparameters, what
+    `evaluate` gives of validation, targets) -> state, report.
     outputs: how many output units the network has, one a class, or a single one for two classes.
     augment: changes each batch before it is trained on; None compiles nothing in. recurrent_dropout: whether any trial
     has some; else nothing of it is compiled in. importance, target: what `monitoring.scores` needs of the task.
     """
     template = network(model, features, metadata, outputs, kind)
     structure = nnx.graphdef(template)
-    blank = outputs - 1
+    spells = kind == "label_sequence"
+    last = outputs - 1  # of label sequences CTC's blank, or the end that a decoder names
+
+    def with_end(batch: Bucket) -> Array:
+        return attention.with_end(jnp.asarray(batch.labels), template.steps_out(batch.features.shape[1]), end=last)
 
     def spelling_losses(logits: Array, batch: Bucket) -> Array:
+        if template.decoder is not None:
+            return attention.surprise(logits, with_end(batch))
         labels, lengths = jnp.asarray(batch.labels), template.lengths_out(jnp.asarray(batch.lengths))
-        return ctc.ctc(logits, lengths, labels, (labels >= 0).sum(axis=1), blank=blank)
+        return ctc.ctc(logits, lengths, labels, (labels >= 0).sum(axis=1), blank=last)
 
     def spelled(logits: Array, batch: Bucket) -> Array:
         """Returns the loss and the edit distance [row, 2]."""
         labels, lengths = jnp.asarray(batch.labels), template.lengths_out(jnp.asarray(batch.lengths))
-        found, counts = ctc.greedy(logits, lengths, blank=blank)
+        if template.decoder is None:
+            found, counts = ctc.greedy(logits, lengths, blank=last)
+        else:
+            found = logits.argmax(axis=2)
+            counts = attention.before_end(found, end=last)
         distances = ctc.edit_distance(labels, (labels >= 0).sum(axis=1), found, counts)
         return jnp.stack([spelling_losses(logits, batch), distances.astype(logits.dtype)], axis=1)
 
@@ -203,7 +212,7 @@ def make(
         """Returns the state after one step of gradient descent on one batch; `over` is the share of the epoch before
         it. teacher_bits: [row, step], where there is a decoder."""
         labels, weights = weighted_labels(kind, batch)
-        if spells:
+        if spells and template.decoder is None:
             # augmentation may leave too few steps
             steps = template.lengths_out(jnp.asarray(batch.lengths))
             weights = jnp.where(steps >= decoding.needed_steps(jnp.asarray(batch.labels)), weights, 0)
@@ -237,6 +246,7 @@ def make(
             else:
                 # the label of the whole sequence is none of its steps', and a teacher would tell it at once
                 known = jnp.where(weights > 0, labels, -1) if kind == "step" else jnp.full(labels.shape, -1)
+                known = with_end(batch) if spells else known
                 found = net.taught(
                     *inputs, known, **rates, dropout_bits=bits, teacher_share=share, teacher_bits=teacher_bits
                 )
@@ -281,7 +291,9 @@ def make(
         longest = max(bucket.features.shape[1] for bucket in buckets)
         draws = template.dropout_draws(training.batch_size, longest, recurrent=recurrent_dropout)
         bits = drawn(DROPOUT, (draws,))
-        taught = None if template.decoder is None else drawn(TEACHER, (training.batch_size, longest))
+        taught = None
+        if template.decoder is not None:
+            taught = drawn(TEACHER, (training.batch_size, template.steps_out(longest)))
 
         def on(index: int) -> Callable[[State], State]:
             def branch(state: State) -> State:
@@ -290,7 +302,7 @@ def make(
                 batch = batch._replace(lengths=jnp.where(rows >= 0, batch.lengths, 0))
                 if augment is not None:
                     batch = augment(batch, _epoch_key(hyper, AUGMENTATION, state.epoch))
-                teacher_bits = None if taught is None else taught[:, : batch.features.shape[1]]
+                teacher_bits = None if taught is None else taught[:, : template.steps_out(batch.features.shape[1])]
                 return update(state, hyper, batch, bits, teacher_bits, over)
 
             return branch

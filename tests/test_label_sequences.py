@@ -296,7 +296,7 @@ MODEL = Model.model_validate({"layers": LAYERS, "dropout": 0})
 @pytest.fixture(scope="module")
 def program() -> tuple[Program, Hyperparameters, State]:
     settings = Training.model_validate({"batch_size": 4, "length_buckets": 1})
-    made = training.make(MODEL, settings, 2, 0, 3, kind="label_sequence", spells=True)
+    made = training.make(MODEL, settings, 2, 0, 3, kind="label_sequence")
     rates = map(np.float32, (0.01, 0, 0, 0, 0))
     one = Hyperparameters(np.uint32(1), *rates, np.ones(2, np.float32))  # pyright: ignore[reportCallIssue]
     hypers = training.stacked([one])
@@ -436,15 +436,15 @@ def test_labels_that_the_steps_cannot_spell_are_told_before_training(tmp_path: P
         ({"loss": {"class_weights": "none"}}, r"loss\.kind: `task\.kind: label_sequence` is trained by `ctc`"),
         ({"task": {"kind": "sequence"}}, r"loss\.kind: `ctc` spells label sequences"),
         ({"task": {}, "loss": {}}, r"selection\.metric: `label_error_rate` is of label sequences"),
-        ({"loss": {"kind": "ctc"}}, r"loss\.class_weights: `ctc` has one loss a sequence.*set `class_weights: none`"),
-        ({"loss": {**TASK["loss"], "gamma": 1}}, r"loss\.gamma: `ctc` has one loss a sequence"),
-        ({"grid": {"loss.label_smoothing": [0, 0.1]}}, r"grid\.loss\.label_smoothing: `ctc` has one loss"),
+        ({"loss": {"kind": "ctc"}}, r"loss\.class_weights: label sequences have one loss each.*set `class_weights: none`"),
+        ({"loss": {**TASK["loss"], "gamma": 1}}, r"loss\.gamma: label sequences have one loss each"),
+        ({"grid": {"loss.label_smoothing": [0, 0.1]}}, r"grid\.loss\.label_smoothing: label sequences have one loss"),
         ({"split__balance": True}, r"split\.balance: a sequence has labels of several classes"),
         ({"task": {**TASK["task"], "target": "a"}}, r"task\.target: is of one class an object"),
         ({"task": {**TASK["task"], "class_importance": {"a": 2}}}, r"task\.class_importance: is of one class"),
         ({"training__monitor": "macro_f1"}, r"training\.monitor: `macro_f1` is of one class an object; label seq"),
         ({"selection": {}}, r"selection\.metric: `macro_auc` is of one class an object"),
-        ({"model": {"decoder": {}}}, r"model\.decoder: names a label for each step, and `ctc` spells label sequences"),
+        ({"model": {"decoder": {}}}, r"model\.decoder: names one label after another, and `ctc` spells label sequences"),
         ({"augmentation": {"truncation": 0.1}}, r"augmentation\.truncation: the last labels would lose their steps"),
         ({"model": {"layers": ["gru", "pool"]}}, r"pool makes one vector of the steps, and the task wants an answer"),
         ({"task": {"separator": ","}, "loss": {}, "selection": {}}, r"task\.separator: is of label sequences"),

@@ -1004,10 +1004,15 @@ def _performance(inputs: Inputs) -> dict[str, Any]:
 def _spelling(inputs: Inputs) -> dict[str, Any]:
     """Returns what is said of decoded label sequences."""
     best, splits = inputs.best, ("test", "validation")
-    decoders = {"greedy": "Greedy: the most probable path", "beam": f"Prefix beam search of width {best['beam_width']}"}
+    known = {
+        "greedy": "Greedy: the most probable path",
+        "beam": f"Prefix beam search of width {best['beam_width']}",
+        "named": "The network's decoder: its most probable label, one after another",
+    }
+    decoders = {name: known[name] for name in best["decoders"]}
     rows = [
         [
-            _text(words + (", as everywhere on this page" if name == best["decoder"] else "")),
+            _text(words + (", as everywhere on this page" if name == best["decoder"] and len(decoders) > 1 else "")),
             *(
                 _measured(best["decoders"][name][split][rate])
                 for split in ("test", "validation")
@@ -1024,7 +1029,12 @@ def _spelling(inputs: Inputs) -> dict[str, Any]:
     # the first of each, in the order of the table: no choice that flatters, or shames
     shown = [*wrong[:EXAMPLES], *right[:EXAMPLES]]
     return {
-        "decoders": Table.of("decoders", "Error rates of both decoders, chosen trial", ["Decoder", *heads], rows),
+        "decoders": Table.of(
+            "decoders",
+            f"Error rates{' of both decoders' if len(decoders) > 1 else ''}, chosen trial",
+            ["Decoder", *heads],
+            rows,
+        ),
         "matrices": {
             split: [
                 Table.of(
