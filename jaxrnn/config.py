@@ -1530,6 +1530,12 @@ def _check_grid(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) ->
                 mistakes[("grid", f"model.{key}")] = _beside_layers([key])
             elif "model.layers" in grid and model.get(key, defaults[key]) != defaults[key]:
                 mistakes[("model", key)] = _beside_layers([key])
+    for key, takes in _TAKES_RATE.items():
+        if f"model.{key}" in grid and any(layers and not _has(layers, takes) for layers in lists):
+            mistakes[("grid", f"model.{key}")] = (
+                f"trials would be the same but for their names, as no layer of `model.layers` takes its rate from "
+                f"`model.{key}`; leave it out, or the layer's own rate"
+            )
     depths = grid.get("model.dense_depth", [model.get("dense_depth", Model().dense_depth)])
     if max(grid.get("loss.l2", [loss.get("l2", Loss().l2)])) > 0:
         if any(layers and not _has_dense(layers) for layers in lists):
@@ -1543,11 +1549,19 @@ def _check_grid(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) ->
             )
 
 
+def _has(layers: "Layers", wanted: Callable[["Layer"], bool]) -> bool:
+    return any(_has(layer.layers, wanted) if isinstance(layer, ResidualLayer) else wanted(layer) for layer in layers)
+
+
 def _has_dense(layers: "Layers") -> bool:
-    return any(
-        _has_dense(layer.layers) if isinstance(layer, ResidualLayer) else isinstance(layer, DenseLayer)
-        for layer in layers
-    )
+    return _has(layers, lambda layer: isinstance(layer, DenseLayer))
+
+
+# Of each rate in `model`, which layers take it.
+_TAKES_RATE: dict[str, Callable[["Layer"], bool]] = {
+    "dropout": lambda layer: isinstance(layer, DropoutLayer) and layer.rate is None,
+    "recurrent_dropout": lambda layer: isinstance(layer, RecurrentLayer) and layer.recurrent_dropout is None,
+}
 
 
 # The keys of `model` that say how wide what the decoder attends to is, beside its own.
@@ -1621,6 +1635,8 @@ def _check_between(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str])
             mistakes["task", "early", "around"] = (
                 f"{_shown(early['around'])} is not among `data.evaluation`; name the column there too"
             )
+    if tried("task", "kind")[0] in ("step", "label_sequence") and set(tried("model", "pooling")) != {"last"}:
+        add("model", "pooling", "makes one vector of the steps, and `task.kind` wants an answer for each; leave it out")
     if tried("task", "kind") == ["step"] and True in tried("split", "balance"):
         add("split", "balance", "an object's steps are of several classes; leave it out with `task.kind: step`")
     decoders = [decoder_of(values) for values in tried("model", "decoder")]

@@ -521,6 +521,39 @@ def test_decoders_and_teachers_that_fit_nothing(refused: Refused, changes: dict[
     assert said in message and "1 mistake;" in message
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({**STEPWISE, "model": {"pooling": "mean"}}, "model.pooling: makes one vector of the steps, and `task.kind`"),
+        ({**STEPWISE, "grid": {"model.pooling": ["last", "max"]}}, "grid.model.pooling: makes one vector of the steps"),
+        (
+            {"model": {"layers": ["gru", "pool"]}, "grid": {"model.dropout": [0, 0.5]}},
+            "grid.model.dropout: trials would be the same but for their names, as no layer of `model.layers` takes its",
+        ),
+        (
+            {
+                "model": {"layers": ["gru", {"layer": "dropout", "rate": 0.1}, "pool"]},
+                "grid": {"model.dropout": [0, 0.5]},
+            },
+            "grid.model.dropout: trials would be the same",
+        ),
+        (
+            {"model": {"layers": ["conv", "dropout", "pool"]}, "grid": {"model.recurrent_dropout": [0, 0.5]}},
+            "grid.model.recurrent_dropout: trials would be the same",
+        ),
+    ],
+)
+def test_keys_without_effect_are_refused(refused: Refused, changes: dict[str, Any], said: str) -> None:
+    message = refused(**changes)
+    assert said in message and "1 mistake;" in message
+
+
+def test_rates_that_a_layer_takes_may_vary(load: Load) -> None:
+    inner = {"layer": "residual", "layers": ["dropout", {"layer": "dense", "units": 1}]}
+    assert load(model={"layers": ["gru", inner, "pool"]}, grid={"model.dropout": [0, 0.5]})
+    assert load(model={"layers": ["gru", "pool"]}, grid={"model.recurrent_dropout": [0, 0.5]})
+
+
 def test_decoders_that_fit(load: Load) -> None:
     """Dot attention straight to the inputs, as wide as the survey says; and of prefixes, which none teaches."""
     straight = {"layers": ["batch_norm"], "decoder": {"attention": "dot", "units": 3}}

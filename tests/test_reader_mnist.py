@@ -244,5 +244,9 @@ def test_unusual_lines(digits: Path) -> None:
     assert "rows; lines need the same in every split" in refused(digits, lines={"digits": 5})
     # without ink nothing is cut
     (digits / "t10k-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, 33, 3, 6) + bytes(33 * 18))
+    message = refused(digits, lines={}, blank_rows="trim")
+    assert "data.options.blank_rows: `trim` leaves out rows of single images" in message
+    with pytest.raises(ValueError, match="`margin` is of `widths: variable`; set that, or leave it out"):
+        opened(digits, lines={"margin": 2})
     empty = lines_of(digits, 10**7, widths="variable", margin=0)
     assert (np.diff(empty.offsets)[empty.splits == "test"][:-1] == 30).all()

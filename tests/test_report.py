@@ -782,6 +782,54 @@ def test_a_target_has_its_figure_of_merit_in_every_table_of_scores(tmp_path: Pat
     assert "Loss and figure of merit at each epoch" in Page(made.write()).text
 
 
+def test_objects_left_out_by_name_are_no_labels_left_out(copied: Made) -> None:
+    assert "unknown (1)" in Page(copied.write()).text
+    change_settings(copied, split={"leave_out": ["odd"]})
+    assert "unknown" not in Page(copied.write()).text and "Labels left out" not in Page(copied.write()).text
+
+
+def test_fewer_training_sequences_are_told(copied: Made) -> None:
+    of = sum(row["split"] == "train" for row in copied.table("splits.csv"))
+    change_settings(copied, training={"sequences": of})
+    assert "Training objects seen" not in Page(copied.write()).text
+    change_settings(copied, training={"sequences": 100})
+    assert f"100 of {of:,}, as training.sequences says" in " ".join(Page(copied.write()).text.split())
+
+
+def test_steps_are_called_steps(copied: Made) -> None:
+    change_settings(copied, task={"kind": "step"})
+    statistics = json.loads((copied.folder / "statistics.json").read_text())
+    counts = {name: {"train": 900, "validation": 90, "test": 99} for name in copied.classes}
+    write_json(copied.folder / "statistics.json", {**statistics, "counts": [counts]})
+    text = " ".join(Page(copied.write()).text.split())
+    best = json.loads((copied.folder / "best.json").read_text())
+    steps = sum(int(value) for row in copied.table("confusion_matrix_test.csv") for value in [*row.values()][1:])
+    assert f"On {steps:,} steps of {best['objects']['test']:,} test objects, which neither" in text
+    assert "Steps of each class, by split" in text and "few test steps for" in text
+    assert (
+        "Objects of each class" not in text
+        and "Objects of each class" not in (copied.folder / "figures" / "class_counts.svg").read_text()
+    )
+
+
+def change_settings(made: Made, **sections: dict[str, Any]) -> None:
+    path = made.folder / "experiment.yaml"
+    values = yaml.safe_load(path.read_text())
+    for name, keys in sections.items():
+        values[name] = {**(values.get(name) or {}), **keys}
+    write_text(path, to_yaml(values))
+
+
+def test_attention_may_have_as_many_rows_as_it_likes() -> None:
+    """Label sequences have a row a position; blocks keep the weight, and the strip says what a colour is."""
+    weights = np.random.default_rng(3).dirichlet(np.ones(140), size=6)
+    blocks, down, across = figures._blocks(weights)
+    assert (blocks.shape, down, across) == ((6, 35), 1, 4)
+    np.testing.assert_allclose(blocks.sum(axis=1), 1)
+    drawn = figures.attention({"one": weights}, positions=True)
+    assert "labelled position" in drawn.svg and "attention weight" in drawn.svg and "labelled step" not in drawn.svg
+
+
 def test_loss_and_optimiser_are_told_in_words(copied: Made) -> None:
     path = copied.folder / "experiment.yaml"
     values = yaml.safe_load(path.read_text())

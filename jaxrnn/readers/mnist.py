@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.readers import SPLITS, Column, Options, Part, SequenceReader, Sequences, Survey, cut
@@ -48,6 +48,12 @@ class Lines(Options):
         "both in training and in validation.",
     )
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Draws which images share a line, and margins.")
+
+    @model_validator(mode="after")
+    def _margins_of_variable_widths(self) -> "Lines":
+        if self.widths == "fixed" and self.margin != Lines.model_fields["margin"].default:
+            raise ValueError("`margin` is of `widths: variable`; set that, or leave it out")
+        return self
 
 
 class MnistOptions(Options):
@@ -86,6 +92,11 @@ data:
 """
 
     def __init__(self, path: Path, options: MnistOptions) -> None:
+        if options.lines is not None and options.blank_rows == "trim":
+            raise JaxrnnError(
+                "data.options.blank_rows: `trim` leaves out rows of single images, and the steps of `lines` are "
+                "columns; leave one of the two out"
+            )
         self._blank_rows = options.blank_rows
         self._pairs = {
             split: tuple(_found(path, f"{options.files[split]}-{kind}-idx{axes}-ubyte") for kind, axes in KINDS.items())

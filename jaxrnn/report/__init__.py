@@ -124,6 +124,11 @@ class Inputs:
         return bool(self.decoded)
 
     @property
+    def counted(self) -> str:
+        """Returns what has a class, and is scored: `objects`, their `steps`, or the `labels` of label sequences."""
+        return "labels" if self.spells else "steps" if self.steps else "objects"
+
+    @property
     def drawn(self) -> str:
         """Returns what a grid point's trials differ in: `seeds`, `folds`, both, or "" where it has one trial."""
         seeds = ["seeds"] if any(row["seeds"] > 1 for row in self.grid) else []
@@ -226,8 +231,10 @@ def _read(folder: Path, dataset: Path) -> Inputs:
     grid = _table(folder / "grid_results.csv", command, (*keys, "seeds", *(["folds"] if folds else []), *parts), keys)
     history = _table(folder / "history.csv", command, HISTORY, ("trial",))
     own = [f"fold_{best['fold']}"] if folds and config.get("split", {}).get("fold_kind") == "random" else folds
-    columns = ("label", "class", "split", *own)
+    columns = ("id", "label", "class", "split", *own)
     splits = _table(folder / "splits.csv", "jaxrnn split", columns, columns)
+    # a remark counts those that the user left out by name; their labels are not left out
+    left_out = set((config["split"] or {}).get("leave_out") or ())
     task = (config["task"] or {}).get("kind", "sequence")
     growing: list[Row] = []
     if task == "prefix":
@@ -262,7 +269,9 @@ def _read(folder: Path, dataset: Path) -> Inputs:
         # there is none either where every test sequence is too long to be drawn
         attention=_weights(folder / "attention.csv", command) if (folder / "attention.csv").exists() else {},
         steps=statistics["counts"][best.get("fold") or 0] if task in ("step", "label_sequence") else {},
-        objects=Counter((row["label"], row["class"], _split(row, best.get("fold"))) for row in splits),
+        objects=Counter(
+            (row["label"], row["class"], _split(row, best.get("fold"))) for row in splits if row["id"] not in left_out
+        ),
         leaks=statistics["leaks"],
         remarks=statistics["remarks"],
         trials=trials,
@@ -293,12 +302,13 @@ def _weights(path: Path, command: str) -> dict[str, NDArray[np.float64]]:
     weights = {}
     for name, rows in found.items():
         target, source, weight = np.array(rows).T
-        steps = round(len(rows) ** 0.5)
-        if not (np.array_equal(np.stack([target, source]), np.indices((steps, steps)).reshape(2, -1) + 1)):
+        shape = int(target[-1]), int(source[-1])
+        if not np.array_equal(np.stack([target, source]), np.indices(shape).reshape(2, -1) + 1):
             raise JaxrnnError(
-                f"{path}: has not one row for each pair of steps of {name}; remove it and run `{command}` again"
+                f"{path}: has not one row for each target and source step of {name}; remove it and run "
+                f"`{command}` again"
             )
-        weights[name] = weight.reshape(steps, steps)
+        weights[name] = weight.reshape(shape)
     return weights
 
 
@@ -476,7 +486,8 @@ def _verdict(inputs: Inputs) -> dict[str, Any]:
     warnings = sum(check.level == "warning" for check in checks)
     return {
         "scores": scores,
-        "objects": int(inputs.best["objects"]["test"] if inputs.spells else inputs.confusion["test"].sum()),
+        "objects": int(inputs.best["objects"]["test"]),
+        "scored": "" if inputs.counted != "steps" else f"{int(inputs.confusion['test'].sum()):,} steps of ",
         "interval": str(inputs.best.get("interval", "95 %")),
         "model": _model(inputs),
         "point": [(key, _value(inputs.chosen[key])) for key in inputs.keys],
@@ -609,7 +620,7 @@ def _check_perfect(inputs: Inputs) -> Check | None:
     return Check(
         "warning",
         "The test score is perfect",
-        f"All {int(counts.sum()):,} {'labels of the test split' if inputs.decoded else 'test objects'} are classified "
+        f"All {int(counts.sum()):,} {inputs.counted} of the test split are classified "
         "correctly. That is more often a leak than a perfect classifier: look for features that follow from the label.",
     )
 
@@ -636,7 +647,7 @@ def _check_transfer(inputs: Inputs) -> Check | None:
 def _check_objects(inputs: Inputs) -> Check:
     totals = inputs.confusion["test"].sum(1)[: len(inputs.classes)]
     few = [(name, int(n)) for name, n in zip(inputs.classes, totals, strict=True) if n < FEW_OBJECTS]
-    what = "labels" if inputs.spells else "objects"
+    what = inputs.counted
     if not few:
         return Check(
             "passed",
@@ -837,7 +848,6 @@ def _data(inputs: Inputs) -> dict[str, Any]:
     ]
     totals = [sum(own[split] for own in counts.values()) for split in SPLITS]
     rows.append([_text("All classes"), *([_text("")] if grouped else []), *map(_count, [*totals, sum(totals)])])
-    what = "Labels" if inputs.spells else "Steps" if inputs.steps else "Objects"
     excluded: Counter[str] = Counter()
     for (label, _, split), count in inputs.objects.items():
         if split == EXCLUDED:
@@ -855,13 +865,25 @@ def _data(inputs: Inputs) -> dict[str, Any]:
         "counts": {key: int(value) for key, value in manifest["counts"].items()},
         "units": units,
         "metadata": metadata,
-        "table": Table.of("classes", f"{what} of each class, by split{fold}", columns, rows),
+        "counted": inputs.counted,
+        "table": Table.of("classes", f"{inputs.counted.capitalize()} of each class, by split{fold}", columns, rows),
+        "trained_on": _trained_on(inputs),
         "leaks": _leaks(inputs),
         "remarks": inputs.remarks,
         "excluded": excluded.most_common(),
         "rejected": _reasons("rejected", "What was rejected, by reason", manifest["rejected_by_reason"]),
         "cut": _reasons("cut", "Observations cut by `data.cuts`, by reason", manifest.get("cut_by_reason", {})),
     }
+
+
+def _trained_on(inputs: Inputs) -> str | None:
+    """Returns how many of the training objects the chosen trial saw, where `training.sequences` leaves some out."""
+    training = substituted(inputs.config, inputs.best["grid_point"])["training"] or {}
+    of = sum(count for (_, _, split), count in inputs.objects.items() if split == "train")
+    seen = training.get("sequences")
+    if seen is None or seen >= of:
+        return None
+    return f"{seen:,} of {of:,}, as `training.sequences` says"
 
 
 def _reasons(name: str, caption: str, counts: dict[str, int]) -> Table:
@@ -1187,7 +1209,7 @@ def _figures(inputs: Inputs, curves: Sequence[tuple[str, str, Figure]]) -> list[
     ]
     matrix = figures.edit_operations if inputs.spells else figures.confusion_matrix
     return [
-        figures.class_counts(_class_counts(inputs)),
+        figures.class_counts(_class_counts(inputs), inputs.counted),
         figures.sequence_lengths(histogram["edges"], histogram["counts"]),
         figures.grid_scores(inputs.points(), seeds, inputs.metric, inputs.varied),
         *(figure for _, _, figure in curves),
@@ -1197,7 +1219,7 @@ def _figures(inputs: Inputs, curves: Sequence[tuple[str, str, Figure]]) -> list[
         *(matrix(inputs.confusion[split], inputs.classes, split) for split in ("validation", "test")),
         *([] if inputs.spells else [figures.class_scores(scores)]),
         *([figures.early_curves(inputs.early, inputs.manifest["time_unit"])] if inputs.early else []),
-        *([figures.attention(inputs.attention)] if inputs.attention else []),
+        *([figures.attention(inputs.attention, positions=inputs.spells)] if inputs.attention else []),
     ]
 
 

@@ -52,6 +52,7 @@ FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
 LONGEST_LABEL = 28  # characters
 MOST_ROWS = 40  # grid points drawn
 MOST_BLOCKS = 45  # of steps, along one side of a map of attention
+SHADES = 50  # in the strip that says what its colours are
 SERIES_TOKENS = ("first", "second", "third", "fourth", "fifth")  # of lines against a grid axis: no more are drawn
 SERIES_DASHES = ([], [6, 3], [2, 3], [8, 3, 2, 3], [4, 4])
 MOST_PIXELS = 60e6  # of a PNG
@@ -153,8 +154,9 @@ def labels(names: Sequence[str]) -> list[str]:
     return result
 
 
-def class_counts(counts: Mapping[str, Mapping[str, int]]) -> Figure:
-    """Draws the number of objects of each class (the keys) in each split (the keys of its mapping)."""
+def class_counts(counts: Mapping[str, Mapping[str, int]], counted: str = "objects") -> Figure:
+    """Draws the number of objects, or of what else is counted, of each class (the keys) in each split (the keys of its
+    mapping)."""
     names = labels(list(counts))
     rows = [
         {"class": name, "split": split, "objects": own[split], "text": f"{own[split]:,}"}
@@ -170,12 +172,12 @@ def class_counts(counts: Mapping[str, Mapping[str, int]]) -> Figure:
         powers = [10.0**k for k in range(round(np.log10(first)), int(np.log10(largest)) + 1)]
         x = alt.X(
             "objects:Q",
-            title="objects (logarithmic)",
+            title=f"{counted} (logarithmic)",
             scale=alt.Scale(type="log", nice=False, domain=[first, 1.5 * largest]),
             axis=alt.Axis(values=powers, format="~s"),
         )
     else:
-        x = alt.X("objects:Q", title="objects", scale=alt.Scale(zero=True), axis=alt.Axis(format="~s", tickCount=6))
+        x = alt.X("objects:Q", title=counted, scale=alt.Scale(zero=True), axis=alt.Axis(format="~s", tickCount=6))
     base = alt.Chart(_rows(rows)).encode(
         y=alt.Y("class:N", title=None, scale=alt.Scale(domain=names, paddingInner=0.25, paddingOuter=0.12)),
         yOffset=alt.YOffset("split:N", scale=alt.Scale(domain=list(SPLITS))),
@@ -192,8 +194,8 @@ def class_counts(counts: Mapping[str, Mapping[str, int]]) -> Figure:
     chart = (points + numbers.encode(x=x, text="text:N")).properties(width=430, height=alt.Step(15))
     return _drawn(
         "class_counts",
-        "Objects of each class, by split",
-        f"Number of objects of {len(names)} classes in the training, validation and test split, from {smallest:,} to "
+        f"{counted.capitalize()} of each class, by split",
+        f"Number of {counted} of {len(names)} classes in the training, validation and test split, from {smallest:,} to "
         f"{largest:,}. The table beside holds the numbers.",
         chart,
     )
@@ -619,36 +621,38 @@ def early_curves(rows: Sequence[Mapping[str, Any]], unit: str) -> Figure:
     )
 
 
-def attention(weights: Mapping[str, NDArray[np.floating[Any]]]) -> Figure:
-    """Draws the attention weights `[target step, source step]` of some sequences, by id, side by side.
+def attention(weights: Mapping[str, NDArray[np.floating[Any]]], *, positions: bool = False) -> Figure:
+    """Draws the attention weights `[target, source step]` of some sequences, by id, side by side. positions: whether
+    targets are positions of label sequences, and else the steps themselves.
 
-    Of longer sequences a cell is a block of steps: the weight of all its source steps, mean over its target steps.
+    Of longer sequences a cell is a block of steps: the weight of all its source steps, mean over its targets.
     """
     maps = {name: _blocks(values) for name, values in weights.items()}
-    largest = max((float(blocks.max(initial=0)) for blocks, _ in maps.values()), default=0) or 1.0
+    largest = max((float(blocks.max(initial=0)) for blocks, _, _ in maps.values()), default=0) or 1.0
     scale = alt.Scale(domain=[0, largest], range=[0.02, 1])
     opacity = alt.FillOpacity("weight:Q", scale=scale, legend=None)
+    labelled = "labelled position (positions)" if positions else "labelled step (steps)"
     charts, data = [], {}
-    for place, (label, (name, (blocks, size))) in enumerate(zip(labels(list(maps)), maps.items(), strict=True)):
-        steps = len(weights[name])
+    for place, (label, (name, (blocks, down, across))) in enumerate(zip(labels(list(maps)), maps.items(), strict=True)):
+        height, width = weights[name].shape
         # a weight that would be paper is left out
         targets, sources = np.nonzero(blocks > 0.005 * largest)
         data[f"weights-{place}"] = [
             {
-                "x": int(source * size), "x2": int(min((source + 1) * size, steps)),
-                "y": int(target * size), "y2": int(min((target + 1) * size, steps)),
+                "x": int(source * across), "x2": int(min((source + 1) * across, width)),
+                "y": int(target * down), "y2": int(min((target + 1) * down, height)),
                 "weight": float(f"{blocks[target, source]:.3g}"),
             }
             for target, source in zip(targets, sources, strict=True)
         ]  # fmt: skip
-        scale, axis = _frame((0, steps)), alt.Axis(tickCount=5, tickMinStep=1, grid=False, format="d")
+        axis = alt.Axis(tickCount=5, tickMinStep=1, grid=False, format="d")
         chart = (
             alt.Chart(alt.NamedData(name=f"weights-{place}"))
             .mark_rect(fill=LIGHT["heat"])
             .encode(
-                x=alt.X("x:Q", title="attended step (steps)", scale=scale, axis=axis),
+                x=alt.X("x:Q", title="attended step (steps)", scale=_frame((0, width)), axis=axis),
                 x2="x2:Q",
-                y=alt.Y("y:Q", title="labelled step (steps)", scale=_frame((0, steps), turned=True), axis=axis),
+                y=alt.Y("y:Q", title=labelled, scale=_frame((0, height), turned=True), axis=axis),
                 y2="y2:Q",
                 fillOpacity=opacity,
             )
@@ -657,27 +661,45 @@ def attention(weights: Mapping[str, NDArray[np.floating[Any]]]) -> Figure:
         charts.append(
             chart.properties(width=210, height=210, title=head, view=alt.ViewBackground(stroke=LIGHT["pale"]))
         )
-    together = alt.concat(*charts, columns=3, spacing={"row": 20, "column": 24})
-    blocked = [f"{size} steps" for size in sorted({size for _, size in maps.values()}) if size > 1]
-    cells = f" A cell is a block of {' or '.join(blocked)}: their weight together." if blocked else ""
+    # a strip of its own: legends show no fill opacity
+    shades = [largest * place / SHADES for place in range(SHADES)]
+    strip = (
+        alt.Chart(_rows([{"x": shade, "x2": shade + largest / SHADES, "weight": shade} for shade in shades]))
+        .mark_rect(fill=LIGHT["heat"])
+        .encode(
+            x=alt.X(
+                "x:Q",
+                title="attention weight",
+                scale=_frame((0, largest)),
+                axis=alt.Axis(orient="top", tickCount=4, grid=False, format=".2~g"),
+            ),
+            x2="x2:Q",
+            fillOpacity=opacity,
+        )
+        .properties(width=210, height=10, view=alt.ViewBackground(stroke=LIGHT["pale"]))
+    )
+    maps_drawn = alt.concat(*charts, columns=3, spacing={"row": 20, "column": 24})
+    together = alt.vconcat(strip, maps_drawn, spacing=14)
+    sizes = {size for _, down, across in maps.values() for size in (down, across)}
+    blocked = [f"{size} steps" for size in sorted(sizes) if size > 1]
+    cells = f"A cell is a block of {' or '.join(blocked)}: their weight together." if blocked else ""
     return _drawn(
         "attention",
         "What the decoder attends to",
-        f"Attention weights of {len(maps)} test sequences: for each labelled step, downwards, how much each step of "
-        f"the sequence weighs, to the right. The largest is {largest:.2g}.",
+        f"Attention weights of {len(maps)} test sequences: for each labelled {'position' if positions else 'step'}, "
+        f"downwards, how much each step of the sequence weighs, to the right. The largest is {largest:.2g}.",
         together,
-        f"No colour is a weight of 0, full colour one of {largest:.2g}.{cells}",
+        *([cells] if cells else []),
         data=data,
     )
 
 
-def _blocks(weights: NDArray[np.floating[Any]]) -> tuple[NDArray[np.floating[Any]], int]:
-    """Returns the weights in at most `MOST_BLOCKS` blocks a side, and how many steps a block has."""
-    steps = len(weights)
-    size = max(-(-steps // MOST_BLOCKS), 1)
-    starts = np.arange(0, steps, size)
-    together = np.add.reduceat(np.add.reduceat(weights, starts, axis=1), starts, axis=0)
-    return together / np.diff(np.append(starts, steps))[:, None], size
+def _blocks(weights: NDArray[np.floating[Any]]) -> tuple[NDArray[np.floating[Any]], int, int]:
+    """Returns the weights in at most `MOST_BLOCKS` blocks a side, and how many steps a block has, down and across."""
+    sizes = [max(-(-steps // MOST_BLOCKS), 1) for steps in weights.shape]
+    rows, columns = (np.arange(0, steps, size) for steps, size in zip(weights.shape, sizes, strict=True))
+    together = np.add.reduceat(np.add.reduceat(weights, columns, axis=1), rows, axis=0)
+    return together / np.diff(np.append(rows, len(weights)))[:, None], sizes[0], sizes[1]
 
 
 @dataclass(frozen=True)
