@@ -720,12 +720,21 @@ def test_scores_are_drawn_against_keys_of_numbers(tmp_path: Path) -> None:
     assert html.index('id="figure-score_curves_validation_training_sequences"') < html.index("<summary>Test scores of")
 
 
+def test_a_null_among_the_numbers_is_in_the_table_alone(tmp_path: Path) -> None:
+    made = make(tmp_path, grid={"training.sequences": [10, None, 100, 1000]}, metric="accuracy")
+    page = Page(made.write())
+    words = words_in(made, "score_curves_test_training_sequences")
+    assert {"10", "100", "1000"} <= set(words) and "null" not in words
+    assert any("The point with null is in the table alone." in word for word in words)
+    assert "null" in [cell[0] for row in page.tables["grid"] for cell in row]
+
+
 @pytest.mark.parametrize(
     "grid",
     [
         {"model.units": [8, 16]},
         {"model.cell": ["simple", "gru", "lstm"]},
-        {"training.gradient_clip": [None, 1, 2]},
+        {"training.gradient_clip": [None, 1, 2]},  # two numbers
         {"model.units": [8, 16, 32], "training.learning_rate": [1, 2, 3, 4, 5, 6], "loss.gamma": [0, 1]},
     ],
     ids=["two values", "words", "null", "too many lines"],

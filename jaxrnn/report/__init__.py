@@ -1174,15 +1174,16 @@ def _from_here(path: Path) -> str:
 
 
 def _score_curves(inputs: Inputs) -> list[tuple[str, str, Figure]]:
-    """Returns key, split and figure of each grid key whose values are numbers, at least `FEWEST_VALUES`; none of a key
-    beside which the other keys have more settings than a figure has lines."""
+    """Returns key, split and figure of each grid key whose values are numbers, at least `FEWEST_VALUES`, and perhaps
+    `null`, which no axis has; none of a key beside which the other keys have more settings than a figure has lines."""
     found = []
     for key in inputs.varied:
         tried = inputs.config["grid"][key]
-        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in tried)
+        given = [value for value in tried if value is not None]
+        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in given)
         others = [other for other in inputs.varied if other != key]
         settings = {tuple(row[other] for other in others) for row in inputs.grid}
-        if not numbers or len(tried) < FEWEST_VALUES or len(settings) > len(figures.SERIES_TOKENS):
+        if not numbers or len(given) < FEWEST_VALUES or len(settings) > len(figures.SERIES_TOKENS):
             continue
         for split, prefix in (("validation", ""), ("test", "test_")):
             points = [
@@ -1192,8 +1193,10 @@ def _score_curves(inputs: Inputs) -> list[tuple[str, str, Figure]]:
                     **{part: row[f"{prefix}{inputs.metric}_{part}"] for part in ("mean", "low", "high")},
                 }
                 for row in inputs.grid
+                if _value(row[key]) != "null"
             ]
-            found.append((key, split, figures.score_curves(points, inputs.metric, key, split)))
+            figure = figures.score_curves(points, inputs.metric, key, split, without_null=len(given) < len(tried))
+            found.append((key, split, figure))
     return found
 
 

@@ -298,11 +298,14 @@ def grid_scores(
     )
 
 
-def score_curves(points: Sequence[Mapping[str, Any]], metric: str, key: str, split: str) -> Figure:
+def score_curves(
+    points: Sequence[Mapping[str, Any]], metric: str, key: str, split: str, *, without_null: bool = False
+) -> Figure:
     """Draws the validation or test score (`split`) against a grid key of numbers: means over seeds, with intervals.
 
     points: at (the key's value), series (what the other keys are, "" where there are none), mean, low, high; of at most
-    as many series as there are `SERIES_TOKENS`.
+    as many series as there are `SERIES_TOKENS`. without_null: whether the key was `null` at a point too, which has
+    no place on an axis of numbers.
     """
     series = list(dict.fromkeys(point["series"] for point in points))
     name_of = dict(zip(series, labels(series), strict=True))
@@ -349,7 +352,7 @@ def score_curves(points: Sequence[Mapping[str, Any]], metric: str, key: str, spl
         f"{split.capitalize()} {SCORES[metric]} against {key} from {values[0]:g} to {values[-1]:g}, mean over seeds "
         f"with its 95 % interval{others}. The table below holds the numbers.",
         chart,
-        "Dot: mean; bar: its 95 % interval.",
+        "Dot: mean; bar: its 95 % interval." + (" The point with null is in the table alone." if without_null else ""),
     )
 
 
