@@ -138,6 +138,8 @@ def _described(name: str, made: Blueprint, rates: dict[str, str], inputs: Inputs
     def shown(shape: Shape) -> str:
         if not shape.has_steps:
             return f"[batch, {shape.width}]"
+        if shape.positions is not None:
+            return f"[batch, {shape.positions}, {shape.width}]"
         steps = "step" if inputs.longest is None else f"{shape.steps(inputs.longest)}"
         steps += f" / {shape.stride}" if inputs.longest is None and shape.stride != 1 else ""
         return f"[batch, {steps}, {shape.width}]"

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,16 @@ def test_a_decoder_is_described_with_what_it_looks_at() -> None:
         "decoder-null", "decoder-general-gru-32-causal", "decoder-general-gru-7",
     ]  # fmt: skip
     assert several[1].told[0] == "causal: no layer looks ahead"
+
+
+@pytest.mark.parametrize("longest", [None, 9])
+def test_a_decoder_of_label_sequences_has_its_positions_whatever_the_input(longest: int | None) -> None:
+    model = {"layers": ["max_pool", "gru"], "decoder": {"most_labels": 4}}
+    settings = {"task": {"kind": "label_sequence"}, "loss": {"class_weights": "none"}}
+    of = experiment(model=model, selection={"metric": "label_error_rate"}, **settings)
+    (found,) = describe.networks(of, replace(INPUTS, longest=longest))
+    # four labels and the end; and the end is a class more
+    assert [row.gives for row in found.rows[-2:]] == ["[batch, 5, 32]", f"[batch, 5, {INPUTS.classes + 1}]"]
 
 
 def test_steps_that_are_not_known_have_a_name() -> None:
