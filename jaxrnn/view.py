@@ -824,11 +824,12 @@ def _write(
         section = figures.printable(_label(label)) if by_class else ""
         sections.setdefault(section, []).append(each)
     title = _plural(len(drawn), "object")
-    if len(sections) > 1:
+    if len(sections) > 1 and not wanted.together:
         title += f" of {len(sections)} classes"
     facts = [figures.printable(fact) for fact in facts]
     if not wanted.objects:
-        facts.append(f"at most {wanted.per_class} a class, by seed {wanted.seed}")
+        of = "in all" if wanted.together else "a class"
+        facts.append(f"at most {wanted.per_class} {of}, by seed {wanted.seed}")
     if any(panel.faults for _, each in drawn for panel in each.panels):
         facts.append("crosses are faulty observations")
     if output.suffix.lower() == ".html":

@@ -462,6 +462,7 @@ def test_the_survey_is_drawn_without_a_section_for_each_spelling(tmp_path: Path)
     page = tmp_path / "view.html"
     said = view.draw_survey(data, tmp_path / "survey", view.Wanted(per_class=2, together=True), page)
     assert "2 objects" in said and page.read_text().count("<article") == 2
+    assert "at most 2 in all" in page.read_text() and "classes" not in said and "a class" not in page.read_text()
 
 
 def test_no_image_of_a_line_is_in_two_splits(tmp_path: Path) -> None:

@@ -1016,7 +1016,7 @@ def _performance(inputs: Inputs) -> dict[str, Any]:
         "table": Table.of(
             "class-scores",
             "Each class on the test split",
-            ["Class", "Test objects", "Precision (purity)", "Recall (completeness)", "F1"],
+            ["Class", f"Test {inputs.counted}", "Precision (purity)", "Recall (completeness)", "F1"],
             rows,
         ),
         "matrices": {split: _matrix_tables(inputs, split) for split in ("validation", "test")},
@@ -1091,7 +1091,7 @@ def _matrix_tables(inputs: Inputs, split: str) -> list[Table]:
     return [
         Table.of(
             f"matrix-{split}",
-            f"Objects of the {split} split: rows are the true class, columns the predicted one",
+            f"{inputs.counted.capitalize()} of the {split} split: rows are the true class, columns the predicted one",
             columns,
             [[_text(name), *map(_count, counts[i])] for i, name in enumerate(inputs.classes)],
         ),
@@ -1210,7 +1210,12 @@ def _figures(inputs: Inputs, curves: Sequence[tuple[str, str, Figure]]) -> list[
         for score, shown in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
         if f"{score}_{name}" in test
     ]
-    matrix = figures.edit_operations if inputs.spells else figures.confusion_matrix
+    matrices = [
+        figures.edit_operations(inputs.confusion[split], inputs.classes, split)
+        if inputs.spells
+        else figures.confusion_matrix(inputs.confusion[split], inputs.classes, split, inputs.counted)
+        for split in ("validation", "test")
+    ]
     return [
         figures.class_counts(_class_counts(inputs), inputs.counted),
         figures.sequence_lengths(histogram["edges"], histogram["counts"]),
@@ -1219,7 +1224,7 @@ def _figures(inputs: Inputs, curves: Sequence[tuple[str, str, Figure]]) -> list[
         figures.learning_curves(
             inputs.history, str(inputs.chosen["trial"]), int(inputs.chosen["best_epoch"]), inputs.metric
         ),
-        *(matrix(inputs.confusion[split], inputs.classes, split) for split in ("validation", "test")),
+        *matrices,
         *([] if inputs.spells else [figures.class_scores(scores)]),
         *([figures.early_curves(inputs.early, inputs.manifest["time_unit"])] if inputs.early else []),
         *([figures.attention(inputs.attention, positions=inputs.spells)] if inputs.attention else []),

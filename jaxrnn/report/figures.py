@@ -455,19 +455,20 @@ def _curves(
     return [{**row, "value": min(row["value"], top)} for row in rows], top
 
 
-def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], split: str) -> Figure:
-    """Draws counts `[truth, predicted]`, each with its share of the true class, which is also the cell's colour."""
+def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], split: str, counted: str = "objects") -> Figure:
+    """Draws counts `[truth, predicted]`, each with its share of the true class, which is also the cell's colour; of
+    objects, or of what else is counted."""
     names = labels(classes)
     right = int(np.trace(counts))
     return _matrix(
         f"confusion_matrix_{split}",
         f"Confusion matrix, {split}",
-        f"Confusion matrix of the {split} split: {right:,} of {int(counts.sum()):,} objects lie on the diagonal. "
+        f"Confusion matrix of the {split} split: {right:,} of {int(counts.sum()):,} {counted} lie on the diagonal. "
         "The table below holds the numbers.",
         counts,
         (names, names),
         ("true class", "predicted class"),
-        "Objects",
+        counted.capitalize(),
     )
 
 
