@@ -257,7 +257,7 @@ class Conv(Layer):
         last = (-(-values.shape[1] // settings.stride) - 1) * settings.stride + 1
         values = framed(values, settings.kernel, settings.stride, before, 0)
         # windows side by side, and one product: inside a loop, where training and evaluation run, XLA's own convolution
-        # takes 7 to 20 times as long on a CPU
+        # takes 11 to 25 times as long on a CPU (benchmarks/convolution.py)
         windows = [values[:, at : at + last : settings.stride] for at in range(settings.kernel)]
         values = jnp.concatenate(windows, axis=-1) @ kernel.reshape(-1, kernel.shape[2])
         return call.masked(ACTIVATIONS[settings.activation](values + self.bias[...]), self.gives)
