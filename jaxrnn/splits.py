@@ -483,7 +483,9 @@ def _check_every_network(experiment: Experiment, ids: np.ndarray, lengths: np.nd
         if values:
             models.pop("model.layers", None)
     for key, model in models.items():
-        # of how many features and classes there are depends no stride
+        # of how many features and classes there are depends no stride, but perhaps whether dot attention fits
+        if model.decoder is not None:
+            model = model.model_copy(update={"decoder": model.decoder.model_copy(update={"attention": "general"})})
         network = blueprint.of(model, experiment.task.kind, 1, len(experiment.data.metadata), 2)
         check_spelling(ids, lengths, labels, network, key)
 

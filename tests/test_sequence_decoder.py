@@ -250,6 +250,13 @@ def test_what_means_nothing_for_a_decoder_of_sequences_is_refused(
         prepared(tmp_path, **{**NAMED, **changes})
 
 
+def test_dot_attention_to_the_inputs_themselves_is_split_like_any_other(tmp_path: Path) -> None:
+    """How wide they are, says the survey."""
+    straight = {"layers": ["layer_norm"], "decoder": {"most_labels": 3, "units": 2, "attention": "dot"}}
+    _, at, _ = ready(tmp_path, **{**NAMED, "model": straight})
+    assert (at.experiment("tiny") / "splits.csv").exists()
+
+
 def test_more_labels_than_are_named_are_told_before_training(tmp_path: Path) -> None:
     few = {**NAMED["model"], "decoder": {**DECODER, "most_labels": 2}}
     said = (
