@@ -862,7 +862,7 @@ def decoder_in_words(decoder: Decoder | None) -> str | None:
     """Returns a decoder as one line, different for different ones: `general gru 32`."""
     if decoder is None:
         return None
-    most = "" if decoder.most_labels is None else f" of {decoder.most_labels}"
+    most = "" if decoder.most_labels is None else f" of {decoder.most_labels} labels"
     return f"{decoder.attention} {decoder.cell} {decoder.units}{'' if decoder.look_ahead else ' causal'}{most}"
 
 
