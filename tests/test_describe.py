@@ -102,7 +102,7 @@ def test_a_decoder_is_described_with_what_it_looks_at() -> None:
 @pytest.mark.parametrize("longest", [None, 9])
 def test_a_decoder_of_label_sequences_has_its_positions_whatever_the_input(longest: int | None) -> None:
     model = {"layers": ["max_pool", "gru"], "decoder": {"most_labels": 4}}
-    settings = {"task": {"kind": "label_sequence"}, "loss": {"class_weights": "none"}}
+    settings: dict[str, Any] = {"task": {"kind": "label_sequence"}, "loss": {"class_weights": "none"}}
     of = experiment(model=model, selection={"metric": "label_error_rate"}, **settings)
     (found,) = describe.networks(of, replace(INPUTS, longest=longest))
     # four labels and the end; and the end is a class more
