@@ -1531,7 +1531,7 @@ def _check_grid(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) ->
             elif "model.layers" in grid and model.get(key, defaults[key]) != defaults[key]:
                 mistakes[("model", key)] = _beside_layers([key])
     for key, takes in _TAKES_RATE.items():
-        if f"model.{key}" in grid and any(layers and not _has(layers, takes) for layers in lists):
+        if f"model.{key}" in grid and not any(layers is None or _has(layers, takes) for layers in lists):
             mistakes[("grid", f"model.{key}")] = (
                 f"trials would be the same but for their names, as no layer of `model.layers` takes its rate from "
                 f"`model.{key}`; leave it out, or the layer's own rate"
