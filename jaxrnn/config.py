@@ -1170,7 +1170,8 @@ class Training(Section):
         description="The validation score whose best epoch is kept and that early stopping watches. `loss` is what is "
         "minimised, with its weights, and the smoothest; `log_loss` has none. `macro_f1` where that is what counts and "
         "validation is large. `task` defines the next two; the error rates are of `task.kind: label_sequence`, which "
-        "has these and the losses alone, and are watched as greedy decoding gives them.",
+        "has these and the losses alone, and are watched as greedy decoding gives them. Watch one with a decoder of "
+        "label sequences: its `loss` scores the truth against what it makes of its own labels, and jumps.",
     )  # fmt: skip
     patience: Annotated[Whole, Field(ge=1)] | None = Field(
         default=None,

@@ -63,8 +63,9 @@ def named(probabilities: np.ndarray, *, end: int) -> tuple[int, ...]:
 
 
 def named_surprise(probabilities: np.ndarray, labels: Sequence[int], end: int) -> float:
-    """Returns -log p of the labels and the end behind them, by a decoder's probabilities [position, label] of one
-    sequence; infinite where it has too few positions. Each is taken as at least `SMALLEST_PROBABILITY`."""
+    """Returns -log p of the labels and the end behind them, each at its position, by a decoder's probabilities
+    [position, label] of one sequence, which depend on the labels that it named before; infinite where it has too few
+    positions. Each is taken as at least `SMALLEST_PROBABILITY`."""
     wanted = [*labels, end]
     if len(wanted) > len(probabilities):
         return float("inf")

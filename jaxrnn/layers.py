@@ -240,6 +240,11 @@ class Directions(Layer):
 # Windows
 
 
+# Steps of a convolution's kernel up to which its windows are laid side by side, which takes as much memory as so many
+# copies of the input.
+WIDEST_WINDOW = 16
+
+
 class Conv(Layer):
     """A convolution along the steps."""
 
@@ -255,11 +260,15 @@ class Conv(Layer):
         settings, kernel = self.settings, self.kernel[...]
         before = (settings.kernel - 1) // (2 if settings.padding == "same" else 1)
         last = (-(-values.shape[1] // settings.stride) - 1) * settings.stride + 1
+        stride, dimensions = (settings.stride,), ("NWC", "WIO", "NWC")
         values = framed(values, settings.kernel, settings.stride, before, 0)
         # windows side by side, and one product: inside a loop, where training and evaluation run, XLA's own convolution
         # takes 11 to 25 times as long on a CPU (benchmarks/convolution.py)
-        windows = [values[:, at : at + last : settings.stride] for at in range(settings.kernel)]
-        values = jnp.concatenate(windows, axis=-1) @ kernel.reshape(-1, kernel.shape[2])
+        if settings.kernel <= WIDEST_WINDOW:
+            windows = [values[:, at : at + last : settings.stride] for at in range(settings.kernel)]
+            values = jnp.concatenate(windows, axis=-1) @ kernel.reshape(-1, kernel.shape[2])
+        else:
+            values = jax.lax.conv_general_dilated(values, kernel, stride, "VALID", dimension_numbers=dimensions)
         return call.masked(ACTIVATIONS[settings.activation](values + self.bias[...]), self.gives)
 
 

@@ -5,6 +5,7 @@ in memory are some hundred bytes an object, never the steps.
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -435,7 +436,7 @@ def label_sequences(task: Task, texts: Iterable[str], class_name: dict[str, str]
 
 
 def check_spelling(
-    ids: np.ndarray, lengths: np.ndarray, labels: np.ndarray, network: Blueprint, key: str = "model.layers"
+    ids: np.ndarray, lengths: np.ndarray, labels: np.ndarray, network: Blueprint, key: str | None = None
 ) -> None:
     """Raises JaxrnnError where an object has more labels than the decoder names, or than CTC can spell with the steps
     that the network leaves of it.
@@ -450,11 +451,12 @@ def check_spelling(
             worst = many[np.argmax(counts[many])]
             others = f" (and {len(many) - 1} others)" if len(many) > 1 else ""
             raise JaxrnnError(
-                f"{key.replace('layers', 'decoder')}.most_labels: object {ids[worst]}{others} has {counts[worst]} "
+                f"{key or 'model.decoder'}.most_labels: object {ids[worst]}{others} has {counts[worst]} "
                 f"labels, and at most {most} are named; set {counts.max()} or more, or leave such objects out of the "
                 "survey"
             )
         return
+    key = key or "model.layers"
     left, needed = network.gives.steps(lengths), decoding.needed_steps(labels)
     short = np.flatnonzero(left < needed)
     if not len(short):
@@ -475,19 +477,21 @@ def check_spelling(
 
 def _check_every_network(experiment: Experiment, ids: np.ndarray, lengths: np.ndarray, labels: np.ndarray) -> None:
     """Checks the labels with each network of the grid."""
-    models = {"model.layers": experiment.model}
-    for name, read in (("layers", layers_of), ("decoder", decoder_of)):
-        values = experiment.grid.get(f"model.{name}", ())
-        for index, value in enumerate(values):
-            models[f"grid.model.{name}[{index}]"] = experiment.model.model_copy(update={name: read(value)})
-        if values:
-            models.pop("model.layers", None)
-    for key, model in models.items():
+    model, grid = experiment.model, experiment.grid
+    lists = {"model.layers": model.layers}
+    if "model.layers" in grid:
+        values = enumerate(grid["model.layers"])
+        lists = {f"grid.model.layers[{index}]": layers_of(value) for index, value in values}
+    decoders = {"model.decoder": model.decoder}
+    if "model.decoder" in grid:
+        values = enumerate(grid["model.decoder"])
+        decoders = {f"grid.model.decoder[{index}]": decoder_of(value) for index, value in values}
+    for (key, layers), (own_key, decoder) in itertools.product(lists.items(), decoders.items()):
         # of how many features and classes there are depends no stride, but perhaps whether dot attention fits
-        if model.decoder is not None:
-            model = model.model_copy(update={"decoder": model.decoder.model_copy(update={"attention": "general"})})
-        network = blueprint.of(model, experiment.task.kind, 1, len(experiment.data.metadata), 2)
-        check_spelling(ids, lengths, labels, network, key)
+        spelt = None if decoder is None else decoder.model_copy(update={"attention": "general"})
+        tried = model.model_copy(update={"layers": layers, "decoder": spelt})
+        network = blueprint.of(tried, experiment.task.kind, 1, len(experiment.data.metadata), 2)
+        check_spelling(ids, lengths, labels, network, key if decoder is None else own_key)
 
 
 def class_labels(task: Task, labels: np.ndarray) -> dict[str, list[str]]:

@@ -83,6 +83,7 @@ CASES = {
     "lstm both last": case(layer("lstm", bidirectional=True, output="last"), output="sequence"),
     "conv": case(layer("conv", filters=3, kernel=3)),
     "conv even": case(layer("conv", filters=3, kernel=4, activation="tanh")),
+    "conv wide": case(layer("conv", filters=3, kernel=layers.WIDEST_WINDOW + 1)),
     "conv one": case(layer("conv", filters=3, kernel=1, activation="sigmoid")),
     "conv stride": case(layer("conv", filters=3, kernel=5, stride=2, activation="linear")),
     "conv far": case(layer("conv", filters=3, kernel=2, stride=3, activation="elu")),

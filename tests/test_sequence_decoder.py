@@ -250,6 +250,18 @@ def test_what_means_nothing_for_a_decoder_of_sequences_is_refused(
         prepared(tmp_path, **{**NAMED, **changes})
 
 
+def test_networks_of_a_grid_are_checked_as_they_will_be_trained(tmp_path: Path) -> None:
+    """Every list with every decoder: a stride too long for CTC is none for a decoder."""
+    short = ["gru"], [{"layer": "conv", "stride": 8}, "gru"]
+    decoders = {"most_labels": 3}, {"most_labels": 4}
+    base = {**NAMED, "model": {}}
+    _, at, _ = ready(tmp_path, **base, grid={"model.layers": list(short), "model.decoder": list(decoders)})
+    assert (at.experiment("tiny") / "splits.csv").exists()
+    few = {**NAMED, "model": {"decoder": {"most_labels": 2}}}
+    with pytest.raises(JaxrnnError, match=r"^model\.decoder\.most_labels: object s\d+ .* at most 2 are named"):
+        ready(tmp_path, **few, grid={"model.layers": list(short)})
+
+
 def test_dot_attention_to_the_inputs_themselves_is_split_like_any_other(tmp_path: Path) -> None:
     """How wide they are, says the survey."""
     straight = {"layers": ["layer_norm"], "decoder": {"most_labels": 3, "units": 2, "attention": "dot"}}

@@ -684,8 +684,9 @@ def attention(weights: Mapping[str, NDArray[np.floating[Any]]], *, positions: bo
     )
     maps_drawn = alt.concat(*charts, columns=3, spacing={"row": 20, "column": 24})
     together = alt.vconcat(strip, maps_drawn, spacing=14)
-    sizes = {size for _, down, across in maps.values() for size in (down, across)}
-    blocked = [f"{size} steps" for size in sorted(sizes) if size > 1]
+    rows = "positions" if positions else "steps"
+    sizes = sorted({(down, across) for _, down, across in maps.values() if max(down, across) > 1})
+    blocked = [f"{down} {rows} by {across} steps" for down, across in sizes]
     cells = f"A cell is a block of {' or '.join(blocked)}: their weight together." if blocked else ""
     return _drawn(
         "attention",
