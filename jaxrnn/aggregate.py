@@ -99,11 +99,11 @@ def _write_transcripts(
     """Writes what a trial decoded and the edits that part it from the truth; returns its scores in each split by the
     task's decoder, and by both."""
     task = experiment.task
-    width = task.beam_width or transcripts.BEAM_WIDTH
-    widths = {"greedy": None, "beam": width}
-    own = "greedy" if task.beam_width is None else "beam"
-    if seen["test"].by_decoder:
+    width = None if seen["test"].by_decoder else task.beam_width or transcripts.BEAM_WIDTH
+    if width is None:
         own, widths = "named", {"named": None}
+    else:
+        own, widths = "greedy" if task.beam_width is None else "beam", {"greedy": None, "beam": width}
     best: dict[str, Any] = {"interval": transcripts.INTERVALS, "decoder": own, "beam_width": width, "decoders": {}}
     for name, beam_width in widths.items():
         found = {split: Transcripts.of(entry, trial, beam_width) for split, entry in seen.items()}

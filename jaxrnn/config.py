@@ -1697,9 +1697,10 @@ def _check_label_sequences(
         add("model", "decoder", f"{told}`loss.kind: categorical`")
         return
     if kinds != ({"categorical"} if any(decoders) else {"ctc"}):
-        other = next(iter(sorted(kinds - {"ctc"})))
-        add("loss", "kind", f"`task.kind: label_sequence` is trained by `ctc`, and not by `{other}`; set it, or "
-            "give a `model.decoder`, which is trained by `categorical`")  # fmt: skip
+        told = (
+            f"`task.kind: label_sequence` is trained by `ctc`, and not by `{min(kinds - {'ctc'})}`; set it, or give a "
+        )
+        add("loss", "kind", f"{told}`model.decoder`, which is trained by `categorical`")
         return
     if any(decoders) and None in decoders:
         add(

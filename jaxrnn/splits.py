@@ -6,7 +6,7 @@ in memory are some hundred bytes an object, never the steps.
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
@@ -436,12 +436,17 @@ def label_sequences(task: Task, texts: Iterable[str], class_name: dict[str, str]
 
 
 def check_spelling(
-    ids: np.ndarray, lengths: np.ndarray, labels: np.ndarray, network: Blueprint, key: str | None = None
+    ids: np.ndarray,
+    lengths: np.ndarray,
+    labels: np.ndarray,
+    network: Blueprint,
+    layers_key: str = "model.layers",
+    decoder_key: str = "model.decoder",
 ) -> None:
     """Raises JaxrnnError where an object has more labels than the decoder names, or than CTC can spell with the steps
     that the network leaves of it.
 
-    ids, lengths: [object]; labels: [object, position], -1 beyond them. key: of the network's layers, or its decoder.
+    ids, lengths: [object]; labels: [object, position], -1 beyond them. The keys are those of the network's parts.
     """
     if network.decoder is not None:
         assert isinstance(network.decoder.layer, Decoder)
@@ -451,19 +456,18 @@ def check_spelling(
             worst = many[np.argmax(counts[many])]
             others = f" (and {len(many) - 1} others)" if len(many) > 1 else ""
             raise JaxrnnError(
-                f"{key or 'model.decoder'}.most_labels: object {ids[worst]}{others} has {counts[worst]} "
+                f"{decoder_key}.most_labels: object {ids[worst]}{others} has {counts[worst]} "
                 f"labels, and at most {most} are named; set {counts.max()} or more, or leave such objects out of the "
                 "survey"
             )
         return
-    key = key or "model.layers"
     left, needed = network.gives.steps(lengths), decoding.needed_steps(labels)
     short = np.flatnonzero(left < needed)
     if not len(short):
         return
     worst = short[np.argmax(needed[short] - left[short])]
     others = f" (and {len(short) - 1} others)" if len(short) > 1 else ""
-    shortening = [f"{key}[{place}] ({it.kind})" for place, it in enumerate(network.layers) if it.shortens]
+    shortening = [f"{layers_key}[{place}] ({it.kind})" for place, it in enumerate(network.layers) if it.shortens]
     repeats = needed[worst] - (labels[worst] >= 0).sum()
     blanks = f", {repeats} of them to part equal ones" if repeats else ""
     kept = f", of which {listed(shortening)} leave{'s' * (len(shortening) == 1)} {left[worst]}" if shortening else ""
@@ -477,21 +481,22 @@ def check_spelling(
 
 def _check_every_network(experiment: Experiment, ids: np.ndarray, lengths: np.ndarray, labels: np.ndarray) -> None:
     """Checks the labels with each network of the grid."""
-    model, grid = experiment.model, experiment.grid
-    lists = {"model.layers": model.layers}
-    if "model.layers" in grid:
-        values = enumerate(grid["model.layers"])
-        lists = {f"grid.model.layers[{index}]": layers_of(value) for index, value in values}
-    decoders = {"model.decoder": model.decoder}
-    if "model.decoder" in grid:
-        values = enumerate(grid["model.decoder"])
-        decoders = {f"grid.model.decoder[{index}]": decoder_of(value) for index, value in values}
-    for (key, layers), (own_key, decoder) in itertools.product(lists.items(), decoders.items()):
-        # of how many features and classes there are depends no stride, but perhaps whether dot attention fits
-        spelt = None if decoder is None else decoder.model_copy(update={"attention": "general"})
-        tried = model.model_copy(update={"layers": layers, "decoder": spelt})
-        network = blueprint.of(tried, experiment.task.kind, 1, len(experiment.data.metadata), 2)
-        check_spelling(ids, lengths, labels, network, key if decoder is None else own_key)
+
+    def tried(name: str, read: Callable[[Any], Any]) -> list[tuple[str, Any]]:
+        """Returns each value of a key of `model` that is tried, by its own key."""
+        key = f"model.{name}"
+        if key not in experiment.grid:
+            return [(key, getattr(experiment.model, name))]
+        return [(f"grid.{key}[{index}]", read(value)) for index, value in enumerate(experiment.grid[key])]
+
+    pairs = itertools.product(tried("layers", layers_of), tried("decoder", decoder_of))
+    for (layers_key, layers), (decoder_key, decoder) in pairs:
+        if decoder is not None:
+            # of how many features there are depends no number of steps, but whether dot attention fits
+            decoder = decoder.model_copy(update={"attention": "general"})
+        model = experiment.model.model_copy(update={"layers": layers, "decoder": decoder})
+        network = blueprint.of(model, experiment.task.kind, 1, len(experiment.data.metadata), 2)
+        check_spelling(ids, lengths, labels, network, layers_key, decoder_key)
 
 
 def class_labels(task: Task, labels: np.ndarray) -> dict[str, list[str]]:

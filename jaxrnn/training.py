@@ -244,9 +244,13 @@ def make(
             if teacher_bits is None:
                 found = net(*inputs, **rates, dropout_bits=bits)
             else:
-                # the label of the whole sequence is none of its steps', and a teacher would tell it at once
-                known = jnp.where(weights > 0, labels, -1) if kind == "step" else jnp.full(labels.shape, -1)
-                known = with_end(batch) if spells else known
+                if kind == "step":
+                    known = jnp.where(weights > 0, labels, -1)
+                elif spells:
+                    known = with_end(batch)
+                else:
+                    # the label of the whole sequence is none of its steps', and a teacher would tell it at once
+                    known = jnp.full(labels.shape, -1)
                 found = net.taught(
                     *inputs, known, **rates, dropout_bits=bits, teacher_share=share, teacher_bits=teacher_bits
                 )

@@ -38,7 +38,7 @@ class Transcripts:
         """Returns what prefix beam search of this width decodes of a split, without a width greedy decoding. What the
         network's decoder names needs no search."""
         probabilities, offsets = predicted.probabilities[trial], predicted.offsets
-        blank = probabilities.shape[1] - 1  # or the end
+        last = probabilities.shape[1] - 1  # CTC's blank, or the end that a decoder names
         truth: list[Labels] = [tuple(labels[labels >= 0].tolist()) for labels in predicted.labels]
         if not np.isfinite(probabilities).all():
             nothing = np.full(len(truth), np.nan)
@@ -46,14 +46,14 @@ class Transcripts:
         pieces = [probabilities[start:stop] for start, stop in itertools.pairwise(offsets)]
         surprise = decoding.named_surprise if predicted.by_decoder else decoding.surprise
         if predicted.by_decoder:
-            decoded = [decoding.named(piece, end=blank) for piece in pieces]
+            decoded = [decoding.named(piece, end=last) for piece in pieces]
         elif beam_width is None:
-            decoded = [decoding.greedy(piece, blank=blank) for piece in pieces]
+            decoded = [decoding.greedy(piece, blank=last) for piece in pieces]
         else:
-            found = (decoding.prefix_beam(piece, blank=blank, width=beam_width) for piece in pieces)
+            found = (decoding.prefix_beam(piece, blank=last, width=beam_width) for piece in pieces)
             decoded = [beam[0][0] for beam in found]
         pairs = zip(pieces, truth, strict=True)
-        log_losses = np.array([surprise(piece, labels, blank) for piece, labels in pairs])
+        log_losses = np.array([surprise(piece, labels, last) for piece, labels in pairs])
         edits = [len(decoding.edit_operations(*pair)) for pair in zip(truth, decoded, strict=True)]
         return cls(truth, decoded, log_losses, np.array(edits, dtype=float))
 

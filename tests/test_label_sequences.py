@@ -246,6 +246,11 @@ class Killed(Exception):
 
 def test_a_killed_job_resumes_to_the_same_bits(learnt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, at, made, _ = learnt
+    check_resumed(at, made, tmp_path, monkeypatch)
+
+
+def check_resumed(at: Any, made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains the only job again, killed within an epoch and resumed: it gives what it gave undisturbed."""
     advance, segments = jobs._Pack._advance, []
 
     def killed(pack: Any) -> None:

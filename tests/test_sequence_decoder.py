@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import default_rng
 from padded import FEATURES, METADATA, arrays, batch, split, torch_decoded, with_garbage
-from test_label_sequences import RATES, TASK, check_edits, noise, ready
+from test_label_sequences import RATES, TASK, check_edits, check_resumed, noise, ready
 
 from jaxrnn import aggregate, attention, decoding, jobs, plan, predict, predictions, report, training, transcripts
 from jaxrnn.config import Model
@@ -96,34 +96,7 @@ def test_the_report_tells_who_named(learnt: Any) -> None:
 def test_a_killed_job_resumes_to_the_same_bits(learnt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The teacher's draws follow from the step, wherever training was cut."""
     _, at, made, _ = learnt
-    file = plan.load_job(at.job("tiny", made.jobs[0].name) / "config.yaml")
-    monkeypatch.setattr(jobs, "FIRST_SEGMENT_STEPS", 1)
-    advance = jobs._Pack._advance
-    seen: list[Any] = []
-
-    class Killed(Exception):
-        pass
-
-    def killed(pack: Any) -> None:
-        advance(pack)
-        seen.append(pack.step)
-        # within an epoch, between two segments
-        if "killed" not in seen and len(seen) >= 12 and pack.step:
-            seen.append("killed")
-            pack._save()
-            raise Killed
-
-    monkeypatch.setattr(jobs._Pack, "_advance", killed)
-    with pytest.raises(Killed):
-        jobs.train(file, at, tmp_path / "again", lambda text: None, retrain=True)
-    jobs.train(file, at, tmp_path / "again", lambda text: None, retrain=True)
-    ours, first = (
-        predictions.read(folder / "predictions.h5")[0]
-        for folder in (tmp_path / "again", at.job("tiny", made.jobs[0].name))
-    )
-    for name, entry in ours.items():
-        for trial, probabilities in entry.probabilities.items():
-            np.testing.assert_array_equal(probabilities, first[name].probabilities[trial])
+    check_resumed(at, made, tmp_path, monkeypatch)
 
 
 # The network, its loss, and what is read of it

@@ -207,7 +207,7 @@ def _read(folder: Path, dataset: Path) -> Inputs:
         best,
         folder / "best.json",
         command,
-        ("trial", "job", "metric", "grid_point", "seed", "validation", "test", "software"),
+        ("trial", "job", "metric", "grid_point", "seed", "objects", "validation", "test", "software"),
     )
     overall = metrics.overall(Task.model_validate(config["task"] or {}))
     scores = {name: shown for name, shown in SCORES.items() if name in overall}
@@ -245,7 +245,7 @@ def _read(folder: Path, dataset: Path) -> Inputs:
     if task == "label_sequence":
         table = "edit_operations"
         decoded = _table(folder / "decoded_test.csv", command, DECODED_COLUMNS, ("id", "truth", "decoded"))
-        _expect(best, folder / "best.json", command, ("objects", "decoder", "beam_width", "decoders"))
+        _expect(best, folder / "best.json", command, ("decoder", "beam_width", "decoders"))
     ends = (DELETED, INSERTED) if decoded else None
     classes, validation = _matrix(folder / f"{table}_validation.csv", command, ends)
     classes_test, test = _matrix(folder / f"{table}_test.csv", command, ends)
