@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -131,12 +132,9 @@ def _holder(file: int) -> dict[str, Any]:
 
 def _now(path: Path) -> float:
     """Returns the time by the clock of the file system, which stamps the lock too."""
-    probe = path.with_name(f"{NAME}.{os.uname().nodename}.{os.getpid()}")
-    try:
-        probe.touch()
-        return probe.stat().st_mtime
-    finally:
-        probe.unlink(missing_ok=True)
+    # of a file without a name, where the file system has such: a process killed here leaves nothing in the folder
+    with tempfile.TemporaryFile(dir=path.parent, prefix=f"{NAME}.") as probe:
+        return os.fstat(probe.fileno()).st_mtime
 
 
 def _lives(process: int) -> bool:

@@ -222,6 +222,21 @@ def test_the_lock_of_a_killed_run_is_taken_over(tmp_path: Path) -> None:
     assert not held.exists()
 
 
+def test_what_asks_for_the_time_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process killed while it compares a lock's age with the file system's clock leaves nothing behind."""
+    path = write_holder(tmp_path / "held", "elsewhere", 1)
+    fstat, names = os.fstat, []
+
+    def seen(file: int) -> os.stat_result:
+        names.append(sorted(os.listdir(path.parent)))
+        return fstat(file)
+
+    monkeypatch.setattr(lock.os, "fstat", seen)
+    found = lock._now(path)
+    assert names and all(there == [lock.NAME] for there in names)
+    assert abs(found - time.time()) < 60
+
+
 def write_holder(folder: Path, host: str, process: int, silent_seconds: float = 0) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / lock.NAME
