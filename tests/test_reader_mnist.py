@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jaxrnn.errors import JaxrnnError
-from jaxrnn.readers import SequenceReader, joined, open_reader
+from jaxrnn.readers import SequenceReader, joined, mnist, open_reader
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
@@ -233,6 +235,41 @@ def test_passes_pair_images_anew_within_groups(digits: Path) -> None:
         (one, other) for lines in groups.values() for line in lines for one in line for other in line if one < other
     ]
     assert len(set(pairs)) > 0.8 * len(pairs)
+
+
+def test_warps_are_small_and_of_later_passes_alone(digits: Path) -> None:
+    plain, warped = (lines_of(digits, 10**7, passes=3, warp=warp) for warp in (0, 0.2))
+    for name in ("ids", "labels", "offsets", "splits", "groups"):
+        np.testing.assert_array_equal(getattr(warped, name), getattr(plain, name))
+    first = np.array([name.startswith("test") or int(name.rsplit("-", 1)[1]) < 50 for name in plain.ids.tolist()])
+    steps = np.repeat(first, np.diff(plain.offsets))
+    np.testing.assert_array_equal(warped.values[steps], plain.values[steps])
+    changed = np.any(warped.values != plain.values, axis=1)[~steps].reshape(-1, 6).any(axis=1)
+    assert changed.mean() > 0.9
+    second, third = warped.values[~steps].reshape(2, -1)
+    assert np.any(second != third)
+    pieces = lines_of(digits, 3000, passes=3, warp=0.2)
+    np.testing.assert_array_equal(pieces.values, warped.values)
+    with pytest.raises(ValueError, match="`warp` leaves the first pass as it is; set `passes` to 2 or more"):
+        opened(digits, lines={"warp": 0.1})
+
+
+@given(st.integers(0, 2**32), st.floats(0.01, 0.2))
+def test_a_warp_is_the_affine_map_that_it_says(seed: int, warp: float) -> None:
+    """A smooth bump stays one, and its centre and widths move as the map's inverse says."""
+    drawn = np.random.Philox(seed).random_raw(6)
+    x, y = np.meshgrid(np.arange(64), np.arange(60), indexing="ij")
+    bump = 250 * np.exp(-((x - 31.5) ** 2 / 2 / 4**2 + (y - 29.5) ** 2 / 2 / 3**2))
+    found = mnist.warped(bump.astype(np.uint8), warp, drawn).astype(float)
+    unit = drawn / 2.0**63 - 1
+    inverse = np.linalg.inv(np.eye(2) + warp * unit[:4].reshape(2, 2))
+    assert np.abs(unit).max() <= 1
+    weights = found / found.sum()
+    centre = np.array([(weights * x).sum(), (weights * y).sum()])
+    expected = inverse @ (-warp * unit[4:] * (32, 30))
+    np.testing.assert_allclose(centre - (31.5, 29.5), expected, atol=0.3)
+    spread = np.cov(np.stack([x.ravel(), y.ravel()]), aweights=weights.ravel(), bias=True)
+    np.testing.assert_allclose(spread, inverse @ np.diag([16.0, 9.0]) @ inverse.T, atol=1.5, rtol=0.06)
 
 
 def test_unusual_lines(digits: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, Literal
 
 import numpy as np
+import scipy.ndimage
 from pydantic import Field, model_validator
 
 from jaxrnn.errors import JaxrnnError, listed
@@ -47,7 +48,22 @@ class Lines(Options):
         "group`: a group is a block of 20 lines' images, which are paired with each other alone, so that no image is "
         "both in training and in validation.",
     )
-    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Draws which images share a line, and margins.")
+    warp: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        default=0.0,
+        description="Every pass over the training images but the first sees each under an affine map drawn for it, so "
+        "that more `passes` show more than the images as they are: the four entries of its matrix differ from the "
+        "identity's by at most this (turned, sheared, wider or narrower), and it is moved by at most this times half "
+        "its size. Validation lines that `split` takes from training are warped too; test images never are.",
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Draws which images share a line, margins and warps."
+    )
+
+    @model_validator(mode="after")
+    def _warped_passes(self) -> "Lines":
+        if self.warp and self.passes == 1:
+            raise ValueError("`warp` leaves the first pass as it is; set `passes` to 2 or more, or leave it out")
+        return self
 
     @model_validator(mode="after")
     def _margins_of_variable_widths(self) -> "Lines":
@@ -205,6 +221,9 @@ data:
             number, place = divmod(line, each)
             own = _order(lines.seed, split, number, count, lines.digits)[place * lines.digits :][: lines.digits]
             digits = [images[image].T for image in own]
+            if number > 0 and lines.warp > 0:
+                maps = _raw(lines.seed, f"{split}/warps/{number}", 6 * count).reshape(-1, 6)
+                digits = [warped(digit, lines.warp, maps[image]) for digit, image in zip(digits, own, strict=True)]
             if lines.widths == "variable":
                 margins = _raw(lines.seed, f"{split}/margins/{number}", 2 * count) % (lines.margin + 1)
                 around = [margins[2 * image : 2 * image + 2] for image in own]
@@ -252,6 +271,15 @@ def _inked(steps: np.ndarray) -> np.ndarray:
     """Returns the steps from the first with ink to the last; all of an image without any."""
     inked = np.flatnonzero(steps.any(axis=1))
     return steps[inked[0] : inked[-1] + 1] if len(inked) else steps
+
+
+def warped(image: np.ndarray, warp: float, drawn: np.ndarray) -> np.ndarray:
+    """Returns the image [column, row] under the affine map about its centre that `drawn`, six 64-bit numbers, says."""
+    drawn = warp * (2.0**-63 * drawn - 1)
+    matrix, centre = np.eye(2) + drawn[:4].reshape(2, 2), (np.array(image.shape) - 1) / 2
+    source = centre - matrix @ centre + drawn[4:] * np.array(image.shape) / 2
+    moved = scipy.ndimage.affine_transform(image.astype(np.float64), matrix, source, order=1)
+    return np.rint(moved).astype(image.dtype)
 
 
 @lru_cache(maxsize=4)
