@@ -13,7 +13,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt16
 
 from jaxrnn.blueprint import GATES
 from jaxrnn.errors import JaxrnnError
-from jaxrnn.layers import Recurrent, glorot, step_of
+from jaxrnn.layers import Recurrent, glorot
+from jaxrnn.recurrence import step_of
 
 # before a softmax: a score that leaves no weight, yet finite
 NEVER = -1e30

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt16
 from jaxrnn import config
 from jaxrnn.blueprint import GATES, Placed, Shape
 from jaxrnn.config import ConvLayer, DenseLayer, DropoutLayer, FlattenLayer, PoolLayer, RecurrentLayer, WindowPoolLayer
+from jaxrnn.recurrence import recur
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "linear": lambda values: values,
@@ -128,76 +129,16 @@ class Recurrent(nnx.Module):
         """Returns the state after each step (0 beyond the length) and after the last valid one. kept: see `recur`."""
         if self.reverse:
             inputs = reversed_valid(inputs, lengths)
-        projected = jnp.einsum("bti,ig->tbg", inputs, self.input_kernel[...]) + self.bias[...]
+        kernels, biases = (jnp.split(of[...], GATES[self.cell], axis=-1) for of in (self.input_kernel, self.bias))
+        gates = tuple(
+            jnp.einsum("bti,iu->tub", inputs, kernel) + bias[:, None]
+            for kernel, bias in zip(kernels, biases, strict=True)
+        )
         recurrent_bias = None if self.recurrent_bias is None else self.recurrent_bias[...]
-        states, last = recur(self.cell, projected, self.recurrent_kernel[...], recurrent_bias, lengths, kept)
-        return (reversed_valid(states, lengths) if self.reverse else states), last
-
-
-def recur(
-    cell: str,
-    projected: Float[Array, "step batch gate_unit"],
-    kernel: Float[Array, "unit gate_unit"],
-    candidate_bias: Float[Array, " unit"] | None,
-    lengths: Int[Array, " batch"],
-    kept: Float[Array, "batch unit"] | None = None,
-) -> tuple[Float[Array, "batch step unit"], Float[Array, "batch unit"]]:
-    """Returns the hidden state after each step, 0 beyond the length, and the last valid one.
-
-    projected: the inputs times their kernel plus bias, of all steps at once: one large product instead of many small
-    ones. kept: what the state is multiplied by wherever it enters `kernel`, the same at every step (recurrent dropout
-    of Gal and Ghahramani 2016, arXiv 1512.05287, eq. 7); None multiplies by nothing.
-    """
-    units = kernel.shape[0]
-    batch = projected.shape[1]
-    # each gate is a scan input of its own: slicing one array inside the loop keeps XLA's CPU kernel scalar
-    gates = tuple(jnp.split(projected, GATES[cell], axis=-1))
-    valid = jnp.arange(projected.shape[0])[:, None] < lengths[None, :]
-    zeros = jnp.zeros((batch, units), projected.dtype)
-
-    step = step_of(cell, kernel, candidate_bias, kept)
-
-    def masked(state: Any, x: Any) -> Any:
-        gate_inputs, is_valid = x
-        keep = is_valid[:, None]
-        state = tuple(jnp.where(keep, new, old) for new, old in zip(step(state, gate_inputs), state, strict=True))
-        return state, jnp.where(keep, state[0], 0)
-
-    start = (zeros, zeros) if cell == "lstm" else (zeros,)
-    last, states = jax.lax.scan(masked, start, (gates, valid))
-    return jnp.swapaxes(states, 0, 1), last[0]
-
-
-def step_of(
-    cell: str,
-    kernel: Float[Array, "unit gate_unit"],
-    candidate_bias: Float[Array, " unit"] | None,
-    kept: Float[Array, "batch unit"] | None = None,
-) -> Callable[[Any, tuple[Array, ...]], Any]:
-    """Returns one step of a cell: from its state and each gate's projected input [batch, unit] to its next state; kept:
-    as in `recur`."""
-
-    def recurred(hidden: Array) -> Array:
-        return (hidden if kept is None else hidden * kept) @ kernel
-
-    def simple(state: Any, x: Any) -> Any:
-        (hidden,) = state
-        return (jnp.tanh(x[0] + recurred(hidden)),)
-
-    def gru(state: Any, x: Any) -> Any:
-        (hidden,) = state
-        r, z, n = jnp.split(recurred(hidden), 3, axis=-1)
-        reset, update = jax.nn.sigmoid(x[0] + r), jax.nn.sigmoid(x[1] + z)
-        candidate = jnp.tanh(x[2] + reset * (n + candidate_bias))  # pyright: ignore[reportOperatorIssue]
-        return ((1 - update) * candidate + update * hidden,)
-
-    def lstm(state: Any, x: Any) -> Any:
-        hidden, memory = state
-        i, f, g, o = jnp.split(recurred(hidden), 4, axis=-1)
-        memory = jax.nn.sigmoid(x[1] + f) * memory + jax.nn.sigmoid(x[0] + i) * jnp.tanh(x[2] + g)
-        return (jax.nn.sigmoid(x[3] + o) * jnp.tanh(memory), memory)
-
-    return {"simple": simple, "gru": gru, "lstm": lstm}[cell]
+        kept = None if kept is None else kept.T
+        states, last = recur(self.cell, gates, self.recurrent_kernel[...], recurrent_bias, lengths, kept)
+        states = states.transpose(2, 0, 1)
+        return (reversed_valid(states, lengths) if self.reverse else states), last.T
 
 
 def reversed_valid(

@@ -18,7 +18,8 @@ from jaxrnn import predict
 from jaxrnn.attention import Attention, Decoder, before_end
 from jaxrnn.blueprint import GATES
 from jaxrnn.errors import JaxrnnError
-from jaxrnn.layers import Recurrent, step_of
+from jaxrnn.layers import Recurrent
+from jaxrnn.recurrence import step_of
 
 KINDS = ("dot", "general", "additive")
 # The row of length 0 is filling; no row reaches the last step.
