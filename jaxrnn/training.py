@@ -1,6 +1,6 @@
 """Training: a pack of trials at once, in one compiled program, epoch by epoch.
 
-Everything about one trial is a function of its own hyperparameters and seed; `jax.vmap` makes a pack of it. Randomness
+Everything about one trial is a function of its own hyperparameters and seed; a map makes a pack of it. Randomness
 is drawn by folding the trial's seed with the epoch, the window and the step (or the object), never from a stream, so
 that where the work is cut, or what trains beside it, changes nothing.
 """
@@ -314,25 +314,22 @@ def make(
         branches = [on(index) for index in range(len(buckets))]
         return jax.lax.switch(bucket, branches, state)
 
-    @jax.jit
     def advance(
-        states: State,
-        hypers: Hyperparameters,
+        state: State,
+        hyper: Hyperparameters,
         buckets: tuple[Bucket, ...],
         schedule: Schedule,
         window: Array,
         start: Array,
         stop: Array,
     ) -> State:
-        orders = jax.vmap(order, in_axes=(0, 0, None, None))(hypers, states.epoch, window, buckets)
-        # the schedule stays outside of vmap: a bucket that all trials share is a branch, else all branches would run
-        pack_step = jax.vmap(step, in_axes=(0, 0, 0, None, None, None, None, None, None))
+        orders = order(hyper, state.epoch, window, buckets)
 
-        def body(place: Array, states: State) -> State:
+        def body(place: Array, state: State) -> State:
             at_place = schedule.bucket[place], schedule.number[place], schedule.over[place]
-            return pack_step(states, hypers, orders, buckets, window, place, *at_place)
+            return step(state, hyper, orders, buckets, window, place, *at_place)
 
-        return jax.lax.fori_loop(start, stop, body, states)
+        return jax.lax.fori_loop(start, stop, body, state)
 
     def finish_epoch(
         state: State, hyper: Hyperparameters, logits: Array, targets: Targets
@@ -370,19 +367,39 @@ def make(
         )
         return state, EpochReport(state.learning_rate, train_loss, train_accuracy, scored)
 
+    def scored(state: State, buckets: tuple[Bucket, ...]) -> Array:
+        told = spelled if spells else None
+        return evaluate(structure, state.parameters, state.statistics, buckets, told)
+
+    over_trials = jax.vmap if together() else one_by_one
     return Program(
         begin=jax.jit(jax.vmap(begin)),
-        advance=advance,
-        evaluate=jax.jit(
-            jax.vmap(
-                lambda state, buckets: evaluate(
-                    structure, state.parameters, state.statistics, buckets, spelled if spells else None
-                ),
-                in_axes=(0, None),
-            )
-        ),
+        # the schedule is shared: a bucket that all trials are at is a branch, else all branches would run
+        advance=jax.jit(over_trials(advance, in_axes=(0, 0, None, None, None, None, None))),
+        evaluate=jax.jit(over_trials(scored, in_axes=(0, None))),
         finish_epoch=jax.jit(jax.vmap(finish_epoch, in_axes=(0, 0, 0, None))),
     )
+
+
+def together() -> bool:
+    """Returns whether a pack's trials train side by side, as a GPU needs it to be busy; on a CPU one after another, all
+    of a segment: what one trial works on stays in the cache."""
+    return jax.default_backend() != "cpu"
+
+
+def one_by_one(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
+    """Returns `jax.vmap(function, in_axes)`, axes 0 or None, that works on one trial after another."""
+
+    def mapped(*values: Any) -> Any:
+        own = [value for value, axis in zip(values, in_axes, strict=True) if axis == 0]
+
+        def of_one(own: list[Any]) -> Any:
+            taken = iter(own)
+            return function(*(next(taken) if axis == 0 else value for value, axis in zip(values, in_axes, strict=True)))
+
+        return jax.lax.map(of_one, own)
+
+    return mapped
 
 
 def unreduced(logits: Array, labels: Array, hyper: Hyperparameters) -> Array:
