@@ -285,7 +285,8 @@ class Windows:
     and a window takes the next shards as long as there is room. multiple: buckets hold a multiple of so many rows.
     seed: draws the shards' order anew in each of `epochs`; None keeps their order, and all epochs are one.
 
-    `waited`: seconds that `get` has blocked. At most two windows are in memory, and a third that is being built.
+    `waited`: seconds that `get` has blocked. `sharding`: where windows go; None for the default device. At most two
+    windows are in memory, and a third that is being built.
     """
 
     def __init__(
@@ -318,6 +319,7 @@ class Windows:
             total = np.maximum(share, self._counts.max(axis=0))
         self.rows = total + -total % multiple  # of each bucket
         self.waited = 0.0
+        self.sharding: jax.sharding.Sharding | None = None
         self._held: tuple[tuple[int, int], Window] | None = None
         self._ahead: tuple[tuple[int, int], Future[Window]] | None = None
         self._reader = ThreadPoolExecutor(1, "jaxrnn-input")
@@ -398,7 +400,7 @@ class Windows:
                 sources[number][filled[number] : filled[number] + len(chosen)] = chosen + part.starts[shard]
                 filled[number] += len(chosen)
         # waited for here, so that the transfer is over when the window is asked for
-        on_device = jax.block_until_ready(jax.device_put(tuple(buckets)))
+        on_device = jax.block_until_ready(jax.device_put(tuple(buckets), self.sharding))
         return Window(on_device, np.concatenate(sources) if sources else np.zeros(0, dtype=np.int64), filled)
 
 

@@ -4,6 +4,7 @@ The pack has `width` places. A place whose trial is finished takes the next wait
 trial counts its own epochs. Between segments, and only there, the job looks at signals, checkpoints and progress.
 """
 
+import contextlib
 import importlib.metadata
 import math
 import os
@@ -110,6 +111,9 @@ def _choose_device(wanted: str) -> str:
     """Returns the device's name after making it the only one in use; raises JaxrnnError where it is not there."""
     if wanted == "cpu":
         jax.config.update("jax_platforms", "cpu")
+        # a device a core, which share a pack out; a process that has used JAX before keeps what it has
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", _cores())
     try:
         devices = jax.devices(wanted)
     except RuntimeError as error:
@@ -211,7 +215,7 @@ class _Pack:
         say: Say,
     ) -> None:
         self.job_file, self.statistics, self.data, self.say = job_file, statistics, data, say
-        self.network = network
+        self.network, self.augment = network, augment
         self.folders, self.checkpoints, self.waiting = folders, checkpoints, list(waiting)
         settings = job_file.training
         train, most_bytes = data.train, settings.window_mb * 1e6
@@ -223,19 +227,6 @@ class _Pack:
         self.kind: Output = job_file.task.kind
         self._targets: training.Targets | None = None
         self.outputs = job_file.loss.outputs(len(statistics.classes), self.kind)
-        # of all trials, the finished ones among them: where a job was stopped changes nothing of its program
-        recurrent_dropout = any(trial.hyperparameters["model.recurrent_dropout"] > 0 for trial in job_file.job.trials)
-        self.program = training.make(
-            job_file.model,
-            settings,
-            train.features,
-            train.metadata,
-            self.outputs,
-            augment,
-            kind=self.kind,
-            recurrent_dropout=recurrent_dropout,
-            **_monitored(job_file, statistics.classes),
-        )
         self._replace = jax.jit(self._replaced)
         # the window of the epoch under way, and the step within it
         self.window, self.step = 0, 0
@@ -243,13 +234,38 @@ class _Pack:
         self._scheduled: tuple[Window, Schedule] | None = None
         self.compiled = False
         self.places: list[_Place | None] = []
+        self.program: training.Program
         self.hypers: Hyperparameters
         self.states: State
         if not self._resume():
-            width = min(len(self.waiting), settings.trials_per_job)
-            self.places = [_Place(self.waiting.pop(0)) for _ in range(width)]
-            self.hypers = self._hyperparameters()
+            count = min(len(self.waiting), settings.trials_per_job)
+            self.places = [_Place(self.waiting.pop(0)) for _ in range(count)]
+            self.places += [None] * (training.width_for(count) - count)
+            self._make_program()
             self.states = self.program.begin(self.hypers)
+        # what an empty place holds is not worked on
+        occupied = np.array([place is not None for place in self.places])
+        self.states = self.states._replace(running=self.states.running & occupied)
+
+    def _make_program(self) -> None:
+        """Makes the program for as many places as there are, and their hyperparameters."""
+        job_file, train = self.job_file, self.data.train
+        # of all trials, the finished ones among them: where a job was stopped changes nothing of its program
+        recurrent_dropout = any(trial.hyperparameters["model.recurrent_dropout"] > 0 for trial in job_file.job.trials)
+        self.program = training.make(
+            job_file.model,
+            job_file.training,
+            train.features,
+            train.metadata,
+            self.outputs,
+            self.augment,
+            kind=self.kind,
+            recurrent_dropout=recurrent_dropout,
+            devices=training.devices_for(len(self.places)),
+            **_monitored(job_file, self.statistics.classes),
+        )
+        self.hypers = self._hyperparameters()
+        self.windows.sharding = self.validation.sharding = self.program.common
 
     def __enter__(self) -> "_Pack":
         return self
@@ -303,7 +319,7 @@ class _Pack:
             by_window = self._window_steps()
             before, most_steps = sum(by_window[: self.window]), self._steps(self.windows.rows)
             schedule = batches.schedule(window.counts, batch_size, most_steps, before, sum(by_window))
-            self._scheduled = window, jax.device_put(schedule)
+            self._scheduled = window, jax.device_put(schedule, self.program.common)
         steps = self._steps(window.counts)
         began = time.monotonic()
         stop = min(self.step + self.segment_steps, steps)
@@ -345,7 +361,7 @@ class _Pack:
             if self._targets is None:
                 targets.append(training.targets(self.kind, window.buckets))
         if self._targets is None:  # the same in every epoch
-            self._targets = jax.device_put(training.joined(targets))
+            self._targets = jax.device_put(training.joined(targets), self.program.common)
         together = logits[0] if len(logits) == 1 else jnp.concatenate(logits, axis=1)
         self.states, report = self.program.finish_epoch(self.states, self.hypers, together, self._targets)
         return jax.device_get((self.states.epoch, self.states.running, report))
@@ -501,7 +517,8 @@ class _Pack:
             "places": [None if place is None else place.to_json() for place in self.places],
             **_software(),
         }
-        self.checkpoints.save(self.states, values)
+        # from the device: the job may go on where there are more of them, or fewer
+        self.checkpoints.save(jax.device_get(self.states), values)
 
     def _program_digest(self) -> str:
         """Returns what a checkpoint's arrays depend on: the static settings and the data."""
@@ -560,7 +577,7 @@ class _Pack:
             self.places.append(place)
         if not any(self.places) and not self.waiting:
             return None
-        self.hypers = self._hyperparameters()
+        self._make_program()
         return jax.eval_shape(self.program.begin, self.hypers)
 
 
@@ -611,12 +628,17 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _software() -> dict[str, str]:
     """Returns what a trial's last digits may depend on, by the names in `trials.SOFTWARE`."""
     device = jax.devices()[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     versions = (__version__, *(importlib.metadata.version(name) for name in trials.LIBRARIES))
-    return dict(zip(trials.SOFTWARE, (*versions, f"{device.platform} ({device.device_kind})", str(cores)), strict=True))
+    return dict(
+        zip(trials.SOFTWARE, (*versions, f"{device.platform} ({device.device_kind})", str(_cores())), strict=True)
+    )
 
 
 def _write_outputs(

@@ -102,12 +102,14 @@ class EpochReport(NamedTuple):
 
 
 class Program(NamedTuple):
-    """The compiled functions of a pack; all take and return states with a leading [trial] axis."""
+    """The compiled functions of a pack; all take and return states with a leading [trial] axis. common: where what all
+    trials share must lie, None for the one device."""
 
     begin: Callable[[Hyperparameters], State]
     advance: Callable[..., State]
     evaluate: Callable[[State, tuple[Bucket, ...]], Array]
     finish_epoch: Callable[..., tuple[State, EpochReport]]
+    common: jax.sharding.NamedSharding | None
 
 
 def make(
@@ -122,6 +124,7 @@ def make(
     recurrent_dropout: bool = False,
     importance: Sequence[float] | None = None,
     target: int | None = None,
+    devices: int = 1,
 ) -> Program:
     """Returns the program that trains packs of trials of one network. kind: `task.kind`. Label sequences are spelled by
     CTC, or by the network's decoder where it has one.
@@ -134,6 +137,7 @@ def make(
     outputs: how many output units the network has, one a class, or a single one for two classes.
     augment: changes each batch before it is trained on; None compiles nothing in. recurrent_dropout: whether any trial
     has some; else nothing of it is compiled in. importance, target: what `monitoring.scores` needs of the task.
+    devices: how many share the trials out; the width of a pack is a multiple of it.
     """
     template = network(model, features, metadata, outputs, kind)
     structure = nnx.graphdef(template)
@@ -372,12 +376,14 @@ def make(
         return evaluate(structure, state.parameters, state.statistics, buckets, told)
 
     over_trials = jax.vmap if together() else one_by_one
+    mesh = None if devices == 1 else jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("trial",))
     return Program(
         begin=jax.jit(jax.vmap(begin)),
         # the schedule is shared: a bucket that all trials are at is a branch, else all branches would run
-        advance=jax.jit(over_trials(advance, in_axes=(0, 0, None, None, None, None, None))),
-        evaluate=jax.jit(over_trials(scored, in_axes=(0, None))),
+        advance=jax.jit(shared_out(over_trials(advance, (0, 0, None, None, None, None, None)), mesh, own=2, common=5)),
+        evaluate=jax.jit(shared_out(over_trials(scored, (0, None)), mesh, own=1, common=1)),
         finish_epoch=jax.jit(jax.vmap(finish_epoch, in_axes=(0, 0, 0, None))),
+        common=None if mesh is None else jax.sharding.NamedSharding(mesh, jax.P()),
     )
 
 
@@ -388,18 +394,45 @@ def together() -> bool:
 
 
 def one_by_one(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
-    """Returns `jax.vmap(function, in_axes)`, axes 0 or None, that works on one trial after another."""
+    """Returns `jax.vmap(function, in_axes)`, axes 0 or None, that works on one trial after another. The first value is
+    the trial's state; what no longer runs takes no time, and gives zeros, or its state where a state is given."""
 
     def mapped(*values: Any) -> Any:
         own = [value for value, axis in zip(values, in_axes, strict=True) if axis == 0]
 
-        def of_one(own: list[Any]) -> Any:
+        def worked(own: list[Any]) -> Any:
             taken = iter(own)
             return function(*(next(taken) if axis == 0 else value for value, axis in zip(values, in_axes, strict=True)))
 
-        return jax.lax.map(of_one, own)
+        def idle(own: list[Any]) -> Any:
+            shape = jax.eval_shape(worked, own)
+            return own[0] if isinstance(shape, State) else jax.tree.map(lambda of: jnp.zeros(of.shape, of.dtype), shape)
+
+        return jax.lax.map(lambda own: jax.lax.cond(own[0].running, worked, idle, own), own)
 
     return mapped
+
+
+def shared_out(
+    function: Callable[..., Any], mesh: jax.sharding.Mesh | None, *, own: int, common: int
+) -> Callable[..., Any]:
+    """Returns a function of a pack that gives each device its share of the trials. own: how many of its values, the
+    first ones, have a leading [trial] axis, a multiple of the devices; common: how many follow without."""
+    if mesh is None:
+        return function
+    specs = (jax.P("trial"),) * own + (jax.P(),) * common
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=jax.P("trial"), check_vma=False)
+
+
+def devices_for(width: int) -> int:
+    """Returns how many of the devices share out a pack of this width, a multiple of it: as many as can."""
+    return max(count for count in range(1, min(len(jax.devices()), width) + 1) if width % count == 0)
+
+
+def width_for(trials: int) -> int:
+    """Returns the width of a pack for so many trials: for each of as many devices as there are trials an equal share,
+    so that places may stay empty."""
+    return trials + -trials % min(len(jax.devices()), trials)
 
 
 def unreduced(logits: Array, labels: Array, hyper: Hyperparameters) -> Array:

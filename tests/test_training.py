@@ -1,5 +1,6 @@
 """Packs: what a trial becomes depends on itself alone."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jaxrnn import attention, batches, losses, models, monitoring, training
 from jaxrnn.batches import Bucket, Examples, Part, Window, Windows
@@ -56,7 +59,8 @@ class Setting:
         self.validation = Windows(Part.of([validation], labels_by_step=by_step), longest, np.inf).get()
         kind = "step" if by_step else "sequence"
         self.targets = training.targets(kind, self.validation.buckets)
-        self.program = training.make(
+        self.make = partial(
+            training.make,
             self.model,
             self.training,
             FEATURES,
@@ -68,6 +72,7 @@ class Setting:
             importance=(1.0, 2.0, 3.0),
             target=1,
         )
+        self.program = self.make()
 
     def hyper(
         self, seed: int, rate: float = 0.01, gamma: float = 0.0, dropout: float = 0.3, **others: float
@@ -168,6 +173,60 @@ def test_a_member_is_the_lone_trial_within_rounding(setting: Setting) -> None:
         leaves[name] = member(states.parameters, 0)
     for alone, packed in zip(leaves["alone"], leaves["pack"], strict=True):
         np.testing.assert_allclose(packed, alone, atol=1e-5)
+
+
+def test_devices_share_a_pack_out(shallow: Setting) -> None:
+    assert len(jax.devices()) > 1
+    pack = [shallow.hyper(seed, dropout=0.1 * seed) for seed in range(4)]
+    hypers, states = shallow.begin(pack)
+    alone = shallow.advance(states, hypers, 0, shallow.steps)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shallow, "program", shallow.make(devices=2))
+        shared = shallow.advance(states, hypers, 0, shallow.steps)
+        first, reports = shallow.trained(pack, epochs=2)
+        # every trial on the other device, in another order
+        second, others = shallow.trained(pack[::-1], epochs=2)
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(shared)} == {2}
+    # XLA compiles for several devices otherwise
+    for one, other in zip(jax.tree.leaves(shared), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    for index in range(4):
+        assert same(member(first, index), member(second, 3 - index))
+        assert same(member(reports[-1], index), member(others[-1], 3 - index))
+
+
+def test_trials_side_by_side_are_those_one_after_another(shallow: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack = [shallow.hyper(seed) for seed in range(4)]
+    hypers, states = shallow.begin(pack)
+    in_turn = shallow.advance(states, hypers, 0, shallow.steps)
+    monkeypatch.setattr(training, "together", lambda: True)
+    for devices in (1, 2):
+        monkeypatch.setattr(shallow, "program", shallow.make(devices=devices))
+        at_once = shallow.advance(states, hypers, 0, shallow.steps)
+        for one, other in zip(jax.tree.leaves(at_once), jax.tree.leaves(in_turn), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_a_trial_that_has_ended_stays_as_it_is(shallow: Setting) -> None:
+    hypers, states = shallow.begin([shallow.hyper(seed) for seed in range(3)])
+    states = states._replace(running=np.array([True, False, True]))
+    after = shallow.advance(states, hypers, 0, shallow.steps)
+    assert same(member(after, 1), member(states, 1))
+    others = shallow.advance(states._replace(running=np.full(3, True)), hypers, 0, shallow.steps)
+    for index in (0, 2):
+        assert same(member(after.parameters, index), member(others.parameters, index))
+
+
+@given(st.integers(1, 50), st.integers(1, 20), st.integers(1, 20))
+def test_every_device_has_an_equal_share_of_a_pack(trials: int, devices: int, later: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda: [None] * devices)
+        width = training.width_for(trials)
+        assert trials <= width < trials + devices
+        assert training.devices_for(width) >= min(trials, devices) and width % training.devices_for(width) == 0
+        # resumed where there are more devices, or fewer
+        patch.setattr(jax, "devices", lambda: [None] * later)
+        assert 1 <= training.devices_for(width) <= later and width % training.devices_for(width) == 0
 
 
 def test_where_the_epoch_is_cut_changes_no_bit(setting: Setting) -> None:
