@@ -6,6 +6,7 @@ trial of a pack walks through the windows and buckets in the same order (`Schedu
 which sequences a batch holds is each trial's own draw.
 """
 
+import math
 import time
 import zlib
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from jaxrnn.shards import Shard
 from jaxrnn.splits import Statistics
 
 PLAIN = Task()  # a label an object
+XLA_ALIGNMENT = 64  # bytes
 
 
 class Bucket(NamedTuple):
@@ -406,13 +408,23 @@ class Windows:
 
 def _empty(rows: int, steps: int, part: Part) -> Bucket:
     several = (steps,) if part.labels_by_step else part.labels.shape[1:]
+    labels = _aligned((rows, *several), np.int32)
+    labels[...] = -1 if several else 0
     return Bucket(
-        np.zeros((rows, steps, part.features), dtype=np.float32),
-        np.zeros(rows, dtype=np.int32),
-        np.zeros((rows, part.metadata), dtype=np.float32),
-        np.full((rows, *several), -1 if several else 0, dtype=np.int32),
-        np.zeros(rows, dtype=np.uint32),
+        _aligned((rows, steps, part.features), np.float32),
+        _aligned((rows,), np.int32),
+        _aligned((rows, part.metadata), np.float32),
+        labels,
+        _aligned((rows,), np.uint32),
     )
+
+
+def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """Returns zeros that begin where XLA wants arrays to: a CPU's devices, one a core, then all use this memory, and
+    none makes a copy of its own."""
+    count = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.zeros(count + XLA_ALIGNMENT, np.uint8)
+    return raw[-raw.ctypes.data % XLA_ALIGNMENT :][:count].view(dtype).reshape(shape)
 
 
 def _fill(

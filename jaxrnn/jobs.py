@@ -517,7 +517,6 @@ class _Pack:
             "places": [None if place is None else place.to_json() for place in self.places],
             **_software(),
         }
-        # from the device: the job may go on where there are more of them, or fewer
         self.checkpoints.save(jax.device_get(self.states), values)
 
     def _program_digest(self) -> str:
@@ -538,7 +537,7 @@ class _Pack:
         if restored is None:
             return False
         arrays, values = restored
-        self.states = jax.device_put(arrays)
+        self.states = jax.device_get(arrays)  # on no device yet: there may be more of them now, or fewer
         self.window, self.step, self.segment_steps = (values[name] for name in ("window", "step", "segment_steps"))
         kept = {place.trial.fingerprint for place in self.places if place is not None}
         self.waiting = [trial for trial in self.waiting if trial.fingerprint not in kept]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -189,6 +190,17 @@ def test_the_next_window_is_read_while_this_one_is_used() -> None:
         assert len(asked) == expected
     assert {name.startswith("jaxrnn-input") for _, name in asked} == {True}
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("jaxrnn-input")]
+
+
+def test_cores_that_share_a_pack_out_share_the_data_too() -> None:
+    pieces = in_shards([3, 7, 5, 12, 1], [2])
+    windows = Windows(Part.of(pieces), [12], np.inf)
+    windows.sharding = jax.sharding.NamedSharding(jax.sharding.Mesh(np.array(jax.devices()), ("trial",)), jax.P())
+    with windows:
+        for values in windows.get().buckets[0]:
+            assert isinstance(values, jax.Array)
+            places = {shard.data.unsafe_buffer_pointer() for shard in values.addressable_shards}
+            assert len(values.addressable_shards) == len(jax.devices()) > 1 and len(places) == 1
 
 
 def test_what_reading_ahead_runs_into_is_told_where_the_window_is_asked_for() -> None:

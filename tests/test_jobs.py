@@ -16,7 +16,20 @@ import pandas as pd
 import pytest
 from experiments import prepared
 
-from jaxrnn import aggregate, batches, bundles, config, jobs, metrics, plan, predict, predictions, report, splits
+from jaxrnn import (
+    aggregate,
+    batches,
+    bundles,
+    config,
+    jobs,
+    metrics,
+    plan,
+    predict,
+    predictions,
+    report,
+    splits,
+    training,
+)
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import Results
 
@@ -139,6 +152,28 @@ def test_a_larger_grid_trains_the_new_trials_alone(tmp_path: Path) -> None:
     assert any("2 trials are finished already" in line for line in said)
     after = {path.name: path.stat().st_mtime_ns for path in (at.experiment("tiny") / "trials").iterdir()}
     assert len(after) == 4 and before.items() <= after.items()
+
+
+def test_an_empty_place_takes_a_waiting_trial_and_other_devices_go_on(
+    undisturbed: tuple[Path, Results, plan.Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three trials on two cores leave a place empty; the job grew while it was killed, and goes on on one core."""
+    shutil.copytree(undisturbed[0] / "survey", tmp_path / "survey")
+    _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1, 2]})
+    process = start(at, made, "0.0001")
+    wait_for_checkpoint(at, made, process)
+    process.kill()
+    process.communicate()
+    _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1, 2, 3, 4]})
+    monkeypatch.setattr(training, "devices_for", lambda width: 1)
+    lines: list[str] = []
+    train_all(at, made, lines.append)
+    assert any("goes on from the checkpoint" in line for line in lines)
+    table = pd.read_csv(at.job("tiny", made.jobs[0].name) / "trials.csv")
+    assert table["pack_width"].nunique() == 1 and table["pack_width"][0] >= 3
+    assert set(table["outcome"]) == {"completed"} and set(table["epochs"]) == {4}
+    history = pd.read_csv(at.job("tiny", made.jobs[0].name) / "history.csv")
+    assert history.groupby("trial", sort=False)["epoch"].apply(list).tolist() == [[1, 2, 3, 4]] * 5
 
 
 def test_new_trials_wait_for_a_place_in_the_resumed_pack(
