@@ -63,7 +63,7 @@ def test_a_library_has_its_one_place(library: str, allowed: set[str]) -> None:
 
 
 def test_networks_and_losses_do_no_input_or_output() -> None:
-    for name in ("blueprint", "layers", "models", "attention", "losses", "ctc", "monitoring", "training"):
+    for name in ("blueprint", "layers", "recurrence", "models", "attention", "losses", "ctc", "monitoring", "training"):
         found = imported(PACKAGE / f"{name}.py")
         assert not found & {"os", "pathlib", "io", "jaxrnn.results", "jaxrnn.shards", "jaxrnn.trials", "pandas"}, name
 
