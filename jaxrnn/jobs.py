@@ -108,12 +108,14 @@ def train(job_file: JobFile, at: Results, output: Path, say: Say, *, retrain: bo
 
 
 def _choose_device(wanted: str) -> str:
-    """Returns the device's name after making it the only one in use; raises JaxrnnError where it is not there."""
+    """Returns the device's name, and how many there are, after making its kind the only one in use; raises
+    JaxrnnError where it is not there."""
     if wanted == "cpu":
         jax.config.update("jax_platforms", "cpu")
         # a device a core, which share a pack out; a process that has used JAX before keeps what it has
-        with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", _cores())
+        if jax.config.jax_num_cpu_devices < 0:  # pyright: ignore[reportAttributeAccessIssue] (set by none so far)
+            with contextlib.suppress(RuntimeError):
+                jax.config.update("jax_num_cpu_devices", _cores())
     try:
         devices = jax.devices(wanted)
     except RuntimeError as error:
@@ -124,7 +126,8 @@ def _choose_device(wanted: str) -> str:
             "`training.device: cpu`"
         )
     jax.config.update("jax_default_device", devices[0])
-    return f"{devices[0].platform} ({devices[0].device_kind})"
+    several = f" x {len(devices)}" if len(devices) > 1 else ""
+    return f"{devices[0].platform} ({devices[0].device_kind}){several}"
 
 
 def _usable_devices() -> str:
@@ -243,9 +246,10 @@ class _Pack:
             self.places += [None] * (training.width_for(count) - count)
             self._make_program()
             self.states = self.program.begin(self.hypers)
-        # what an empty place holds is not worked on
+        # what an empty place holds has no part in anything, and on a CPU takes no time
         occupied = np.array([place is not None for place in self.places])
-        self.states = self.states._replace(running=self.states.running & occupied)
+        running = np.asarray(self.states.running) & occupied
+        self.states = jax.device_put(self.states._replace(running=running), self.program.own)
 
     def _make_program(self) -> None:
         """Makes the program for as many places as there are, and their hyperparameters."""
@@ -434,7 +438,8 @@ class _Pack:
                 fresh[index] = True
         if fresh.any():
             self.hypers = self._hyperparameters()
-            self.states = self._replace(self.states, self.program.begin(self.hypers), fresh)
+            states = self._replace(self.states, self.program.begin(self.hypers), fresh)
+            self.states = jax.device_put(states, self.program.own)
 
     @staticmethod
     def _replaced(states: State, fresh_states: State, fresh: jax.Array) -> State:
@@ -474,7 +479,7 @@ class _Pack:
                     final_teacher_share=np.float32(values["training.final_teacher_share"]),
                 )
             )
-        return jax.device_put(training.stacked(rows))
+        return jax.device_put(training.stacked(rows), self.program.own)
 
     def _store(
         self,
@@ -515,6 +520,7 @@ class _Pack:
             "step": self.step,
             "segment_steps": self.segment_steps,
             "places": [None if place is None else place.to_json() for place in self.places],
+            "devices": training.devices_for(len(self.places)),
             **_software(),
         }
         self.checkpoints.save(jax.device_get(self.states), values)
@@ -576,6 +582,9 @@ class _Pack:
             self.places.append(place)
         if not any(self.places) and not self.waiting:
             return None
+        devices = training.devices_for(len(self.places))
+        if values["devices"] != devices:
+            self.say(f"{values['devices']} devices shared the pack out, {devices} do now: the last digits may differ")
         self._make_program()
         return jax.eval_shape(self.program.begin, self.hypers)
 

@@ -2,9 +2,9 @@
 
 `recur` has a backward pass of its own, which autodiff of the plain scan, `scanned`, can't find: it takes the gates as
 the forward pass left them, carries only what must go from step to step, and makes the recurrent kernel's gradient
-after the loop. In [unit, batch] layout gates lie one after another, so that a step is one product and one vectorised
-pass; each gate is a scan input of its own, for slicing one array inside the loop leaves XLA's CPU kernel scalar.
-benchmarks/recurrence.py has the figures.
+after the loop. In [unit, batch] layout gates lie one after another, so that a step is one product and a pass over
+whole rows; each gate is a scan input of its own, for what slices one array inside the loop XLA may leave scalar on a
+CPU. benchmarks/recurrence.py has the figures.
 """
 
 from collections.abc import Callable

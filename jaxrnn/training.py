@@ -102,13 +102,15 @@ class EpochReport(NamedTuple):
 
 
 class Program(NamedTuple):
-    """The compiled functions of a pack; all take and return states with a leading [trial] axis. common: where what all
-    trials share must lie, None for the one device."""
+    """The compiled functions of a pack; all take and return states with a leading [trial] axis. own and
+    common: where must lie what has that axis and what all trials share; None for the one device. Elsewhere `advance`
+    would be compiled again."""
 
     begin: Callable[[Hyperparameters], State]
     advance: Callable[..., State]
     evaluate: Callable[[State, tuple[Bucket, ...]], Array]
     finish_epoch: Callable[..., tuple[State, EpochReport]]
+    own: jax.sharding.NamedSharding | None
     common: jax.sharding.NamedSharding | None
 
 
@@ -376,14 +378,18 @@ def make(
         return evaluate(structure, state.parameters, state.statistics, buckets, told)
 
     over_trials = jax.vmap if together() else one_by_one
-    mesh = None if devices == 1 else jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("trial",))
+    mesh = own = common = None
+    if devices > 1:
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("trial",))
+        own, common = (jax.sharding.NamedSharding(mesh, spec) for spec in (jax.P("trial"), jax.P()))
     return Program(
-        begin=jax.jit(jax.vmap(begin)),
+        begin=jax.jit(jax.vmap(begin), out_shardings=own),
         # the schedule is shared: a bucket that all trials are at is a branch, else all branches would run
         advance=jax.jit(shared_out(over_trials(advance, (0, 0, None, None, None, None, None)), mesh, own=2, common=5)),
         evaluate=jax.jit(shared_out(over_trials(scored, (0, None)), mesh, own=1, common=1)),
-        finish_epoch=jax.jit(jax.vmap(finish_epoch, in_axes=(0, 0, 0, None))),
-        common=None if mesh is None else jax.sharding.NamedSharding(mesh, jax.P()),
+        finish_epoch=jax.jit(jax.vmap(finish_epoch, in_axes=(0, 0, 0, None)), out_shardings=own),
+        own=own,
+        common=common,
     )
 
 
@@ -394,8 +400,9 @@ def together() -> bool:
 
 
 def one_by_one(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
-    """Returns `jax.vmap(function, in_axes)`, axes 0 or None, that works on one trial after another. The first value is
-    the trial's state; what no longer runs takes no time, and gives zeros, or its state where a state is given."""
+    """Returns what `jax.vmap(function, in_axes)`, axes 0 or None, does, working on one trial after another. The first
+    value is the trial's state; one that no longer runs takes no time, and gives zeros, or its state as it is where
+    the function gives a state."""
 
     def mapped(*values: Any) -> Any:
         own = [value for value, axis in zip(values, in_axes, strict=True) if axis == 0]

@@ -157,7 +157,7 @@ def test_a_larger_grid_trains_the_new_trials_alone(tmp_path: Path) -> None:
 def test_an_empty_place_takes_a_waiting_trial_and_other_devices_go_on(
     undisturbed: tuple[Path, Results, plan.Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three trials on two cores leave a place empty; the job grew while it was killed, and goes on on one core."""
+    """Three trials on two devices leave a place empty; the job grew while it was killed, and goes on on one device."""
     shutil.copytree(undisturbed[0] / "survey", tmp_path / "survey")
     _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1, 2]})
     process = start(at, made, "0.0001")
@@ -169,11 +169,20 @@ def test_an_empty_place_takes_a_waiting_trial_and_other_devices_go_on(
     lines: list[str] = []
     train_all(at, made, lines.append)
     assert any("goes on from the checkpoint" in line for line in lines)
+    assert any("2 devices shared the pack out, 1 do now" in line for line in lines)
     table = pd.read_csv(at.job("tiny", made.jobs[0].name) / "trials.csv")
-    assert table["pack_width"].nunique() == 1 and table["pack_width"][0] >= 3
+    assert table["pack_width"].tolist() == [4] * 5
     assert set(table["outcome"]) == {"completed"} and set(table["epochs"]) == {4}
     history = pd.read_csv(at.job("tiny", made.jobs[0].name) / "history.csv")
     assert history.groupby("trial", sort=False)["epoch"].apply(list).tolist() == [[1, 2, 3, 4]] * 5
+    # each trial is what it is in a run of all five at once
+    shutil.copytree(tmp_path / "survey", tmp_path / "other" / "survey")
+    _, at, made = prepared(tmp_path / "other", grid={"loss.gamma": [0, 1, 2, 3, 4]})
+    train_all(at, made)
+    whole = pd.read_csv(at.job("tiny", made.jobs[0].name) / "history.csv")
+    for column in ("train_loss", "validation_loss"):
+        np.testing.assert_allclose(history[column], whole[column], rtol=1e-3)
+    assert len(set(history["train_loss"].tolist())) == len(history)
 
 
 def test_new_trials_wait_for_a_place_in_the_resumed_pack(

@@ -1,7 +1,5 @@
 """The recurrence and its own backward pass: equal to autodiff of the plain scan, in any pack, at any mask."""
 
-import re
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -96,31 +94,3 @@ def test_a_pack_is_its_trials(cell: str) -> None:
         alone = gradients(recur, cell, (values[0], kernel, *values[2:]))
         for one, other in zip(jax.tree.leaves(pack), jax.tree.leaves(alone), strict=True):
             np.testing.assert_allclose(one[index], other, rtol=2e-5, atol=2e-6)
-
-
-def compiled(function: Any, values: Any, folder: Path) -> dict[str, int]:
-    """Returns how many floating-point operations on single numbers, not on vectors, each kernel of a compiled function
-    has, of those kernels that have a function of the cells in them (exp or tanh)."""
-    jax.jit(function).lower(*values).compile(compiler_options={"xla_dump_to": str(folder)})
-    found = {}
-    for path in folder.glob("*ir-with-opt.ll"):
-        text = path.read_text()
-        if re.search(r"fdiv[^\n]*float|fneg", text):
-            vectors = len(re.findall(r"= f(?:mul|add|sub|div)\b[^\n]*<\d+ x float>", text))
-            scalars = len(re.findall(r"= f(?:mul|add|sub|div)\b[^\n<]* float ", text))
-            found[path.name] = scalars if scalars > vectors else 0
-    assert found, "no kernel was found: XLA names its dumps otherwise"
-    return found
-
-
-@pytest.mark.parametrize("cell", CELLS)
-def test_the_steps_kernels_are_vectorised(cell: str, tmp_path: Path) -> None:
-    gates, kernel, bias, _, _ = drawn(cell, 1, 40, 32, 32, dropped=False, dtype=np.float32)
-    lengths = np.full(32, 40)
-
-    def total(gates: Any, kernel: Any) -> Any:
-        states, last = recur(cell, gates, kernel, bias, lengths)
-        return jnp.square(states).sum() + last.sum()
-
-    values = gates, kernel
-    assert not any(compiled(jax.grad(total, argnums=(0, 1)), values, tmp_path / "ours").values())

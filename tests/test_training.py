@@ -107,7 +107,7 @@ class Setting:
         )
 
     def begin(self, pack: list[Hyperparameters]) -> tuple[Hyperparameters, State]:
-        hypers = training.stacked(pack)
+        hypers = jax.device_put(training.stacked(pack), self.program.own)
         return hypers, self.program.begin(hypers)
 
     def advance(self, states: State, hypers: Hyperparameters, start: int, stop: int) -> State:
@@ -182,10 +182,14 @@ def test_devices_share_a_pack_out(shallow: Setting) -> None:
     alone = shallow.advance(states, hypers, 0, shallow.steps)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shallow, "program", shallow.make(devices=2))
-        shared = shallow.advance(states, hypers, 0, shallow.steps)
+        own = shallow.program.own
+        shared = shallow.advance(jax.device_put(states, own), jax.device_put(hypers, own), 0, shallow.steps)
         first, reports = shallow.trained(pack, epochs=2)
         # every trial on the other device, in another order
         second, others = shallow.trained(pack[::-1], epochs=2)
+        # begun, advanced, and after an epoch, all in one program
+        assert shallow.program.advance._cache_size() == 1  # pyright: ignore[reportFunctionMemberAccess]
+        assert shallow.program.evaluate._cache_size() == 1  # pyright: ignore[reportFunctionMemberAccess]
     assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(shared)} == {2}
     # XLA compiles for several devices otherwise
     for one, other in zip(jax.tree.leaves(shared), jax.tree.leaves(alone), strict=True):
@@ -202,7 +206,8 @@ def test_trials_side_by_side_are_those_one_after_another(shallow: Setting, monke
     monkeypatch.setattr(training, "together", lambda: True)
     for devices in (1, 2):
         monkeypatch.setattr(shallow, "program", shallow.make(devices=devices))
-        at_once = shallow.advance(states, hypers, 0, shallow.steps)
+        own = shallow.program.own
+        at_once = shallow.advance(jax.device_put(states, own), jax.device_put(hypers, own), 0, shallow.steps)
         for one, other in zip(jax.tree.leaves(at_once), jax.tree.leaves(in_turn), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)
 

@@ -278,7 +278,8 @@ def warped(image: np.ndarray, warp: float, drawn: np.ndarray) -> np.ndarray:
     drawn = warp * (2.0**-63 * drawn - 1)
     matrix, centre = np.eye(2) + drawn[:4].reshape(2, 2), (np.array(image.shape) - 1) / 2
     source = centre - matrix @ centre + drawn[4:] * np.array(image.shape) / 2
-    moved = scipy.ndimage.affine_transform(image.astype(np.float64), matrix, source, order=1)
+    # SciPy's types know an offset of one number alone
+    moved = scipy.ndimage.affine_transform(image.astype(float), matrix, source, order=1)  # pyright: ignore[reportArgumentType]
     return np.rint(moved).astype(image.dtype)
 
 
