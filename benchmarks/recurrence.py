@@ -1,20 +1,24 @@
-"""The recurrence beside a plain scan and PyTorch's, and a pack's trials side by side, in turn, and shared out.
+"""The recurrence beside the plain scan that it replaced and PyTorch's, and a pack's trials side by side, in turn, and
+shared out among the cores.
 
     python benchmarks/recurrence.py            # both parts: layer, packs
     python benchmarks/recurrence.py packs      # one; the other's results stay
 
-Sides run in turn in one process. `layer`: one recurrent layer, forward and backward, or forward alone, in a loop on the
-device. `packs`: an epoch of the network of config/goto.yaml, 576 sequences of 40 steps, batch 32, beside the same
-network in PyTorch, one model after another. Results go to benchmarks/results/recurrence.json and, as Markdown tables,
-to the standard output.
+`layer`: one recurrent layer as networks have it, forward and backward or forward alone, in a loop on the device.
+`packs`: an epoch of the network of config/goto.yaml, 576 sequences of 40 steps, batch 32, beside the same network in
+PyTorch, with the best of 1 and all threads, and of a process a core. Ours masks, has the focal loss and L2 compiled in,
+and draws its batches on the device; PyTorch's has plain cross-entropy. Sides run in turn. Results go to
+benchmarks/results/recurrence.json and, as Markdown tables, to the standard output.
 """
 
 import json
+import multiprocessing
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from flax import nnx
 from ingest import machine
 from numpy.random import default_rng
 
@@ -29,7 +34,8 @@ from jaxrnn import batches, training
 from jaxrnn.batches import Bucket
 from jaxrnn.blueprint import GATES
 from jaxrnn.config import Model, Training
-from jaxrnn.recurrence import recur, scanned
+from jaxrnn.layers import Recurrent
+from jaxrnn.recurrence import step_of
 from jaxrnn.training import Hyperparameters
 
 RESULTS = Path(__file__).parent / "results" / "recurrence.json"
@@ -38,7 +44,7 @@ RUNS = 7
 SHAPES = ((25, 32, 40), (16, 128, 100), (64, 128, 100), (256, 128, 100))
 FEATURES = 5
 TORCH = {"simple": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
-WIDTHS = (1, 8, 32)
+WIDTH = 8
 SEQUENCES, STEPS, BATCH = 576, 40, 32
 
 
@@ -55,34 +61,41 @@ def timed(sides: dict[str, Callable[[], float]]) -> dict[str, Any]:
     }
 
 
-def our_layer(
-    function: Callable[..., Any], cell: str, shape: tuple[int, ...], *, backward: bool
-) -> Callable[[], float]:
+def plain(cell: str, of: Recurrent, inputs: jax.Array, lengths: jax.Array) -> jax.Array:
+    """Returns the states of a layer by a scan in [batch, unit] layout, through which autodiff goes: the layer as it was
+    before it had a backward pass of its own."""
+    bias = None if of.recurrent_bias is None else of.recurrent_bias[...]
+    step = step_of(cell, of.recurrent_kernel[...], bias)
+    projected = jnp.einsum("bti,ig->tbg", inputs, of.input_kernel[...]) + of.bias[...]
+    gates = tuple(jnp.split(projected, GATES[cell], axis=-1))
+    valid = jnp.arange(inputs.shape[1])[:, None, None] < lengths[:, None]
+
+    def masked(state: Any, x: Any) -> Any:
+        now, keep = x
+        state = tuple(jnp.where(keep, new, old) for new, old in zip(step(state, now), state, strict=True))
+        return state, jnp.where(keep, state[0], 0)
+
+    start = (jnp.zeros((len(inputs), of.units)),) * (2 if cell == "lstm" else 1)
+    return jnp.swapaxes(jax.lax.scan(masked, start, (gates, valid))[1], 0, 1)
+
+
+def our_layer(cell: str, shape: tuple[int, ...], *, backward: bool, before: bool) -> Callable[[], float]:
     units, batch, steps = shape
-    generator = default_rng(0)
-
-    def normal(*shape: int) -> jax.Array:
-        return jnp.asarray(0.1 * generator.normal(size=shape), jnp.float32)
-
-    inputs, lengths = normal(batch, steps, FEATURES), jnp.full(batch, steps)
-    kernels = tuple(normal(FEATURES, units) for _ in range(GATES[cell]))
-    bias = normal(units) if cell == "gru" else None
-    start = kernels, normal(units, GATES[cell] * units), bias
+    inputs = jnp.asarray(default_rng(0).normal(size=(batch, steps, FEATURES)), jnp.float32)
+    lengths = jnp.full(batch, steps)
+    structure, start = nnx.split(Recurrent(cell, FEATURES, units, rngs=nnx.Rngs(0)))
     passes = max(2, round(2e8 / (steps * batch * units * (units + 30) * GATES[cell])))
 
     def total(parameters: Any, inputs: jax.Array) -> jax.Array:
-        kernels, kernel, bias = parameters
-        gates = tuple(jnp.einsum("bti,iu->tub", inputs, of_gate) for of_gate in kernels)
-        states, last = function(cell, gates, kernel, bias, lengths)
-        return jnp.square(states).sum() + last.sum()
+        made = nnx.merge(structure, parameters)
+        states = plain(cell, made, inputs, lengths) if before else made(inputs, lengths)[0]
+        return jnp.square(states).sum()
 
     def again(_: jax.Array, state: Any) -> Any:
         parameters, inputs, seen = state
         if backward:
-            parameters = jax.tree.map(
-                lambda old, slope: old - 1e-6 * slope, parameters, jax.grad(total)(parameters, inputs)
-            )
-            return parameters, inputs, seen
+            gradient = jax.grad(total)(parameters, inputs)
+            return jax.tree.map(lambda old, slope: old - 1e-6 * slope, parameters, gradient), inputs, seen
         found = total(parameters, inputs)
         # the next pass needs this one
         return parameters, inputs + 1e-9 * found, seen + found
@@ -108,10 +121,10 @@ def torch_layer(cell: str, shape: tuple[int, ...], threads: int, *, backward: bo
         began = time.perf_counter()
         with torch.set_grad_enabled(backward):
             for _ in range(passes):
-                states, last = layer(inputs)
+                total = layer(inputs)[0].square().sum()
                 if backward:
                     layer.zero_grad()
-                    (states.square().sum() + (last[0] if cell == "lstm" else last).sum()).backward()
+                    total.backward()
         return 1e3 * (time.perf_counter() - began) / passes
 
     return run
@@ -123,8 +136,8 @@ def layer() -> list[dict[str, Any]]:
         for shape in SHAPES:
             for backward in (True, False):
                 sides = {
-                    "ours_ms": our_layer(recur, cell, shape, backward=backward),
-                    "plain_scan_ms": our_layer(scanned, cell, shape, backward=backward),
+                    "ours_ms": our_layer(cell, shape, backward=backward, before=False),
+                    "plain_scan_ms": our_layer(cell, shape, backward=backward, before=True),
                 }
                 for threads in sorted({1, len(os.sched_getaffinity(0))}):
                     sides[f"torch_{threads}_threads_ms"] = torch_layer(cell, shape, threads, backward=backward)
@@ -163,6 +176,7 @@ class TorchNetwork(torch.nn.Module):
 
 
 def torch_epoch(cell: str, units: int, threads: int) -> Callable[[], float]:
+    torch.set_num_threads(threads)
     network = TorchNetwork(cell, units)
     adam = torch.optim.Adam(network.parameters())
     features, metadata = torch.randn(SEQUENCES, STEPS, 3), torch.randn(SEQUENCES, 2)
@@ -176,6 +190,29 @@ def torch_epoch(cell: str, units: int, threads: int) -> Callable[[], float]:
             torch.nn.functional.cross_entropy(network(features[rows], metadata[rows]), labels[rows]).backward()
             adam.step()
         return 1e3 * (time.perf_counter() - began)
+
+    return run
+
+
+_network: Callable[[], float] | None = None  # of a process of `torch_processes`
+
+
+def _epoch_in_process(cell: str, units: int) -> float:
+    global _network
+    _network = _network or torch_epoch(cell, units, 1)
+    return _network()
+
+
+def torch_processes(cell: str, units: int, processes: int) -> Callable[[], float]:
+    """One model in each of so many processes of one thread, as who has many to train would have it."""
+    context = multiprocessing.get_context("spawn")
+    pools = [ProcessPoolExecutor(1, context) for _ in range(processes)]
+
+    def run() -> float:
+        began = time.perf_counter()
+        for started in [pool.submit(_epoch_in_process, cell, units) for pool in pools]:
+            started.result()
+        return 1e3 * (time.perf_counter() - began) / processes
 
     return run
 
@@ -227,20 +264,17 @@ def our_epoch(cell: str, units: int, width: int, way: str) -> Callable[[], float
 
 
 def packs() -> list[dict[str, Any]]:
-    rows = []
+    """Milliseconds a model and epoch. Ours in a job is `shared_out`; `in_turn` is one device of the same cores."""
+    cores, rows = len(os.sched_getaffinity(0)), []
     for cell, units in (("gru", 25), ("gru", 50), ("lstm", 25), ("lstm", 50)):
-        ours = {
-            f"{way}_{width}_ms": our_epoch(cell, units, width, way)
-            for width in WIDTHS
-            for way in ("side_by_side", "in_turn", "shared_out")[: 3 if width > 1 else 2]
-        }
-        cores = len(os.sched_getaffinity(0))
+        ours = {f"{way}_ms": our_epoch(cell, units, WIDTH, way) for way in ("side_by_side", "in_turn", "shared_out")}
         peers = {f"torch_{threads}_threads_ms": torch_epoch(cell, units, threads) for threads in sorted({1, cores})}
+        peers[f"torch_{cores}_processes_ms"] = torch_processes(cell, units, cores)
         found = timed(ours | peers)
-        best = {
-            side: min(found[name]["median"] for name in names) for side, names in (("ours", ours), ("torch", peers))
-        }
-        rows.append({"cell": cell, "units": units, **found, "torch_over_ours": best["torch"] / best["ours"]})
+        row = {"cell": cell, "units": units, "pack": WIDTH, **found}
+        row["in_turn_over_shared_out"] = found["in_turn_ms"]["median"] / found["shared_out_ms"]["median"]
+        row["torch_over_shared_out"] = min(found[name]["median"] for name in peers) / found["shared_out_ms"]["median"]
+        rows.append(row)
     return rows
 
 
