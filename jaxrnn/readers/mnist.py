@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, Literal
 
 import numpy as np
-import scipy.ndimage
 from pydantic import Field, model_validator
 
 from jaxrnn.errors import JaxrnnError, listed
@@ -275,6 +274,8 @@ def _inked(steps: np.ndarray) -> np.ndarray:
 
 def warped(image: np.ndarray, warp: float, drawn: np.ndarray) -> np.ndarray:
     """Returns the image [column, row] under the affine map about its centre that `drawn`, six 64-bit numbers, says."""
+    import scipy.ndimage  # where it is needed: every command loads the readers
+
     drawn = warp * (2.0**-63 * drawn - 1)
     matrix, centre = np.eye(2) + drawn[:4].reshape(2, 2), (np.array(image.shape) - 1) / 2
     source = centre - matrix @ centre + drawn[4:] * np.array(image.shape) / 2
