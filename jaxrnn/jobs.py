@@ -4,7 +4,6 @@ The pack has `width` places. A place whose trial is finished takes the next wait
 trial counts its own epochs. Between segments, and only there, the job looks at signals, checkpoints and progress.
 """
 
-import contextlib
 import importlib.metadata
 import math
 import os
@@ -112,10 +111,6 @@ def _choose_device(wanted: str) -> str:
     JaxrnnError where it is not there."""
     if wanted == "cpu":
         jax.config.update("jax_platforms", "cpu")
-        # a device a core, which share a pack out; a process that has used JAX before keeps what it has
-        if jax.config.jax_num_cpu_devices < 0:  # pyright: ignore[reportAttributeAccessIssue] (set by none so far)
-            with contextlib.suppress(RuntimeError):
-                jax.config.update("jax_num_cpu_devices", _cores())
     try:
         devices = jax.devices(wanted)
     except RuntimeError as error:

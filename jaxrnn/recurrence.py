@@ -4,7 +4,7 @@
 the forward pass left them, carries only what must go from step to step, and makes the recurrent kernel's gradient
 after the loop. In [unit, batch] layout gates lie one after another, so that a step is one product and a pass over
 whole rows; each gate is a scan input of its own, for what slices one array inside the loop XLA may leave scalar on a
-CPU. benchmarks/recurrence.py has the figures.
+CPU.
 """
 
 from collections.abc import Callable

@@ -71,11 +71,6 @@ def trials_of(wildcards) -> str:
     return jaxrnn.plan.job_digest(jobs[wildcards.job])
 
 
-def cores_of(wildcards) -> int:
-    """Returns how many cores a training job can use: on a CPU one for each of its trials."""
-    return len(jobs[wildcards.job].trials) if experiment.training.device == "cpu" else 1
-
-
 def write_plan() -> None:
     """Writes plan.csv and the jobs' configs, and tells what becomes of earlier results."""
     try:

@@ -25,7 +25,7 @@ rule train:
         "results/{experiment}/jobs/{job}/benchmark.tsv"
     conda:
         "../../environment.yml"
-    threads: cores_of
+    threads: 1
     resources:
         runtime=480,
         mem_mb=8000,
@@ -36,4 +36,4 @@ rule train:
     message:
         "Train the job {wildcards.job}"
     shell:
-        "JAX_NUM_CPU_DEVICES={threads} jaxrnn train --config {params.config:q} >> {log:q} 2>&1"
+        "jaxrnn train --config {params.config:q} >> {log:q} 2>&1"
