@@ -18,7 +18,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="jaxrnn-compiled-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# as many as jobs have on two cores, so that packs are shared out here too
+# packs are shared out here, as among several GPUs
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
 
 
