@@ -24,7 +24,7 @@ from numpy.random import default_rng
 
 from jaxrnn.blueprint import GATES
 from jaxrnn.layers import Recurrent
-from jaxrnn.recurrence import step_of
+from jaxrnn.recurrence import scanned
 
 RESULTS = Path(__file__).parent / "results" / "recurrence.json"
 RUNS = 5
@@ -32,8 +32,6 @@ RUNS = 5
 SHAPES = ((25, 32, 40), (16, 128, 100), (64, 128, 100), (256, 128, 100))
 FEATURES = 5
 TORCH = {"simple": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
-WIDTH = 8
-SEQUENCES, STEPS, BATCH = 576, 40, 32
 
 
 def timed(sides: dict[str, Callable[[], float]]) -> dict[str, Any]:
@@ -53,18 +51,10 @@ def plain(cell: str, of: Recurrent, inputs: jax.Array, lengths: jax.Array) -> ja
     """Returns the states of a layer by a scan in [batch, unit] layout, through which autodiff goes: the layer as it was
     before it had a backward pass of its own."""
     bias = None if of.recurrent_bias is None else of.recurrent_bias[...]
-    step = step_of(cell, of.recurrent_kernel[...], bias)
     projected = jnp.einsum("bti,ig->tbg", inputs, of.input_kernel[...]) + of.bias[...]
     gates = tuple(jnp.split(projected, GATES[cell], axis=-1))
-    valid = jnp.arange(inputs.shape[1])[:, None, None] < lengths[:, None]
-
-    def masked(state: Any, x: Any) -> Any:
-        now, keep = x
-        state = tuple(jnp.where(keep, new, old) for new, old in zip(step(state, now), state, strict=True))
-        return state, jnp.where(keep, state[0], 0)
-
-    start = (jnp.zeros((len(inputs), of.units)),) * (2 if cell == "lstm" else 1)
-    return jnp.swapaxes(jax.lax.scan(masked, start, (gates, valid))[1], 0, 1)
+    states, _ = scanned(cell, gates, of.recurrent_kernel[...], bias, lengths)
+    return jnp.swapaxes(states, 0, 1)
 
 
 def our_layer(cell: str, shape: tuple[int, ...], *, backward: bool, before: bool) -> Callable[[], float]:

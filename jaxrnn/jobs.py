@@ -433,8 +433,8 @@ class _Pack:
                 fresh[index] = True
         if fresh.any():
             self.hypers = self._hyperparameters()
-            states = self._replace(self.states, self.program.begin(self.hypers), fresh)
-            self.states = jax.device_put(states, self.program.own)
+            replaced = self._replace(self.states, self.program.begin(self.hypers), fresh)
+            self.states = jax.device_put(replaced, self.program.own)
 
     @staticmethod
     def _replaced(states: State, fresh_states: State, fresh: jax.Array) -> State:
@@ -631,17 +631,12 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _software() -> dict[str, str]:
     """Returns what a trial's last digits may depend on, by the names in `trials.SOFTWARE`."""
     device = jax.devices()[0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     versions = (__version__, *(importlib.metadata.version(name) for name in trials.LIBRARIES))
-    return dict(
-        zip(trials.SOFTWARE, (*versions, f"{device.platform} ({device.device_kind})", str(_cores())), strict=True)
-    )
+    return dict(zip(trials.SOFTWARE, (*versions, f"{device.platform} ({device.device_kind})", str(cores)), strict=True))
 
 
 def _write_outputs(

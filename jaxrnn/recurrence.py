@@ -129,24 +129,25 @@ def recur(
 
 def scanned(
     cell: str,
-    gates: tuple[Float[Array, "step unit batch"], ...],
+    gates: tuple[Float[Array, "step batch unit"], ...],
     kernel: Float[Array, "unit gate_unit"],
     candidate_bias: Float[Array, " unit"] | None,
     lengths: Int[Array, " batch"],
-    kept: Float[Array, "unit batch"] | None = None,
-) -> tuple[Float[Array, "step unit batch"], Float[Array, "unit batch"]]:
-    """Returns what `recur` does, by a plain scan that autodiff goes through: its reference in tests and benchmarks."""
-    step = step_of(cell, kernel, candidate_bias, None if kept is None else kept.T)
+    kept: Float[Array, "batch unit"] | None = None,
+) -> tuple[Float[Array, "step batch unit"], Float[Array, "batch unit"]]:
+    """Returns what `recur` does, in another layout, by a plain scan that autodiff goes through: its reference in tests
+    and benchmarks."""
+    step = step_of(cell, kernel, candidate_bias, kept)
 
     def masked(state: Any, x: Any) -> Any:
         inputs, keep = x
         state = tuple(jnp.where(keep, new, old) for new, old in zip(step(state, inputs), state, strict=True))
         return state, jnp.where(keep, state[0], 0)
 
-    valid = jnp.arange(gates[0].shape[0])[:, None] < lengths
-    start = (jnp.zeros(gates[0].shape[:0:-1], kernel.dtype),) * CELLS[cell].states
-    last, states = jax.lax.scan(masked, start, (tuple(jnp.swapaxes(gate, 1, 2) for gate in gates), valid[..., None]))
-    return jnp.swapaxes(states, 1, 2), last[0].T
+    valid = jnp.arange(gates[0].shape[0])[:, None, None] < lengths[:, None]
+    start = (jnp.zeros(gates[0].shape[1:], kernel.dtype),) * CELLS[cell].states
+    last, states = jax.lax.scan(masked, start, (gates, valid))
+    return states, last[0]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

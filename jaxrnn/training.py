@@ -382,12 +382,20 @@ def make(
     if devices > 1:
         mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("trial",))
         own, common = (jax.sharding.NamedSharding(mesh, spec) for spec in (jax.P("trial"), jax.P()))
+    started = jax.jit(jax.vmap(begin))
+
+    def begun(hypers: Hyperparameters) -> State:
+        # on one device: the decompositions of orthogonal kernels, on several of a CPU's at once, never return
+        return (
+            started(hypers) if own is None else jax.device_put(started(jax.device_put(hypers, jax.devices()[0])), own)
+        )
+
     return Program(
-        begin=jax.jit(jax.vmap(begin), out_shardings=own),
+        begin=begun,
         # the schedule is shared: a bucket that all trials are at is a branch, else all branches would run
         advance=jax.jit(shared_out(over_trials(advance, (0, 0, None, None, None, None, None)), mesh, own=2, common=5)),
         evaluate=jax.jit(shared_out(over_trials(scored, (0, None)), mesh, own=1, common=1)),
-        finish_epoch=jax.jit(jax.vmap(finish_epoch, in_axes=(0, 0, 0, None)), out_shardings=own),
+        finish_epoch=jax.jit(shared_out(jax.vmap(finish_epoch, (0, 0, 0, None)), mesh, own=3, common=1)),
         own=own,
         common=common,
     )

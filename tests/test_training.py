@@ -199,6 +199,17 @@ def test_devices_share_a_pack_out(shallow: Setting) -> None:
         assert same(member(reports[-1], index), member(others[-1], 3 - index))
 
 
+def test_a_pack_on_several_devices_begins(shallow: Setting) -> None:
+    """Kernels of this width, decomposed on two of a CPU's devices at once, would keep the program waiting for ever."""
+    model = Model.model_validate({"cell": "gru", "units": 25, "depth": 2})
+    program = training.make(model, Training(), FEATURES, METADATA, CLASSES, devices=2)
+    hypers = training.stacked([shallow.hyper(seed) for seed in range(8)])
+    states = jax.block_until_ready(program.begin(jax.device_put(hypers, program.own)))
+    assert {leaf.sharding for leaf in jax.tree.leaves(states)} == {program.own}
+    alone = training.make(model, Training(), FEATURES, METADATA, CLASSES).begin(hypers)
+    assert same(jax.tree.leaves(states), jax.tree.leaves(alone))
+
+
 def test_trials_side_by_side_are_those_one_after_another(shallow: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     pack = [shallow.hyper(seed) for seed in range(4)]
     hypers, states = shallow.begin(pack)
