@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxrnn import bundles, early, metrics, plan, predictions, results, selection, splits, transcripts, trials
-from jaxrnn.config import ERROR_RATES, Experiment, Task
+from jaxrnn import bundles, early, metrics, plan, predictions, results, search, selection, splits, transcripts, trials
+from jaxrnn.config import ERROR_RATES, LOWER_IS_BETTER, Experiment, Task
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.plan import Job, Plan
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
@@ -67,6 +67,47 @@ def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
     best["software"] = _write_bundle(made, job, finished, at)
     results.write_json(folder / "best.json", best)
     return best
+
+
+def promote(experiment: Experiment, at: Results, number: int) -> str:
+    """Writes the table of a rung, which says which trials go on from it; returns that in words."""
+    made = plan.make(experiment)
+    if number >= len(made.rungs):
+        raise JaxrnnError(
+            f"--rung {number}: trials go on from rungs 1 to {len(made.rungs) - 1}"
+            if len(made.rungs) > 1
+            else "`search.halving` is not set: there are no rungs"
+        )
+    folder = at.experiment(experiment.experiment)
+    rung, metric = made.rungs[number - 1], experiment.selection.metric
+    going = None if number == 1 else search.promoted(folder, number - 1)
+    tables = []
+    for job in made.jobs:
+        path = at.job(experiment.experiment, job.name) / f"rung-{number}" / "trials.csv"
+        try:
+            table = pd.read_csv(path, dtype={"trial": str, "fingerprint": str})
+        except FileNotFoundError:
+            raise JaxrnnError(f"{path}: not there yet; run `jaxrnn train --rung {number}` with the job's config.yaml")
+        expected = [(trial.id, trial.fingerprint) for trial in job.trials if going is None or trial.id in going]
+        if list(zip(table["trial"], table["fingerprint"], strict=True)) != expected:
+            raise JaxrnnError(
+                f"{path}: holds other trials than the experiment has now; run `jaxrnn plan`, then `jaxrnn train "
+                f"--rung {number}` with the job's config.yaml"
+            )
+        tables.append(table.assign(job=job.name))
+    trained = pd.concat([table for table in tables if len(table)], ignore_index=True)
+    score, following = f"validation_{metric}", made.rungs[number]
+    shown = trained[["trial", "job", "outcome", "epochs", "best_epoch", score]].to_dict("records")  # pyright: ignore
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    ranked = search.promote(shown, made.point_numbers, score, following.points, sign)
+    by_id = {trial.id: trial for trial in made.trials}
+    rows = [row | plan.draw(by_id[row["trial"]]) | plan.shown_point(made, by_id[row["trial"]]) for row in ranked]
+    _write_csv(search.table(folder, number), pd.DataFrame(rows).astype({"rank": "Int64"}))
+    points = {made.point_numbers[row["trial"]]: row["promoted"] for row in ranked}
+    return (
+        f"rung {number} of {len(made.rungs)}: {sum(points.values())} of {len(points)} grid points go on from epoch "
+        f"{rung.epochs} to {following.epochs}"
+    )
 
 
 def _scores(entry: Predictions, trial: str, classes: tuple[str, ...], task: Task) -> dict[str, float]:

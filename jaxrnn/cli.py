@@ -279,7 +279,11 @@ def split(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
 
 
 @app.command(epilog=_examples("jaxrnn plan --config config/goto.yaml"))
-def plan(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
+def plan(
+    config: ConfigFile,
+    results: ResultsFolder = RESULTS,
+    yes: Annotated[bool, typer.Option("--yes", help="So many trials are meant, however many they are.")] = False,
+) -> None:
     """Writes the grid's trials and each job's config.yaml."""
     from jaxrnn import plan as plan_module
     from jaxrnn.config import load
@@ -287,9 +291,24 @@ def plan(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
 
     experiment, at = load(config), Results(results)
     made = plan_module.make(experiment)
-    for remark in plan_module.write(made, at):
+    plan_module.check_size(made, at, confirm=yes)
+    for remark in (*plan_module.write(made, at), *plan_module.in_words(made)):
         say(remark)
-    say(f"{len(made.trials)} trials in {len(made.jobs)} jobs; {at.experiment(experiment.experiment) / 'plan.csv'}")
+    say(f"each trial with its job: {at.experiment(experiment.experiment) / 'plan.csv'}")
+
+
+@app.command(epilog=_examples("jaxrnn promote --config config/goto_search.yaml --rung 1"))
+def promote(
+    config: ConfigFile,
+    rung: Annotated[int, typer.Option("--rung", min=1, help="The rung that all jobs have trained, counted from 1.")],
+    results: ResultsFolder = RESULTS,
+) -> None:
+    """Chooses by validation which trials go on from a rung."""
+    from jaxrnn import aggregate as aggregate_module
+    from jaxrnn.config import load
+    from jaxrnn.results import Results
+
+    say(aggregate_module.promote(load(config), Results(results), rung))
 
 
 @app.command(
@@ -304,7 +323,10 @@ def train(
     output: Annotated[
         Path | None, typer.Option("--output", help="Where the job's outputs go; the config's folder where left out.")
     ] = None,
-    retrain: Annotated[bool, typer.Option("--retrain", help="Train finished trials again.")] = False,
+    rung: Annotated[
+        int | None, typer.Option("--rung", min=1, help="Of search.halving; the last one where left out.")
+    ] = None,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Train finished trials again, to the end.")] = False,
 ) -> None:
     """Trains a job's trials at once, on from its checkpoint."""
     from jaxrnn import plan as plan_module
@@ -313,7 +335,7 @@ def train(
     from jaxrnn import jobs
     from jaxrnn.results import Results
 
-    jobs.train(job_file, Results(results), output or config.parent, say, retrain=retrain)
+    jobs.train(job_file, Results(results), output or config.parent, say, rung=rung, retrain=retrain)
 
 
 @app.command(epilog=_examples("jaxrnn aggregate --config config/goto.yaml"))

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 from pydantic import ValidationInfo as Info
 
 from jaxrnn.errors import JaxrnnError, listed, nearest
@@ -1227,6 +1235,76 @@ class Selection(Section):
     )  # fmt: skip
 
 
+class Range(Section):
+    """Values of a grid key from which `search` draws, in place of a list."""
+
+    low: Number = Field(description="The smallest value.")
+    high: Number = Field(description="The largest value, itself among those drawn.")
+    scale: Literal["linear", "log"] = Field(
+        description="`log` draws as many values between 1e-4 and 1e-3 as between 1e-3 and 1e-2: for learning rates, "
+        "penalties and sizes. `linear` draws evenly: for shares and rates such as dropout."
+    )
+
+
+def _axis(values: Any) -> "tuple[Any, ...] | Range":
+    """Returns the values of a grid key, a list or a range."""
+    if isinstance(values, Range):
+        return values
+    if isinstance(values, list | tuple):
+        return tuple(values)
+    if not isinstance(values, dict):
+        raise ValueError(f"expected a list of values, or a range of `low`, `high` and `scale`, found {_shown(values)}")
+    try:
+        return Range.model_validate(values)
+    except ValidationError as error:
+        # one mistake at a time: the place in the file is that of the whole range
+        fault = error.errors()[0]
+        key, said = ".".join(map(str, fault["loc"])), _explain(Range, fault)
+        if (key, fault["type"]) == ("scale", "missing"):
+            said = "missing; `log` for learning rates, penalties and sizes, `linear` for shares and rates"
+        raise ValueError(f"{key}: {said}")
+
+
+class Halving(Section):
+    """Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): all grid points train for few epochs, the
+    best of them for more, and so on; only the last ones train for all `training.epochs`. A trial that goes on is the
+    one that it would have been without."""
+
+    reduction: Annotated[Whole, Field(ge=2, le=100)] = Field(
+        default=3,
+        description="From one rung to the next one in so many grid points goes on, with so many times the epochs. 2 is "
+        "careful, 3 or 4 usual.",
+    )
+    rungs: Annotated[Whole, Field(ge=2, le=10)] = Field(
+        default=3,
+        description="Stages, the last one with all `training.epochs`. With 3, and a `reduction` of 3, the first trains "
+        "for a ninth of the epochs. Fewer where the first epochs say little of the last, as with a long warm-up.",
+    )
+
+
+class Search(Section):
+    """Which grid points are tried, and which of them are trained to the end."""
+
+    strategy: Literal["grid", "random", "sobol"] = Field(
+        default="grid",
+        description="`grid` tries every combination; `random` draws `points` of them, each value for itself; `sobol` "
+        "draws them so that they cover the ranges more evenly than chance (Sobol 1967), best with a power of 2.",
+    )
+    points: Annotated[Whole, Field(ge=1)] | None = Field(
+        default=None,
+        description="Grid points that `random` or `sobol` draw. More can be asked for later: the first ones stay the "
+        "same, and are not trained again.",
+    )
+    seed: Annotated[Whole, Field(ge=0, lt=2**31)] | None = Field(
+        default=None, description="Of the draws, in place of the experiment's `seed`: another one draws other points."
+    )
+    halving: Halving | None = Field(
+        default=None,
+        description="Ends trials early that fall behind, by `selection.metric` on validation; `{}` takes the defaults. "
+        "It saves most with many grid points and many epochs.",
+    )
+
+
 class Experiment(Section):
     """One experiment."""
 
@@ -1246,10 +1324,13 @@ class Experiment(Section):
     augmentation: Augmentation = Augmentation()
     training: Training = Training()
     selection: Selection = Selection()
-    grid: dict[str, tuple[Any, ...]] = Field(
+    search: Search = Search()
+    grid: dict[str, Annotated[tuple[Any, ...] | Range, BeforeValidator(_axis)]] = Field(
         default={},
         description="Dotted keys of `model`, `loss`, `augmentation` and `training` with the values to try, "
-        "`model.cell: [gru, lstm]`: every combination is a grid point. `{}` is one point, the file's own values.",
+        "`model.cell: [gru, lstm]`: every combination is a grid point. `{}` is one point, the file's own values. With "
+        "`search.strategy: random` or `sobol` a range may stand for the list of a number, "
+        "`training.learning_rate: {low: 1e-4, high: 1e-2, scale: log}`.",
     )
     seeds: Annotated[Whole, Field(ge=1, le=1000)] = Field(
         default=1,
@@ -1260,7 +1341,7 @@ class Experiment(Section):
 
 REQUIRED = ("experiment", "seed", "data", "task", "model", "loss", "training", "selection", "grid")
 # Sections in which every key has a default.
-OPTIONAL = ("split", "task", "model", "loss", "augmentation", "training", "selection", "grid")
+OPTIONAL = ("split", "task", "model", "loss", "augmentation", "training", "selection", "search", "grid")
 
 
 class _Loader(yaml.SafeLoader):
@@ -1511,17 +1592,28 @@ def _check_grid(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) ->
         place = ("grid", dotted)
         if dotted not in known:
             mistakes[place] = _not_for_grids(dotted, known)
-        elif not isinstance(candidates, list) or not candidates:
-            mistakes[place] = f"expected a list of at least one value, found {_shown(candidates)}"
+        elif isinstance(candidates, dict):
+            if place not in mistakes:
+                _check_range(dotted, candidates, mistakes)
+        elif not isinstance(candidates, list):
+            continue  # `_axis` has said so
+        elif not candidates:
+            mistakes[place] = "an empty list makes a grid of no trials; give at least one value, or leave the key out"
         else:
             _check_candidates(dotted, candidates, mistakes)
-    if any(place[0] in ("grid", "seeds", *GRID_SECTIONS) for place in mistakes):
+    if any(place[0] in ("grid", "seeds", "split", "search", *GRID_SECTIONS) for place in mistakes):
         return
-    trials = math.prod(len(candidates) for candidates in grid.values()) * values.get("seeds", 1)
+    _check_search(values, mistakes)
+    if any(place[0] in ("grid", "search") for place in mistakes):
+        return
+    points = values.get("search", {}).get("points") or math.prod(map(len, grid.values()))
+    trials = points * values.get("seeds", 1) * (values.get("split", {}).get("folds") or 1)
     if trials > MOST_TRIALS:
         mistakes[("grid",)] = (
-            f"{trials:,} trials, every combination of its values with every seed; expected at most {MOST_TRIALS:,}"
+            f"{trials:,} trials, every grid point with every seed in every fold; expected at most {MOST_TRIALS:,}. "
+            "Leave out values, or draw: `search: {strategy: random, points: 1000}`"
         )
+    grid = {dotted: _ends(candidates) for dotted, candidates in grid.items()}
     model, loss = values.get("model", {}), values.get("loss", {})
     lists = [layers_of(layers) for layers in grid.get("model.layers", [model.get("layers")])]
     if any(lists):
@@ -1550,6 +1642,89 @@ def _check_grid(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) ->
             )
 
 
+def _ends(candidates: Any) -> list[Any]:
+    """Returns the values of a list, or the ends of a range: what lies between fits where both of them do."""
+    return [candidates["low"], candidates["high"]] if isinstance(candidates, dict) else candidates
+
+
+def is_whole(dotted: str) -> bool | None:
+    """Returns whether a grid key's values are whole numbers; None where they are no numbers."""
+    section, _, key = dotted.partition(".")
+    (of,) = _sections_in(Experiment.model_fields[section].annotation)
+
+    def within(annotation: Any) -> Iterator[Any]:
+        yield annotation
+        for inner in get_args(annotation):
+            yield from within(inner)
+
+    found = set(map(str, within(of.model_fields[key].annotation)))
+    return True if str(int) in found else False if str(float) in found else None
+
+
+def _check_range(dotted: str, values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) -> None:
+    place = "grid", dotted
+    low, high = values["low"], values["high"]
+    whole = is_whole(dotted)
+    if whole is None:
+        mistakes[place] = "takes no numbers, and a range is of numbers; give a list of values"
+    elif dotted == "training.sequences":
+        mistakes[place] = "every number of sequences has statistics of its own; give a list of values"
+    elif whole and not (float(low).is_integer() and float(high).is_integer()):
+        mistakes[place] = f"takes whole numbers; found a range from {low:g} to {high:g}"
+    elif low >= high:
+        mistakes[place] = f"`low` must be less than `high`, found {low:g} and {high:g}"
+    elif values["scale"] == "log" and low <= 0:
+        mistakes[place] = f"`scale: log` wants a `low` above 0, found {low:g}; take `linear`, or a small number"
+    else:
+        found: dict[tuple[Any, ...], str] = {}
+        _check_candidates(dotted, [int(end) if whole else end for end in (low, high)], found)
+        if found:
+            mistakes[place] = f"{'low' if (*place, 0) in found else 'high'}: {next(iter(found.values()))}"
+
+
+def _check_search(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) -> None:
+    grid, search = values["grid"], values.get("search", {})
+    drawn, points = search.get("strategy", "grid") != "grid", search.get("points")
+    ranges = [dotted for dotted, candidates in grid.items() if isinstance(candidates, dict)]
+    combinations = math.inf if ranges else math.prod(map(len, grid.values()))
+    if not drawn:
+        for dotted in ranges:
+            mistakes["grid", dotted] = (
+                "a range has no combinations; set `search: {strategy: random, points: 30}`, or give a list of values"
+            )
+        if points is not None:
+            mistakes["search", "points"] = "is of `strategy: random` and `sobol`; `grid` tries every combination"
+    elif points is None:
+        mistakes["search", "points"] = f"missing; how many grid points `{search['strategy']}` draws"
+    elif not grid:
+        mistakes["search", "strategy"] = "draws from `grid`, which is empty; give it lists or ranges of values"
+    elif points > combinations:
+        mistakes["search", "points"] = (
+            f"{points:,} grid points, and the lists of `grid` have {combinations:,} combinations; ask for fewer, give "
+            "ranges, or take `strategy: grid`"
+        )
+    halving = search.get("halving")
+    if halving is None or mistakes:
+        return
+    reduction, rungs = (halving.get(key, getattr(Halving(), key)) for key in ("reduction", "rungs"))
+    epochs, least = values["training"].get("epochs", Training().epochs), reduction ** (rungs - 1)
+    metric = values["selection"].get("metric", Selection().metric)
+    if "training.epochs" in grid:
+        mistakes["grid", "training.epochs"] = "`search.halving` gives grid points their epochs; leave it out of one"
+    elif epochs < least:
+        mistakes["search", "halving"] = (
+            f"{rungs} rungs with a `reduction` of {reduction} need at least {least} `training.epochs`, found {epochs}; "
+            "take fewer rungs"
+        )
+    elif (points or combinations) < 2:
+        mistakes["search", "halving"] = "there is one grid point, and nothing to choose among; leave it out"
+    elif metric in SCORE_KEYS and values["training"].get("monitor", Training().monitor) != metric:
+        mistakes["search", "halving"] = (
+            f"chooses by `selection.metric: {metric}`, which training computes only where it watches it; set "
+            f"`training.monitor: {metric}` as well"
+        )
+
+
 def _has(layers: "Layers", wanted: Callable[["Layer"], bool]) -> bool:
     return any(_has(layer.layers, wanted) if isinstance(layer, ResidualLayer) else wanted(layer) for layer in layers)
 
@@ -1574,7 +1749,11 @@ def _check_networks(experiment: Experiment, mistakes: dict[tuple[Any, ...], str]
     from jaxrnn import blueprint
 
     base, kind = experiment.model.model_dump(mode="json"), experiment.task.kind
-    choices = [list(enumerate(experiment.grid.get(f"model.{key}", [base[key]]))) for key in _WIDTH_KEYS]
+    choices = []
+    for key in _WIDTH_KEYS:
+        values = experiment.grid.get(f"model.{key}", (base[key],))
+        # all keys that a range can be of here are whole numbers
+        choices.append(list(enumerate((int(values.low), int(values.high)) if isinstance(values, Range) else values)))
     for combination in itertools.product(*choices):
         chosen = dict(zip(_WIDTH_KEYS, combination, strict=True))
         model = Model.model_validate(base | {key: value for key, (_, value) in chosen.items()})
@@ -1598,7 +1777,8 @@ def _check_networks(experiment: Experiment, mistakes: dict[tuple[Any, ...], str]
             (key, *within), said = mistake
             whole = ("model", key)
             if f"model.{key}" in experiment.grid:
-                whole = "grid", f"model.{key}", chosen[key][0]
+                in_range = isinstance(experiment.grid[f"model.{key}"], Range)
+                whole = "grid", f"model.{key}", *(() if in_range else (chosen[key][0],))
             mistakes.setdefault((*whole, *within), said)
 
 
@@ -1621,7 +1801,8 @@ def _check_between(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str])
     def tried(section: str, key: str) -> list[Any]:
         given = values.get(section, {})
         default = getattr(Experiment.model_fields[section].default, key)
-        return grid.get(f"{section}.{key}", [given.get(key, default) if isinstance(given, dict) else default])
+        own = [given.get(key, default) if isinstance(given, dict) else default]
+        return _ends(grid.get(f"{section}.{key}", own))
 
     def add(section: str, key: str, mistake: str) -> None:
         mistakes.setdefault(("grid", f"{section}.{key}") if f"{section}.{key}" in grid else (section, key), mistake)
@@ -1903,7 +2084,12 @@ def schema() -> dict[str, Any]:
     places = {key: f"#/$defs/{key.split('.')[0].title()}/properties/{key.split('.')[1]}" for key in grid_keys()}
     result["properties"]["grid"] |= {
         "properties": {
-            key: {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"$ref": place}}
+            key: {
+                "anyOf": [
+                    {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"$ref": place}},
+                    *([] if is_whole(key) is None else [{"$ref": "#/$defs/Range"}]),
+                ]
+            }
             for key, place in places.items()
         },
         "additionalProperties": False,

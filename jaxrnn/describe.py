@@ -1,13 +1,12 @@
 """The networks of an experiment, as a table and as a drawing, before anything is trained."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from jaxrnn import blueprint, features, plan, readers, results
+from jaxrnn import blueprint, features, plan, readers, results, search
 from jaxrnn.blueprint import Blueprint, Placed, Shape
 from jaxrnn.config import (
     TRACED_KEYS,
@@ -17,6 +16,7 @@ from jaxrnn.config import (
     MetadataLayer,
     Model,
     RecurrentLayer,
+    digest,
     substituted,
 )
 from jaxrnn.errors import JaxrnnError
@@ -115,8 +115,8 @@ def networks(experiment: Experiment, inputs: Inputs) -> list[Described]:
     keys = [key for key in experiment.grid if key.startswith(("model.", "loss.kind")) and key not in TRACED_KEYS]
     base = experiment.model_dump(mode="json", include={"model", "loss"})
     found: dict[Blueprint, Described] = {}
-    for values in itertools.product(*(experiment.grid[key] for key in keys)):
-        point = dict(zip(keys, values, strict=True))
+    points = ({key: point[key] for key in keys} for point in search.points(experiment))
+    for point in {digest(point): point for point in points}.values():
         values_here = substituted(base, point)
         model = Model.model_validate(values_here["model"])
         outputs = Loss.model_validate(values_here["loss"]).outputs(inputs.classes, experiment.task.kind)

@@ -2,6 +2,9 @@
 
 The pack has `width` places. A place whose trial is finished takes the next waiting one at the end of the epoch; every
 trial counts its own epochs. Between segments, and only there, the job looks at signals, checkpoints and progress.
+
+With successive halving a job comes once for each rung, and trains those of its trials that went on from the rung
+before, from where they were.
 """
 
 import importlib.metadata
@@ -32,6 +35,7 @@ from jaxrnn import (
     predict,
     predictions,
     results,
+    search,
     splits,
     training,
     trials,
@@ -39,7 +43,7 @@ from jaxrnn import (
 from jaxrnn.batches import Corpus, Part, Schedule, Window, Windows
 from jaxrnn.blueprint import Blueprint
 from jaxrnn.checkpoints import Checkpoints
-from jaxrnn.config import RUN_KEYS, TRACED_KEYS, Output, digest
+from jaxrnn.config import LOWER_IS_BETTER, RUN_KEYS, TRACED_KEYS, Output, digest
 from jaxrnn.errors import Interrupted, JaxrnnError, listed
 from jaxrnn.plan import JobFile, Trial
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
@@ -53,13 +57,48 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 FIRST_SEGMENT_STEPS = 16
 
 
-def train(job_file: JobFile, at: Results, output: Path, say: Say, *, retrain: bool = False) -> None:
+@dataclass(frozen=True)
+class _Stage:
+    """What a call of a job is to do: train these trials up to an epoch. earlier: the epochs after which rungs before
+    halted trials, the last ones first; last: whether trials are then finished."""
+
+    until: int
+    trials: tuple[Trial, ...]
+    earlier: tuple[int, ...] = ()
+    last: bool = True
+
+
+def _stage(job_file: JobFile, folder: Path, rung: int | None, *, retrain: bool) -> _Stage:
+    all_rungs, all_trials = search.rungs(job_file), job_file.job.trials
+    if retrain or len(all_rungs) == 1:
+        return _Stage(job_file.training.epochs, all_trials)
+    number = len(all_rungs) if rung is None else rung
+    going = all_trials
+    if number > 1:
+        promoted = search.promoted(folder, number - 1)
+        going = tuple(trial for trial in all_trials if trial.id in promoted)
+    earlier = tuple(rung.epochs for rung in reversed(all_rungs[: number - 1]))
+    return _Stage(all_rungs[number - 1].epochs, going, earlier, number == len(all_rungs))
+
+
+def train(
+    job_file: JobFile, at: Results, output: Path, say: Say, *, rung: int | None = None, retrain: bool = False
+) -> None:
     """Trains the job's trials that are not finished yet, and writes the job's outputs into `output`.
 
-    retrain: train all of them, with a store and checkpoints of their own under `output`, so that the experiment's
-    stay as they are; interrupted, it goes on as any job does.
+    rung: of successive halving, counted from 1; the last one where it is None. Those before write `trials.csv` alone,
+    into `output`/rung-<rung>.
+    retrain: train all of them to the end, with a store and checkpoints of their own under `output`, so that the
+    experiment's stay as they are; interrupted, it goes on as any job does.
     Raises JaxrnnError for a missing device or faulty input, Interrupted after a signal (with a checkpoint written).
     """
+    stage = _stage(job_file, at.experiment(job_file.experiment), rung, retrain=retrain)
+    if not stage.last:
+        output = output / f"rung-{rung}"
+        if not stage.trials:
+            _write_rung(job_file, stage, {}, output)
+            say(f"job {job_file.job.name}: none of its trials went on to rung {rung}")
+            return
     device = _choose_device(job_file.training.device)
     experiment_folder = at.experiment(job_file.experiment)
     fold = job_file.job.fold
@@ -90,19 +129,33 @@ def train(job_file: JobFile, at: Results, output: Path, say: Say, *, retrain: bo
         + f" sequences of {len(statistics.classes)} classes"
     )
     base = Results(output) if retrain else at
-    folders = {trial.fingerprint: base.trial(job_file.experiment, trial.fingerprint) for trial in job_file.job.trials}
-    waiting = [t for t in job_file.job.trials if not _is_finished(folders[t.fingerprint], statistics, say)]
-    if len(waiting) < len(job_file.job.trials):
-        finished = len(job_file.job.trials) - len(waiting)
+    store = _Store(base, job_file.experiment, statistics, say)
+    waiting = [trial for trial in stage.trials if store.found(trial, stage) is None]
+    if len(waiting) < len(stage.trials):
+        finished = len(stage.trials) - len(waiting)
         say(f"{finished} trials are finished already and are kept (--retrain --output FOLDER trains them again there)")
     if waiting:
-        checkpoints = Checkpoints(base.checkpoints(job_file.experiment, job_file.job.name))
-        with _Pack(job_file, statistics, data, network, augment, waiting, folders, checkpoints, say) as pack:
+        name = job_file.job.name + ("" if stage.last else f".rung-{rung}")
+        checkpoints = Checkpoints(base.checkpoints(job_file.experiment, name))
+        with _Pack(job_file, stage, statistics, data, network, augment, waiting, store, checkpoints, say) as pack:
             began = time.monotonic()
             pack.run()
             say(f"waited for input {100 * pack.waited / (time.monotonic() - began):.1f} % of the time")
         checkpoints.close(remove=True)
-    _write_outputs(job_file, statistics, data, network, folders, output)
+    folders = {}
+    for trial in job_file.job.trials if stage.last else stage.trials:
+        folder = store.found(trial, stage) or store.halted(trial, stage)
+        if folder is None:
+            raise JaxrnnError(
+                f"trial {trial.id}: successive halving ended it, and what it was then is no longer in "
+                f"{base.trial(job_file.experiment, '')}; run `jaxrnn train --rung 1` with {output / 'config.yaml'}, "
+                "then the next ones"
+            )
+        folders[trial.fingerprint] = folder
+    if stage.last:
+        _write_outputs(job_file, statistics, data, network, folders, output)
+    else:
+        _write_rung(job_file, stage, folders, output, statistics)
     say(f"job {job_file.job.name}: done, results in {output}")
 
 
@@ -132,14 +185,39 @@ def _usable_devices() -> str:
         return "nothing that it can use"
 
 
-def _is_finished(folder: Path, statistics: Statistics, say: Say) -> bool:
-    record = trials.record(folder)
-    if record is None:
-        return False
-    if record["data_digest"] != statistics.data_digest:
-        say(f"trial {record['trial']} was trained on other data or splits; it is trained again")
-        return False
-    return True
+@dataclass(frozen=True)
+class _Store:
+    """The finished trials of an experiment, and those that rungs halted."""
+
+    results: Results
+    experiment: str
+    statistics: Statistics
+    say: Say
+
+    def folder(self, trial: Trial, epochs: int | None = None) -> Path:
+        """Returns where a trial is, finished or halted after so many epochs."""
+        return self.results.trial(self.experiment, trial.fingerprint, epochs)
+
+    def found(self, trial: Trial, stage: _Stage) -> Path | None:
+        """Returns where a trial is that has come as far as the stage asks, None where it has not."""
+        if self._is_whole(self.folder(trial)):
+            return self.folder(trial)
+        halted = self.folder(trial, stage.until)
+        return halted if not stage.last and self._is_whole(halted) else None
+
+    def halted(self, trial: Trial, stage: _Stage) -> Path | None:
+        """Returns where an earlier rung left a trial, None where there is no such folder that is of use."""
+        folders = (self.folder(trial, epochs) for epochs in stage.earlier)
+        return next((folder for folder in folders if self._is_whole(folder)), None)
+
+    def _is_whole(self, folder: Path) -> bool:
+        record = trials.record(folder)
+        if record is None:
+            return False
+        if record["data_digest"] != self.statistics.data_digest:
+            self.say(f"trial {record['trial']} was trained on other data or splits; it is trained again")
+            return False
+        return True
 
 
 class _Signals:
@@ -191,6 +269,7 @@ class _Place:
     history: list[list[float]] = field(default_factory=list)
     seconds: float = 0.0
     input_seconds: float = 0.0
+    halted: Path | None = None  # from where it goes on
 
     def to_json(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in ("history", "seconds", "input_seconds")}
@@ -203,18 +282,19 @@ class _Pack:
     def __init__(
         self,
         job_file: JobFile,
+        stage: _Stage,
         statistics: Statistics,
         data: _Data,
         network: Blueprint,
         augment: training.Augment | None,
         waiting: list[Trial],
-        folders: dict[str, Path],
+        store: _Store,
         checkpoints: Checkpoints,
         say: Say,
     ) -> None:
-        self.job_file, self.statistics, self.data, self.say = job_file, statistics, data, say
+        self.job_file, self.stage, self.statistics, self.data, self.say = job_file, stage, statistics, data, say
         self.network, self.augment = network, augment
-        self.folders, self.checkpoints, self.waiting = folders, checkpoints, list(waiting)
+        self.store, self.checkpoints, self.waiting = store, checkpoints, list(waiting)
         settings = job_file.training
         train, most_bytes = data.train, settings.window_mb * 1e6
         longest = batches.edges(train.lengths, settings.length_buckets)
@@ -237,14 +317,54 @@ class _Pack:
         self.states: State
         if not self._resume():
             count = min(len(self.waiting), settings.trials_per_job)
-            self.places = [_Place(self.waiting.pop(0)) for _ in range(count)]
-            self.places += [None] * (training.width_for(count) - count)
+            self.places = [None] * training.width_for(count)
+            self._fill(count)
             self._make_program()
-            self.states = self.program.begin(self.hypers)
-        # what an empty place holds has no part in anything, and on a CPU takes no time
+            self.states = self._begun()
+        self._let_idle()
+
+    def _let_idle(self) -> None:
+        """Lets empty places rest: what they hold has no part in anything, and on a CPU then takes no time."""
         occupied = np.array([place is not None for place in self.places])
         running = np.asarray(self.states.running) & occupied
         self.states = jax.device_put(self.states._replace(running=running), self.program.own)
+
+    def _fill(self, count: int) -> np.ndarray:
+        """Gives so many empty places to the next waiting trials; returns which places."""
+        empty = [index for index, place in enumerate(self.places) if place is None][:count]
+        for index in empty:
+            self.places[index] = self._place(self.waiting.pop(0))
+        began = [place for place in self.places if place is not None]
+        if not self.windows.whole and len({len(place.history) for place in began}) > 1:
+            # what a window holds depends on the epoch, which must be that of all
+            self.say("some trials have no rung to go on from; all of them begin anew")
+            self.places = [None if place is None else _Place(place.trial) for place in self.places]
+        return np.isin(np.arange(len(self.places)), empty)
+
+    def _place(self, trial: Trial) -> _Place:
+        """Returns the place of a trial that begins, or goes on from an earlier rung."""
+        folder = self.store.halted(trial, self.stage)
+        if folder is None:
+            return _Place(trial)
+        record, software = trials.record(folder) or {}, _software()
+        changed = [name for name in ("jaxrnn", *trials.LIBRARIES) if record.get(name) != software[name]]
+        if changed:
+            self.say(f"trial {trial.id} was halted under another {listed(changed)}; it begins anew")
+            return _Place(trial)
+        return _Place(trial, trials.history(folder), record["seconds"], record["input_seconds"], folder)
+
+    def _begun(self) -> State:
+        """Returns the states in which the trials at all places begin, or go on from an earlier rung."""
+        states = self.program.begin(self.hypers)
+        resumed = {index: place.halted for index, place in enumerate(self.places) if place and place.halted}
+        if not resumed:
+            return states
+        leaves, structure = jax.tree.flatten(jax.device_get(states))
+        leaves = [np.array(leaf) for leaf in leaves]
+        for index, folder in resumed.items():
+            for leaf, kept in zip(leaves, trials.state(folder), strict=True):
+                leaf[index] = kept
+        return jax.device_put(jax.tree.unflatten(structure, leaves), self.program.own)
 
     def _make_program(self) -> None:
         """Makes the program for as many places as there are, and their hyperparameters."""
@@ -374,13 +494,23 @@ class _Pack:
                 in_training = report.learning_rate, report.train_loss, report.train_accuracy
                 scores = [entry[index] for entry in (*in_training, *report.validation)]
                 place.history.append([float(epochs[index]), *map(float, scores)])
-        ended = [index for index, place in enumerate(self.places) if place is not None and not running[index]]
+        ended = self._ended(running)
         if ended:
             # the checkpoint comes first: were the store ahead of it, a resumed job would begin with fewer trials, and
             # so another width, than it had
             self._save()
             self._store_all(ended)
         self._refill()
+        if not self.stage.last and None in self.places:
+            self._let_idle()  # what a rung halts would run on
+
+    def _ended(self, running: Any) -> list[int]:
+        """Returns the places whose trials are finished, or halted by the rung; between epochs."""
+        return [
+            index
+            for index, place in enumerate(self.places)
+            if place is not None and (not running[index] or len(place.history) >= self.stage.until)
+        ]
 
     def _share(self, seconds: float, waited: float) -> None:
         occupied = [place for place in self.places if place is not None]
@@ -392,7 +522,9 @@ class _Pack:
         """Stores the finished trials and empties their places."""
         # what makes a finished trial leaves the device at once, not leaf by leaf for each of them
         kept = ("best_parameters", "best_statistics", "best_epoch", "epoch", "diverged")
-        found = jax.device_get({name: getattr(self.states, name) for name in kept})
+        halts = not self.stage.last
+        found = jax.device_get(self.states if halts else {name: getattr(self.states, name) for name in kept})
+        found = found._asdict() if halts else found
         states = [jax.tree.map(lambda leaf, at=index: leaf[at], found) for index in ended]
         networks = [predict.flattened(state["best_parameters"], state["best_statistics"]) for state in states]
         scored, most_bytes = self.data.scored, self.job_file.training.window_mb * 1e6
@@ -426,14 +558,10 @@ class _Pack:
         """
         if any(self.places) and not self.windows.whole:
             return
-        fresh = np.zeros(len(self.places), dtype=bool)
-        for index, place in enumerate(self.places):
-            if place is None and self.waiting:
-                self.places[index] = _Place(self.waiting.pop(0))
-                fresh[index] = True
+        fresh = self._fill(min(len(self.waiting), self.places.count(None)))
         if fresh.any():
             self.hypers = self._hyperparameters()
-            replaced = self._replace(self.states, self.program.begin(self.hypers), fresh)
+            replaced = self._replace(self.states, self._begun(), fresh)
             self.states = jax.device_put(replaced, self.program.own)
 
     @staticmethod
@@ -489,6 +617,8 @@ class _Pack:
         best, epochs = int(state["best_epoch"]), int(state["epoch"])
         outcome = results.COMPLETED if epochs == self.job_file.training.epochs else results.EARLY_STOPPED
         outcome = results.DIVERGED if state["diverged"] else outcome
+        halted = not self.stage.last and bool(state["running"])
+        outcome = results.HALTED if halted else outcome
         probabilities = {name: predicted[self.data.places_of(name, self.network)] for name in SCORED_SPLITS}
         loss = place.history[best - 1][results.HISTORY_COLUMNS.index("validation_loss")] if best else None
         record = {
@@ -505,8 +635,9 @@ class _Pack:
             "pack_width": len(self.places),
             **_software(),
         }
-        finished = FinishedTrial(place.history, arrays, probabilities, record, attention)
-        trials.save(self.folders[place.trial.fingerprint], finished)
+        leaves = jax.tree.leaves(State(**state)) if halted else []
+        finished = FinishedTrial(place.history, arrays, probabilities, record, attention, leaves)
+        trials.save(self.store.folder(place.trial, epochs if halted else None), finished)
 
     def _save(self) -> None:
         values = {
@@ -548,9 +679,7 @@ class _Pack:
         self.say(f"goes on from the checkpoint: epoch {self.epoch + 1}, step {done} of {steps}")
         if (self.window, self.step) == (0, 0):
             # what ended with the epoch before was to be stored when the job was killed
-            running = np.asarray(self.states.running)
-            ended = [index for index, place in enumerate(self.places) if place is not None and not running[index]]
-            self._store_all(ended)
+            self._store_all(self._ended(np.asarray(self.states.running)))
             self._refill()
         return True
 
@@ -605,7 +734,7 @@ class _Progress:
             return
         self.last = time.monotonic()
         places = [place for place in self.pack.places if place is not None]
-        epochs = self.pack.job_file.training.epochs
+        epochs = self.pack.stage.until
         done = min(len(place.history) for place in places)
         name, best_of, words = "macro_auc", max, "macro AUC up to"
         if self.pack.kind == "label_sequence":
@@ -681,3 +810,28 @@ def _write_outputs(
         pd.concat(histories).to_csv(temporary, index=False)
     with results.written_whole(output / "trials.csv") as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
+
+
+def _write_rung(
+    job_file: JobFile, stage: _Stage, folders: dict[str, Path], output: Path, statistics: Statistics | None = None
+) -> None:
+    """Writes `trials.csv` of a rung: its trials, and their scores at the best of the epochs up to its last one."""
+    monitor = f"validation_{job_file.training.monitor}"
+    sign = -1 if job_file.training.monitor in LOWER_IS_BETTER else 1
+    at = results.HISTORY_COLUMNS.index(monitor)
+    rows = []
+    for trial in stage.trials:
+        history = trials.history(folders[trial.fingerprint])[: stage.until]
+        record = trials.record(folders[trial.fingerprint]) or {}
+        # as training has it: the first of equals, and none of an epoch that is no number
+        best = max((row for row in history if math.isfinite(row[at])), key=lambda row: sign * row[at], default=None)
+        # one that another experiment trained on has not ended here
+        outcome = results.HALTED if record["epochs"] > stage.until else record["outcome"]
+        row = {"trial": trial.id, "fingerprint": trial.fingerprint, "seed": trial.seed}
+        row |= {"data_digest": statistics.data_digest if statistics else "", "outcome": outcome}
+        scores = dict(zip(results.HISTORY_COLUMNS, best or [math.nan] * len(results.HISTORY_COLUMNS), strict=True))
+        rows.append(row | {"epochs": len(history), "best_epoch": scores.pop("epoch")} | scores)
+    columns = ("trial", "fingerprint", "seed", "data_digest", "outcome", "epochs", "best_epoch")
+    table = pd.DataFrame(rows, columns=[*columns, *results.HISTORY_COLUMNS[1:]])
+    with results.written_whole(output / "trials.csv") as temporary:
+        table.to_csv(temporary, index=False)

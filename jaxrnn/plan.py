@@ -12,13 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jaxrnn import __version__, results
+from jaxrnn import __version__, results, search
 from jaxrnn.config import (
     FAULTS,
     RUN_KEYS,
     SCORE_KEYS,
     TRACED_KEYS,
     Experiment,
+    Search,
     Section,
     decoder_in_words,
     decoder_of,
@@ -33,6 +34,8 @@ from jaxrnn.config import (
 )
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.results import Results
+
+MOST_UNCONFIRMED = 1000  # trials
 
 
 class Trial(Section):
@@ -72,11 +75,23 @@ class JobFile(Experiment):
 
 @dataclass(frozen=True)
 class Plan:
-    """An experiment's jobs. `points`: the grid point of each trial, by trial id, as dotted keys and values."""
+    """An experiment's jobs. `points`: the grid point of each trial, by trial id, as dotted keys and values; how many
+    there are is `size`."""
 
     experiment: Experiment
     jobs: tuple[Job, ...]
     points: dict[str, dict[str, Any]]
+    size: int
+
+    @cached_property
+    def rungs(self) -> tuple[search.Rung, ...]:
+        return search.rungs(self.experiment, self.size)
+
+    @cached_property
+    def point_numbers(self) -> dict[str, int]:
+        """Returns the number of each trial's grid point, by trial id."""
+        known: dict[str, int] = {}
+        return {name: known.setdefault(digest(point), len(known)) for name, point in self.points.items()}
 
     @cached_property
     def dataset_key(self) -> str:
@@ -129,14 +144,15 @@ def _survey_key(experiment: Experiment) -> str | None:
 
 
 def make(experiment: Experiment) -> Plan:
-    """Returns the plan: grid points in the file's order, each with `seeds` seeds in every fold, grouped into jobs."""
-    base = experiment.model_dump(mode="json")
+    """Returns the plan: grid points in their order, each with `seeds` seeds in every fold, grouped into jobs."""
+    base = experiment.model_dump(mode="json") | {"grid": {}, "search": {}}
     keys = list(experiment.grid)
     folds = [None] if experiment.split.folds is None else list(range(experiment.split.folds))
     groups: dict[tuple[str, ...], list[Trial]] = {}
     points: dict[str, dict[str, Any]] = {}
-    for combination in itertools.product(*experiment.grid.values()):
-        values = substituted(base, dict(zip(keys, combination, strict=True)))
+    drawn = search.points(experiment)
+    for values_of_point in drawn:
+        values = substituted(base, values_of_point)
         resolved = Experiment.model_validate(values).model_dump(mode="json")
         point = {key: _at(resolved, key) for key in keys}
         slugs = {key: slug(key, value, keys) for key, value in point.items()}
@@ -163,7 +179,7 @@ def make(experiment: Experiment) -> Plan:
             chunk = tuple(trials[start : start + experiment.training.trials_per_job])
             name = _short("_".join(group) or "all") + f"-{number}"
             jobs.append(Job(name=name, dataset=dataset_key(experiment), fold=chunk[0].fold, trials=chunk))
-    return Plan(experiment, tuple(jobs), points)
+    return Plan(experiment, tuple(jobs), points, len(drawn))
 
 
 def job_values(plan: Plan, job: Job) -> dict[str, Any]:
@@ -171,7 +187,8 @@ def job_values(plan: Plan, job: Job) -> dict[str, Any]:
     base = plan.experiment.model_dump(mode="json")
     point = plan.points[job.trials[0].id]
     values = substituted(base, {key: value for key, value in point.items() if key not in TRACED_KEYS})
-    values |= {"grid": {}, "seeds": 1}
+    halving = base["search"]["halving"]
+    values |= {"grid": {}, "seeds": 1, "search": Search(halving=halving).model_dump(mode="json")}
     values = {"jaxrnn_version": __version__, **values, "job": job.model_dump(mode="json")}
     return {**values, "content": _content(values)}
 
@@ -202,6 +219,44 @@ def load_job(path: Path) -> JobFile:
             f"{listed([f'training.{key}' for key in RUN_KEYS])} may be changed"
         )
     return job_file
+
+
+def check_size(plan: Plan, at: Results, *, confirm: bool = False) -> None:
+    """Raises JaxrnnError where there are more trials than one may start by mistake, and nobody has said that they are
+    meant; with `confirm` that is said, and kept."""
+    trials, path = len(plan.trials), at.experiment(plan.experiment.experiment) / "confirmed.json"
+    if trials <= MOST_UNCONFIRMED:
+        return
+    if confirm:
+        results.write_json(path, {"trials": trials})
+    elif not path.exists() or results.read_json(path, "jaxrnn plan --yes")["trials"] < trials:
+        raise JaxrnnError(
+            f"grid: {trials:,} trials in {len(plan.jobs):,} jobs; more than {MOST_UNCONFIRMED:,} start only once "
+            "`jaxrnn plan --yes` with this file has said that they are meant. Fewer values, or `search` with "
+            "`strategy: random` or `halving`, need less"
+        )
+
+
+def in_words(plan: Plan) -> list[str]:
+    """Returns what will be trained: grid points, trials, jobs, and how far the rungs go."""
+
+    def counted(number: int, noun: str) -> str:
+        return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+    seeds, folds = plan.experiment.seeds, plan.experiment.split.folds or 1
+    draws = (f" x {seeds} seeds" if seeds > 1 else "") + (f" x {folds} folds" if folds > 1 else "")
+    trials, jobs = counted(len(plan.trials), "trial"), counted(len(plan.jobs), "job")
+    said = [f"{counted(plan.size, 'grid point')}{draws}: {trials} in {jobs}"]
+    if len(plan.rungs) > 1:
+        far = ", ".join(f"{rung.points:,} to epoch {rung.epochs:,}" for rung in plan.rungs)
+        before = (0, *(rung.epochs for rung in plan.rungs))
+        epochs = sum(rung.points * (rung.epochs - start) for rung, start in zip(plan.rungs, before, strict=False))
+        whole = plan.size * plan.experiment.training.epochs
+        said.append(
+            f"successive halving trains {far}: at most {epochs * seeds * folds:,} epochs of trials in place of "
+            f"{whole * seeds * folds:,}"
+        )
+    return said
 
 
 def write(plan: Plan, at: Results) -> list[str]:

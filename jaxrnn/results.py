@@ -34,7 +34,8 @@ HISTORY_COLUMNS = (
 # Of each split: which mistakes the chosen trial makes, and of label sequences what it decodes.
 MISTAKES = {"label_sequence": ("edit_operations_{}.csv", "decoded_{}.csv")}
 CONFUSIONS = ("confusion_matrix_{}.csv", "confusion_matrix_{}_normalised.csv")
-COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
+# `halted`: by successive halving, in which it fell behind.
+COMPLETED, EARLY_STOPPED, DIVERGED, HALTED = "completed", "early_stopped", "diverged", "halted"
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ class Results:
     def job(self, experiment: str, job: str) -> Path:
         return self.root / experiment / "jobs" / job
 
-    def trial(self, experiment: str, trial: str) -> Path:
-        return self.root / experiment / "trials" / trial
+    def trial(self, experiment: str, trial: str, epochs: int | None = None) -> Path:
+        """Returns the folder of a finished trial, or of one that a rung halted after so many epochs."""
+        return self.root / experiment / "trials" / (trial if epochs is None else f"{trial}.epoch-{epochs}")
 
     def checkpoints(self, experiment: str, job: str) -> Path:
         return self.root / experiment / "checkpoints" / job

@@ -9,7 +9,7 @@ import pandas as pd
 from jaxrnn.config import LOWER_IS_BETTER
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.metrics import mean_with_interval
-from jaxrnn.results import DIVERGED
+from jaxrnn.results import DIVERGED, HALTED
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Choice:
 def choose(training_results: pd.DataFrame, keys: list[str], metric: str) -> Choice:
     """Returns the grid point with the best mean of a validation metric over its trials, and the best of these.
 
-    A point's trials are its seeds, in every fold where there are folds. Points with a diverged trial stand back behind
-    all others; equals are parted by validation log loss.
+    A point's trials are its seeds, in every fold where there are folds. Points that successive halving ended, and then
+    points with a diverged trial, stand back behind all others; equals are parted by validation log loss.
     """
     # points are numbered before any trial is left out: a grid value of None is NaN here, and equals nothing
     point = _points(training_results, keys)
@@ -40,9 +40,9 @@ def choose(training_results: pd.DataFrame, keys: list[str], metric: str) -> Choi
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     ranked = []
     for place, rows in usable.groupby(point, sort=True):
-        whole = len(rows) == trials[place]
-        ranked.append((whole, sign * rows[metric].mean(), -rows["log_loss"].mean(), -place, rows))  # pyright: ignore
-    *_, rows = max(ranked, key=lambda entry: entry[:4])
+        whole = HALTED not in set(rows["outcome"]), len(rows) == trials[place]
+        ranked.append((*whole, sign * rows[metric].mean(), -rows["log_loss"].mean(), -place, rows))  # pyright: ignore
+    *_, rows = max(ranked, key=lambda entry: entry[:5])
     best = rows.sort_values([metric, "log_loss"], ascending=[sign < 0, True], kind="stable").iloc[0]
     return Choice(str(best["trial"]), {key: plain(best[key]) for key in keys}, metric, float(rows[metric].mean()))
 

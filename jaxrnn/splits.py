@@ -411,7 +411,8 @@ def settings_digest(experiment: Experiment) -> str:
 
 def check_classes(experiment: Experiment, classes: Sequence[str]) -> None:
     """Raises JaxrnnError where the loss or a score does not fit the classes that the labels make."""
-    if "binary" in experiment.grid.get("loss.kind", (experiment.loss.kind,)) and len(classes) != 2:
+    losses = experiment.grid.get("loss.kind", (experiment.loss.kind,))
+    if isinstance(losses, tuple) and "binary" in losses and len(classes) != 2:
         raise JaxrnnError(f"loss.kind: {not_binary(classes)}")
     task = experiment.task
     for key, names in (("class_importance", task.class_importance), ("target", [task.target] if task.target else [])):

@@ -140,7 +140,7 @@ def test_the_path_from_files_to_jobs(experiment: Path, tmp_path: Path) -> None:
     for command, said in {
         "ingest": "24 of 24 objects and 104 of 104 observations are in ",
         "split": "training has 6 0, 6 1",
-        "plan": "1 trials in 1 jobs; ",
+        "plan": "1 grid point: 1 trial in 1 job",
     }.items():
         code, output, messages = jaxrnn(command, *at)
         assert (code, output) == (0, "")

@@ -317,10 +317,16 @@ def test_labels_and_class_names_are_text_as_written(load: Load) -> None:
         ({"seed": [1, 2]}, "grid.seed: seeds are no grid key; write `seeds: 3` beside `grid`"),
         ({"seeds": [1, 2]}, "grid.seeds: seeds are no grid key"),
         ({"training.device": ["cpu", "gpu"]}, "grid.training.device: changes how a job runs, not what comes out"),
-        ({"model.cell": []}, "grid.model.cell: expected a list of at least one value, found []"),
-        ({"model.cell": "gru"}, "grid.model.cell: expected a list of at least one value, found 'gru'"),
-        ({"model.cell": None}, "grid.model.cell: expected a list of at least one value, found null"),
-        ({"model.cell": {"gru": 1}}, "grid.model.cell: expected a list of at least one value"),
+        ({"model.cell": []}, "grid.model.cell: an empty list makes a grid of no trials"),
+        (
+            {"model.cell": "gru"},
+            "grid.model.cell: expected a list of values, or a range of `low`, `high` and `scale`, found 'gru'",
+        ),
+        (
+            {"model.cell": None},
+            "grid.model.cell: expected a list of values, or a range of `low`, `high` and `scale`, found null",
+        ),
+        ({"model.cell": {"gru": 1}}, "grid.model.cell: low: missing"),
         ({"model.cell": ["gru", "lstm", "gru"]}, "grid.model.cell[2]: 'gru' stands twice"),
         ({"loss.gamma": [1, 0, 1.0]}, "grid.loss.gamma[2]: 1.0 stands twice"),
         ({"loss.gamma": [0, -1]}, "grid.loss.gamma[1]: expected a value >= 0, found -1"),
@@ -341,6 +347,71 @@ def test_grids_that_are_refused(refused: Refused, grid: dict[Any, Any], said: st
     message = refused(grid=grid)
     assert said in message
     assert "1 mistake;" in message
+
+
+RATE = {"low": 1e-4, "high": 1e-2, "scale": "log"}
+DRAWN = {"strategy": "random", "points": 4}
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "said"),
+    [
+        ("training.learning_rate", {"low": 1e-4, "high": 1e-2}, "scale: missing; `log` for learning rates"),
+        ("training.learning_rate", {**RATE, "scale": "lin"}, "scale: expected one of linear, log, found 'lin'"),
+        ("training.learning_rate", {**RATE, "step": 1}, "step: unknown key"),
+        ("training.learning_rate", {**RATE, "low": "1e-4"}, "low: expected a number, found '1e-4'"),
+        ("training.learning_rate", {**RATE, "low": 0}, "`scale: log` wants a `low` above 0, found 0"),
+        ("training.learning_rate", {**RATE, "low": -1, "scale": "linear"}, "low: expected a value > 0, found -1"),
+        ("training.learning_rate", {**RATE, "low": 0.5}, "`low` must be less than `high`, found 0.5 and 0.01"),
+        ("model.dropout", {**RATE, "high": 1}, "high: expected a value < 1, found 1"),
+        ("model.units", {**RATE, "low": 1, "high": 8.5}, "takes whole numbers; found a range from 1 to 8.5"),
+        ("model.cell", RATE, "takes no numbers, and a range is of numbers; give a list of values"),
+        ("training.sequences", {**RATE, "low": 10, "high": 90}, "every number of sequences has statistics of its own"),
+    ],
+)
+def test_ranges_that_are_refused(refused: Refused, key: str, values: dict[str, Any], said: str) -> None:
+    message = refused(search=DRAWN, grid={key: values})
+    assert f"grid.{key}: {said}" in message and "1 mistake;" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"search": {"strategy": "gird"}}, "search.strategy: expected one of grid, random, sobol, found 'gird'"),
+        ({"grid": {"training.learning_rate": RATE}}, "grid.training.learning_rate: a range has no combinations; set"),
+        ({"search": {"points": 4}}, "search.points: is of `strategy: random` and `sobol`"),
+        ({"search": {"strategy": "sobol"}, "grid": {"loss.gamma": [0, 1]}}, "search.points: missing; how many grid"),
+        ({"search": DRAWN}, "search.strategy: draws from `grid`, which is empty"),
+        ({"search": DRAWN, "grid": {"loss.gamma": [0, 1, 2]}}, "search.points: 4 grid points, and the lists of `grid`"),
+        ({"search": {**DRAWN, "points": 0}}, "search.points: expected a value >= 1, found 0"),
+        ({"search": {**DRAWN, "points": 200_000}, "grid": {"training.learning_rate": RATE}}, "grid: 200,000 trials"),
+        (
+            {"search": {"halving": {}}, "training__epochs": 9},
+            "search.halving: there is one grid point, and nothing to choose among",
+        ),
+        (
+            {"search": {"halving": {"rungs": 4}}, "grid": {"loss.gamma": [0, 1]}, "training__epochs": 20},
+            "search.halving: 4 rungs with a `reduction` of 3 need at least 27 `training.epochs`, found 20",
+        ),
+        (
+            {"search": {"halving": {}}, "grid": {"training.epochs": [10, 20]}},
+            "grid.training.epochs: `search.halving` gives grid points their epochs",
+        ),
+        (
+            {
+                "search": {"halving": {}},
+                "grid": {"loss.gamma": [0, 1]},
+                "selection__metric": "plasticc_log_loss",
+                "training__epochs": 20,
+            },
+            "search.halving: chooses by `selection.metric: plasticc_log_loss`, which training computes only where",
+        ),
+        ({"search": {"halving": {"reduction": 1}}}, "search.halving.reduction: expected a value >= 2, found 1"),
+    ],
+)
+def test_searches_that_are_refused(refused: Refused, changes: dict[str, Any], said: str) -> None:
+    message = refused(**changes)
+    assert said in message and "1 mistake;" in message
 
 
 def test_every_key_that_decides_a_trial_may_be_varied() -> None:
@@ -585,7 +656,7 @@ def test_simulation_files(tmp_path: Path) -> None:
 def test_loaded_values_do_not_change(load: Load) -> None:
     experiment = load(task={"classes": {"a": ["0"], "b": ["1"]}}, grid={"model.units": [3, 4]})
     sections = [experiment, *(value for _, value in experiment if isinstance(value, config.Section))]
-    assert len(sections) == 9
+    assert len(sections) == 10
     for section in [*sections, *experiment.data.features]:
         for key in type(section).model_fields:
             with pytest.raises(ValidationError, match="frozen"):

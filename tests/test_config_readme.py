@@ -30,7 +30,7 @@ def test_the_tables_have_every_key_with_unit_and_reason() -> None:
     sections = (config.Experiment, config.Data, config.Feature, config.Split, config.Task, config.Model, config.Loss)
     sections += (config.Training, config.Selection, simulate.Simulation, simulate.Objects, config.Augmentation, Waves)
     sections += (config.Detection, config.Cuts, config.FlagCut, config.Window, config.SigmaClip, config.Early)
-    sections += (config.Decoder, clips.Clips)
+    sections += (config.Decoder, clips.Clips, config.Search, config.Halving, config.Range)
     sections += get_args(config.Layer)
     # `layer` itself stands in the headings of the layers
     keys = [f"\n| `{key}` |" for section in sections for key in section.model_fields if key != "layer"]
@@ -103,7 +103,8 @@ def test_the_schema_shows_editors_what_loading_refuses(section: str, key: str, v
 
 
 def test_the_schema_knows_lists_of_layers() -> None:
-    example = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)[1])
+    blocks = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+    example = yaml.safe_load(next(block for block in blocks if "layers:" in block))
     schema = Draft202012Validator(config.schema())
     values = surveys.experiment_values("goto", "folder")
     values["data"]["metadata"] = ["context_0"]

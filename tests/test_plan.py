@@ -265,6 +265,41 @@ def test_no_key_is_forgotten() -> None:
     }  # fmt: skip
 
 
+def test_how_trials_are_searched_for_decides_none_of_them() -> None:
+    grid = {"training.learning_rate": [1e-3, 1e-2, 1e-1]}
+    alone = fingerprints(made(grid=grid))
+    assert fingerprints(made(grid=grid, search={"halving": {}})) == alone
+    assert fingerprints(made(grid=grid, search={"strategy": "random", "points": 3})) == alone
+
+
+def test_many_trials_start_only_once_they_are_meant(tmp_path: Path) -> None:
+    at = Results(tmp_path)
+    rates = [n / 1000 for n in range(1, 1001)]
+    plan.check_size(made(grid={"training.learning_rate": rates}), at)
+    many = made(grid={"training.learning_rate": rates}, seeds=2)
+    with pytest.raises(
+        JaxrnnError, match=r"2,000 trials in 125 jobs; more than 1,000 start only once `jaxrnn plan --ye"
+    ):
+        plan.check_size(many, at)
+    plan.check_size(many, at, confirm=True)
+    plan.check_size(many, at)
+    # as many, but not more
+    with pytest.raises(JaxrnnError, match="3,000 trials"):
+        plan.check_size(made(grid={"training.learning_rate": rates}, seeds=3), at)
+
+
+def test_the_plan_is_told_in_words() -> None:
+    assert plan.in_words(made()) == ["1 grid point: 1 trial in 1 job"]
+    search = {"strategy": "random", "points": 27, "halving": {}}
+    grid = {"training.learning_rate": {"low": 1e-3, "high": 1e-1, "scale": "log"}}
+    assert plan.in_words(made(grid=grid, seeds=2, search=search, training__epochs=18)) == [
+        "27 grid points x 2 seeds: 54 trials in 4 jobs",
+        # 27 x 2 + 9 x 4 + 3 x 12 epochs, with each of two seeds
+        "successive halving trains 27 to epoch 2, 9 to epoch 6, 3 to epoch 18: at most 252 epochs of trials in place "
+        "of 972",
+    ]
+
+
 def test_the_kind_of_folds_decides_trials() -> None:
     prints = [
         [trial.fingerprint for trial in made(split={"method": "exact", "folds": 2, "fold_kind": kind}).trials]

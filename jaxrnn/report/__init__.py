@@ -24,12 +24,13 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from jaxrnn import early, metrics, plan
+from jaxrnn import early, metrics, plan, search
 from jaxrnn.config import (
     ERROR_RATES,
     LOWER_IS_BETTER,
     Loss,
     Model,
+    Range,
     Task,
     Training,
     read_yaml,
@@ -41,11 +42,12 @@ from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.readers import SPLITS
 from jaxrnn.report import figures
 from jaxrnn.report.figures import SCORES, Figure
-from jaxrnn.results import DIVERGED, HISTORY_COLUMNS, read_json, write_text, written_whole
+from jaxrnn.results import DIVERGED, HALTED, HISTORY_COLUMNS, read_json, write_text, written_whole
 from jaxrnn.splits import EXCLUDED, POOL
 from jaxrnn.transcripts import DECODED_COLUMNS, DELETED, INSERTED
 
 FEW_OBJECTS = 10  # in the test split: fewer say little about a class
+EDGE = 0.05  # of a range, at each of its ends
 FEWEST_VALUES = 3  # of a grid key that scores are drawn against
 EXAMPLES = 5  # decoded sequences with a mistake, and without
 LARGE_GAP = 0.05  # of accuracy between training and validation
@@ -53,6 +55,7 @@ MANY_REJECTED = 0.01  # share of objects
 HISTORY = ("trial", *HISTORY_COLUMNS)
 TRIALS = ("trial", "job", "seed", "epochs", "best_epoch", "seconds", "input_seconds", "outcome")
 FOLDS_DEPEND = "Folds share training objects, so that intervals over them are too narrow."
+STRATEGIES = {"random": "drawn at random", "sobol": "drawn by Sobol's sequence"}
 Row = dict[str, Any]
 NOT_A_NUMBER = "\N{EN DASH}"
 
@@ -90,7 +93,8 @@ class Inputs:
     step]` by test object, none where it has no decoder. scores: those that the task defines, by the names of their
     columns. confusion: counts `[truth, predicted]` of validation and test; of label sequences with what was inserted in
     the last row and what was deleted in the last column. decoded: the rows of decoded_test.csv, none where no label
-    sequence is decoded. keys: the grid's dotted keys. chosen: the chosen trial's row.
+    sequence is decoded. keys: the grid's dotted keys. ranges: those whose values were drawn from a range. rungs: of
+    successive halving, all but the last: rows of the grid points that were in them. chosen: the chosen trial's row.
     """
 
     folder: Path
@@ -112,6 +116,8 @@ class Inputs:
     decoded: list[Row]
     scores: dict[str, str]
     keys: list[str]
+    ranges: dict[str, Range]
+    rungs: list[list[Row]]
     chosen: Row
 
     @property
@@ -140,24 +146,34 @@ class Inputs:
 
     def points(self) -> list[Row]:
         """Returns the grid's rows in the order of the choice, with label, mean, low and high of the metric, the
-        number of diverged trials, and chosen.
+        number of diverged trials, the epoch after which it was halted (or 0), and chosen.
 
-        As in `jaxrnn.selection`, points with a diverged trial stand behind all others, and log loss parts equals.
+        As in `jaxrnn.selection`, halted points and then those with a diverged trial stand behind all others, and log
+        loss parts equals.
         """
         own = self.label(self.chosen)
         diverged = Counter(self.label(row) for row in self.trials if row["outcome"] == DIVERGED)
+        halted = {self.label(row): int(row["epochs"]) for row in self.trials if row["outcome"] == HALTED}
         points = [
             {
                 **row,
                 "label": self.label(row),
                 "chosen": self.label(row) == own,
                 "diverged": diverged[self.label(row)],
+                "halted": halted.get(self.label(row), 0),
                 **{part: row[f"{self.metric}_{part}"] for part in ("mean", "low", "high")},
             }
             for row in self.grid
         ]
         return sorted(
-            points, key=lambda p: (not p["chosen"], p["diverged"] > 0, self.order(p["mean"]), p["log_loss_mean"])
+            points,
+            key=lambda p: (
+                not p["chosen"],
+                -p["halted"] if p["halted"] else -math.inf,
+                p["diverged"] > 0,
+                self.order(p["mean"]),
+                p["log_loss_mean"],
+            ),
         )
 
     def order(self, score: float) -> float:
@@ -193,7 +209,7 @@ def _read(folder: Path, dataset: Path) -> Inputs:
         raise JaxrnnError(f"{config_path}: {listed(lacking)} missing; remove it and run `jaxrnn plan` again")
     tried = {str(key): values for key, values in (config["grid"] or {}).items()}
     keys = list(tried)
-    config = {**config, "grid": {key: [plan.cell(key, value) for value in values] for key, values in tried.items()}}
+    ranges = {key: Range.model_validate(values) for key, values in tried.items() if isinstance(values, dict)}
 
     manifest = read_json(dataset / "manifest.json", "jaxrnn ingest")
     _expect(manifest, dataset / "manifest.json", "jaxrnn ingest",
@@ -255,6 +271,16 @@ def _read(folder: Path, dataset: Path) -> Inputs:
         raise JaxrnnError(
             f"{folder}: training_results.csv and experiment_results.csv hold different trials; run `{command}` again"
         )
+    for key in ranges:
+        tried[key] = sorted({float(row[key]) for row in trials})
+    config = {**config, "grid": {key: [plan.cell(key, value) for value in values] for key, values in tried.items()}}
+    halving = (config.get("search") or {}).get("halving")
+    rungs = []
+    for number in range(1, halving["rungs"] if halving else 1):
+        promote = f"jaxrnn promote --rung {number} --config {shlex.quote(f'config/{name}.yaml')}"
+        columns = ("trial", "epochs", "mean", "rank", "promoted")
+        rows = _table(search.table(folder, number), promote, (*columns, *keys), ("trial", "promoted", *keys))
+        rungs.append([*{tuple(row[key] for key in keys): row for row in rows}.values()])
     chosen = [row for row in trials if row["trial"] == str(best["trial"])]
     if len(chosen) != 1:
         raise JaxrnnError(
@@ -284,6 +310,8 @@ def _read(folder: Path, dataset: Path) -> Inputs:
         decoded=decoded,
         scores=scores,
         keys=keys,
+        ranges=ranges,
+        rungs=rungs,
         chosen=chosen[0],
     )
 
@@ -737,6 +765,11 @@ def _check_edges(inputs: Inputs) -> Check | None:
     edges = []
     for key in inputs.varied:
         values = inputs.config["grid"][key]
+        if key in inputs.ranges:
+            place = search.share(key, inputs.ranges[key], float(inputs.chosen[key]))
+            if min(place, 1 - place) < EDGE and float(inputs.chosen[key]) != 0:
+                edges.append(f"`{key}: {_value(inputs.chosen[key])}`")
+            continue
         if len(values) < 3 or any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
             continue
         chosen = _value(inputs.chosen[key])
@@ -748,7 +781,7 @@ def _check_edges(inputs: Inputs) -> Check | None:
     return Check(
         "note",
         "The choice lies at the edge of the grid",
-        f"Smallest or largest value tried: {listed(edges)}. A better one may lie beyond.",
+        f"Smallest or largest of what was tried: {listed(edges)}. A better one may lie beyond.",
     )
 
 
@@ -926,10 +959,12 @@ def _search(inputs: Inputs) -> dict[str, Any]:
                 _count(point["seeds"]),
                 *([_count(point["folds"])] if inputs.in_folds else []),
                 _count(point["diverged"]),
+                *([_count(point["halted"]) if point["halted"] else Cell(NOT_A_NUMBER)] if inputs.rungs else []),
             ]
             for rank, point in enumerate(points, start=1)
         ]
-        return Table.of(name, caption, ["Rank", *keys, *scores, *parts, "Diverged"], rows, marked_points)
+        halted = ["Halted after epoch"] if inputs.rungs else []
+        return Table.of(name, caption, ["Rank", *keys, *scores, *parts, "Diverged", *halted], rows, marked_points)
 
     trial_rows = [
         [
@@ -957,7 +992,9 @@ def _search(inputs: Inputs) -> dict[str, Any]:
         "points": len(points),
         "trials": len(trials),
         "metric": SCORES[inputs.metric],
-        "varied": [(key, [_value(value) for value in inputs.config["grid"][key]]) for key in inputs.varied],
+        "varied": [(key, _tried(inputs, key)) for key in inputs.varied],
+        "strategy": STRATEGIES.get((inputs.config.get("search") or {}).get("strategy", "grid"), ""),
+        "halving": _halving(inputs),
         "shared": [(key, _value(inputs.config["grid"][key][0])) for key in inputs.keys if key not in inputs.varied],
         "drawn": inputs.drawn,
         "in_folds": inputs.in_folds,
@@ -970,6 +1007,49 @@ def _search(inputs: Inputs) -> dict[str, Any]:
             "trials", "Trials, best first, on validation at each trial's best epoch", head, trial_rows, marked_trials
         ),
         "table_test": Table.of("trials-test", "The same trials on test", ["Trial", *scores], test_rows, marked_trials),
+    }
+
+
+def _tried(inputs: Inputs, key: str) -> str:
+    """Returns in words which values of a grid key were tried."""
+    if key not in inputs.ranges:
+        return ", ".join(_value(value) for value in inputs.config["grid"][key])
+    drawn_from = inputs.ranges[key]
+    scale = ", on a logarithmic scale" if drawn_from.scale == "log" else ""
+    return f"drawn from {_value(drawn_from.low)} to {_value(drawn_from.high)}{scale}"
+
+
+def _halving(inputs: Inputs) -> dict[str, Any] | None:
+    """Returns what successive halving did: a table of its rungs, and the epochs that it saved; None without it."""
+    if not inputs.rungs:
+        return None
+    rows = []
+    for number, points in enumerate(inputs.rungs, start=1):
+        going = [point for point in points if point["promoted"] == "True"]
+        means = [point["mean"] for point in points if math.isfinite(point["mean"])]
+        least = [point["mean"] for point in going]
+        sign = min if not inputs.lower_is_better else max
+        rows.append(
+            [
+                _count(number),
+                _count(max(point["epochs"] for point in points)),
+                _count(len(points)),
+                _count(len(going)),
+                _score((max if sign is min else min)(means, default=math.nan)),
+                _score(sign(least, default=math.nan)),
+            ]
+        )
+    last = sum(not point["halted"] for point in inputs.points())
+    rows.append(
+        [_count(len(rows) + 1), _count(inputs.config["training"]["epochs"]), _count(last), *[Cell(NOT_A_NUMBER)] * 3]
+    )
+    whole = len(inputs.trials) * inputs.config["training"]["epochs"]
+    metric = SCORES[inputs.metric]
+    head = ["Rung", "Up to epoch", "Grid points", "Went on", f"Best {metric}", f"Least {metric} that went on"]
+    return {
+        "table": Table.of("rungs", f"Rungs, by validation {metric}", head, rows),
+        "epochs": int(sum(row["epochs"] for row in inputs.trials)),
+        "whole": int(whole),
     }
 
 
@@ -1178,6 +1258,8 @@ def _score_curves(inputs: Inputs) -> list[tuple[str, str, Figure]]:
     `null`, which no axis has; none of a key beside which the other keys have more settings than a figure has lines."""
     found = []
     for key in inputs.varied:
+        if key in inputs.ranges:
+            continue  # drawn by `figures.searched`
         tried = inputs.config["grid"][key]
         given = [value for value in tried if value is not None]
         numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in given)
@@ -1198,6 +1280,12 @@ def _score_curves(inputs: Inputs) -> list[tuple[str, str, Figure]]:
             figure = figures.score_curves(points, inputs.metric, key, split, without_null=len(given) < len(tried))
             found.append((key, split, figure))
     return found
+
+
+def _searched(inputs: Inputs) -> Figure:
+    ranges = {key: drawn_from.scale for key, drawn_from in inputs.ranges.items()}
+    points = [{**point, **{key: float(point[key]) for key in ranges}} for point in inputs.points()]
+    return figures.searched(points, ranges, inputs.metric)
 
 
 def _figures(inputs: Inputs, curves: Sequence[tuple[str, str, Figure]]) -> list[Figure]:
@@ -1221,6 +1309,7 @@ def _figures(inputs: Inputs, curves: Sequence[tuple[str, str, Figure]]) -> list[
         figures.sequence_lengths(histogram["edges"], histogram["counts"]),
         figures.grid_scores(inputs.points(), seeds, inputs.metric, inputs.varied),
         *(figure for _, _, figure in curves),
+        *([_searched(inputs)] if inputs.ranges else []),
         figures.learning_curves(
             inputs.history, str(inputs.chosen["trial"]), int(inputs.chosen["best_epoch"]), inputs.metric
         ),

@@ -54,6 +54,9 @@ MOST_ROWS = 40  # grid points drawn
 MOST_BLOCKS = 45  # of steps, along one side of a map of attention
 SHADES = 50  # in the strip that says what its colours are
 SERIES_TOKENS = ("first", "second", "third", "fourth", "fifth")  # of lines against a grid axis: no more are drawn
+KIND_TOKENS = ("second", "first", "muted")  # of grid points: chosen, others, halted
+KIND_SHAPES = ("diamond", "circle", "cross")
+PANELS = 3  # beside each other, of the ranges that were searched
 SERIES_DASHES = ([], [6, 3], [2, 3], [8, 3, 2, 3], [4, 4])
 MOST_PIXELS = 60e6  # of a PNG
 MOST_POINTS = 20_000  # of all pale curves of a panel together
@@ -238,18 +241,18 @@ def grid_scores(
 ) -> Figure:
     """Draws each grid point's validation score: a ring a seed, the mean, the interval of the mean.
 
-    points: best first, with label, mean, low, high, chosen. seeds: a point's label and the score of one of its seeds.
-    keys: what the parts of a label are.
+    points: best first, with label, mean, low, high, chosen, halted. seeds: a point's label and the score of one of its
+    seeds. keys: what the parts of a label are.
     """
     chosen = [point for point in points[MOST_ROWS:] if point["chosen"]]
     shown = [*points[: MOST_ROWS - len(chosen)], *chosen]
     names = labels([point["label"] for point in shown])
     name_of = {point["label"]: name for point, name in zip(shown, names, strict=True)}
-    kinds = ("chosen", "others")
+    kinds = ("chosen", "others", "halted early")[: 3 if any(point["halted"] for point in shown) else 2]
     rows = [
         {
             "point": name,
-            "kind": kinds[0] if point["chosen"] else kinds[1],
+            "kind": kinds[0] if point["chosen"] else kinds[2] if point["halted"] else kinds[1],
             **{part: _finite(point[part]) for part in ("mean", "low", "high")},
         }
         for name, point in zip(names, shown, strict=True)
@@ -273,7 +276,7 @@ def grid_scores(
             axis=alt.Axis(tickCount=6),
         )
 
-    colour = alt.Color("kind:N", scale=_colours(kinds, ("second", "first")), legend=_legend())
+    colour = alt.Color("kind:N", scale=_colours(kinds, KIND_TOKENS[: len(kinds)]), legend=_legend())
     base = alt.Chart(_rows(rows)).encode(y=y, color=colour)
     interval = base.transform_filter("isValid(datum.low) && isValid(datum.high)").mark_rule(strokeWidth=3, opacity=0.45)
     mean = base.transform_filter("isValid(datum.mean)").mark_point(filled=True, shape="diamond", size=95, opacity=1)
@@ -295,6 +298,49 @@ def grid_scores(
         chart,
         f"{cut}Diamond: mean; bar: its 95 % interval; ring: one seed.",
         *([rows_are] if rows_are else []),
+    )
+
+
+def searched(points: Sequence[Mapping[str, Any]], ranges: Mapping[str, str], metric: str) -> Figure:
+    """Draws the validation score of each grid point against each key whose values were drawn from a range.
+
+    points: with mean, chosen, halted and, by each key, its value. ranges: the scale, `linear` or `log`, by key.
+    """
+    kinds = ("chosen", "others", "halted early")[: 3 if any(point["halted"] for point in points) else 2]
+    shown = [point for point in points if _finite(point["mean"]) is not None]
+    y = alt.Y("mean:Q", title=f"validation {SCORES[metric]}", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
+    colour = alt.Color("kind:N", scale=_colours(kinds, KIND_TOKENS[: len(kinds)]), legend=_legend())
+    shape = alt.Shape(
+        "kind:N", scale=alt.Scale(domain=list(kinds), range=[*KIND_SHAPES[: len(kinds)]]), legend=_legend()
+    )
+    panels = []
+    for key, scale in ranges.items():
+        rows = [
+            {
+                "at": float(point[key]),
+                "mean": float(point["mean"]),
+                "kind": kinds[0] if point["chosen"] else kinds[2] if point["halted"] else kinds[1],
+            }
+            # the chosen one is drawn last, over the others
+            for point in sorted(shown, key=lambda point: point["chosen"])
+        ]
+        logarithmic = scale == "log"
+        x = alt.X(
+            "at:Q",
+            title=f"{key} (logarithmic)" if logarithmic else key,
+            scale=alt.Scale(type="log", nice=False, padding=10) if logarithmic else alt.Scale(zero=False, padding=10),
+            axis=alt.Axis(format="~g", tickCount=4, grid=False),
+        )
+        marks = alt.Chart(_rows(rows)).mark_point(filled=True, size=60, opacity=0.85)
+        panels.append(marks.encode(x=x, y=y, color=colour, shape=shape).properties(width=215, height=200))
+    halted = " Halted points trained for fewer epochs." if len(kinds) == 3 else ""
+    return _drawn(
+        "searched",
+        f"Validation {SCORES[metric]} against what was drawn",
+        f"Validation {SCORES[metric]} of {len(shown)} grid points against {', '.join(ranges)}.{halted} The table below "
+        "holds the numbers.",
+        alt.concat(*panels, columns=PANELS, spacing=24),
+        f"A mark: the mean of a grid point.{halted}",
     )
 
 

@@ -68,7 +68,14 @@ def launcher(wildcards, resources) -> str:
 
 def trials_of(wildcards) -> str:
     """Returns what a job's outputs depend on."""
-    return jaxrnn.plan.job_digest(jobs[wildcards.job])
+    trials = jaxrnn.plan.job_digest(jobs[wildcards.job])
+    return digest([trials, rungs]) if rungs else trials
+
+
+def promoted(wildcards) -> list[str]:
+    """Returns the table of what went on from the rung before, or nothing for the first one."""
+    before = int(wildcards.get("rung", len(plan.rungs))) - 1
+    return [f"results/{experiment.experiment}/rungs/{before}.csv"] if before else []
 
 
 def write_plan() -> None:
@@ -84,11 +91,14 @@ try:
     experiment_file = given_file()
     experiment = load(experiment_file)
     plan = jaxrnn.plan.make(experiment)
+    jaxrnn.plan.check_size(plan, Results(Path("results")))
     surveys = survey_files(plan)
 except JaxrnnError as error:
     sys.exit(f"jaxrnn: {error}")
 
 jobs = {job.name: job for job in plan.jobs}
+# Of successive halving: the epoch at which each rung but the last one ends, and how many grid points it has.
+rungs = [[rung.epochs, rung.points] for rung in plan.rungs[:-1]]
 values = experiment.model_dump(mode="json")
 manifest = f"results/datasets/{plan.dataset_key}/manifest.json"
 gpus = 1 if experiment.training.device == "gpu" else 0
@@ -97,5 +107,6 @@ gpus = 1 if experiment.training.device == "gpu" else 0
 wildcard_constraints:
     experiment=re.escape(experiment.experiment),
     job="|".join(re.escape(job) for job in jobs),
+    rung="[0-9]+",
     dataset="[0-9a-f]+",
     survey="[0-9a-f]+",

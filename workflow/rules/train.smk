@@ -8,12 +8,65 @@ onstart:
     write_plan()
 
 
+# With successive halving: each job once a rung, then the choice of what goes on. Which trials these are is known only
+# then, so that every job has its part in every rung, and ends at once where none of its trials does.
+rule rung:
+    input:
+        manifest=manifest,
+        splits=rules.split.output.splits,
+        statistics=rules.split.output.statistics,
+        promoted=promoted,
+    output:
+        trials="results/{experiment}/jobs/{job}/rung-{rung}/trials.csv",
+    log:
+        "results/{experiment}/jobs/{job}/rung-{rung}/log.txt",
+    benchmark:
+        "results/{experiment}/jobs/{job}/rung-{rung}/benchmark.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        runtime=480,
+        mem_mb=8000,
+        gpu=gpus,
+    params:
+        config="results/{experiment}/jobs/{job}/config.yaml",
+        trials=trials_of,
+    message:
+        "Train the job {wildcards.job}, rung {wildcards.rung}"
+    shell:
+        "jaxrnn train --config {params.config:q} --rung {wildcards.rung} >> {log:q} 2>&1"
+
+
+rule promote:
+    input:
+        expand("results/{{experiment}}/jobs/{job}/rung-{{rung}}/trials.csv", job=jobs),
+    output:
+        "results/{experiment}/rungs/{rung}.csv",
+    log:
+        "results/{experiment}/logs/promote-{rung}.txt",
+    benchmark:
+        "results/{experiment}/benchmarks/promote-{rung}.tsv"
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        experiment=experiment_path,
+        metric=experiment.selection.metric,
+        rungs=rungs,
+    message:
+        "Choose which trials of {wildcards.experiment} go on from rung {wildcards.rung}"
+    shell:
+        "jaxrnn promote --config {params.experiment:q} --rung {wildcards.rung} > {log:q} 2>&1"
+
+
 # Checkpoints and finished trials are no outputs, and so survive every rerun: a job goes on where it was, in the same log.
 rule train:
     input:
         manifest=manifest,
         splits=rules.split.output.splits,
         statistics=rules.split.output.statistics,
+        promoted=promoted,
     output:
         trials="results/{experiment}/jobs/{job}/trials.csv",
         history="results/{experiment}/jobs/{job}/history.csv",
