@@ -210,7 +210,7 @@ def test_the_least_recently_used_files_go(tmp_path: Path, monkeypatch: pytest.Mo
         compile_each(file, 2.0)
         os.utime(file, (time.time() - age, time.time() - age))
     compile_each(files[0], 2.0)  # used
-    monkeypatch.setattr(compilation, "MOST_BYTES", 3 * files[0].stat().st_size)
+    monkeypatch.setattr(compilation, "MOST_BYTES", 3.5 * files[0].stat().st_size)
     compile_each(tmp_path / "compiled" / "fourth", 2.0)
     assert {path.name for path in files[0].parent.iterdir()} == {"first", "third", "fourth"}
 
