@@ -71,7 +71,7 @@ SIMULATIONS = {
 }
 DEFAULT_SIMULATION = "light_curves"
 # Folders under results/ that belong to no experiment.
-RESERVED_NAMES = ("datasets", "surveys")
+RESERVED_NAMES = ("compiled", "datasets", "surveys")
 # A slip in a grid must not become a million jobs; a real grid of this size belongs in several experiments.
 MOST_TRIALS = 100_000
 REST = "*"

@@ -30,6 +30,7 @@ from jaxrnn import (
     batches,
     blueprint,
     bundles,
+    compilation,
     losses,
     plan,
     predict,
@@ -137,9 +138,15 @@ def train(
     if waiting:
         name = job_file.job.name + ("" if stage.last else f".rung-{rung}")
         checkpoints = Checkpoints(base.checkpoints(job_file.experiment, name))
-        with _Pack(job_file, stage, statistics, data, network, augment, waiting, store, checkpoints, say) as pack:
+        # parts of one size make programs of the same shapes, whatever is in them: folds, and splits by another seed
+        sizes = [len(part) for part in (data.train, data.validation, data.scored)]
+        compiled = at.compiled(compilation.key([_static_settings(job_file), sizes, _software()]))
+        with (
+            compilation.shared(compiled, say) as publish,
+            _Pack(job_file, stage, statistics, data, network, augment, waiting, store, checkpoints, say) as pack,
+        ):
             began = time.monotonic()
-            pack.run()
+            pack.run(publish)
             say(f"waited for input {100 * pack.waited / (time.monotonic() - began):.1f} % of the time")
         checkpoints.close(remove=True)
     folders = {}
@@ -404,8 +411,11 @@ class _Pack:
         """Returns the seconds in which the device has waited for input."""
         return self.windows.waited + self.validation.waited
 
-    def run(self) -> None:
-        """Trains until no trial runs or waits; each finished one is in the store before the next epoch begins."""
+    def run(self, publish: Callable[[], None]) -> None:
+        """Trains until no trial runs or waits; each finished one is in the store before the next epoch begins.
+
+        publish: is called between segments, when programs may have been compiled.
+        """
         progress = _Progress(self)
         saved = time.monotonic()
         with _Signals() as signals:
@@ -420,6 +430,7 @@ class _Pack:
                     if not any(self.places):
                         break
                 progress.tell()
+                publish()
                 due = time.monotonic() - saved > 60 * self.job_file.training.checkpoint_minutes
                 if due or signals.received is not None:
                     self._save()
@@ -653,15 +664,7 @@ class _Pack:
 
     def _program_digest(self) -> str:
         """Returns what a checkpoint's arrays depend on: the static settings and the data."""
-        values = self.job_file.model_dump(
-            mode="json", include={"data", "task", "model", "loss", "augmentation", "training"}
-        )
-        values["task"] = plan.learnt_task(values["task"], self.job_file.training.monitor)
-        runs = [f"training.{key}" for key in RUN_KEYS if key != "device"]
-        for key in (*TRACED_KEYS, *runs):
-            section, _, name = key.partition(".")
-            values.get(section, {}).pop(name, None)
-        return digest([values, self.statistics.data_digest])
+        return digest([_static_settings(self.job_file), self.statistics.data_digest])
 
     def _resume(self) -> bool:
         """Returns whether a checkpoint of this job was found and taken."""
@@ -711,6 +714,17 @@ class _Pack:
             self.say(f"{values['devices']} devices shared the pack out, {devices} do now: the last digits may differ")
         self._make_program()
         return jax.eval_shape(self.program.begin, self.hypers)
+
+
+def _static_settings(job_file: JobFile) -> dict[str, Any]:
+    """Returns the settings that a job's programs depend on."""
+    values = job_file.model_dump(mode="json", include={"data", "task", "model", "loss", "augmentation", "training"})
+    values["task"] = plan.learnt_task(values["task"], job_file.training.monitor)
+    runs = [f"training.{key}" for key in RUN_KEYS if key != "device"]
+    for key in (*TRACED_KEYS, *runs):
+        section, _, name = key.partition(".")
+        values.get(section, {}).pop(name, None)
+    return values
 
 
 def _monitored(job_file: JobFile, classes: tuple[str, ...]) -> dict[str, Any]:

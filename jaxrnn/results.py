@@ -50,6 +50,9 @@ class Results:
     def dataset(self, key: str) -> Path:
         return self.root / "datasets" / key
 
+    def compiled(self, key: str) -> Path:
+        return self.root / "compiled" / key
+
     def experiment(self, name: str) -> Path:
         return self.root / name
 
