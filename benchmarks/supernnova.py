@@ -105,9 +105,11 @@ def main() -> None:
     parser.add_argument("--supernnova", type=Path, required=True, help="the Python of an environment with SuperNNova")
     parser.add_argument("--data", type=Path, default=CHECKOUT.parent / "shared" / "data", help="the real surveys")
     parser.add_argument("--runs", type=int, default=5, help="of each side (5)")
-    parser.add_argument("--epochs", type=int, default=4, help="of each run (4)")
+    parser.add_argument("--epochs", type=int, default=4, help="of each run, 3 or more (4)")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
+    if options.epochs < 3:
+        parser.error("--epochs: at least 3, as the first does not count and ours leaves the last one's end untold")
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     noted = record.begun()
