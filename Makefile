@@ -1,14 +1,16 @@
-# demo, test, lint: the commands that a newcomer needs. The environment is .venv in this folder, made on first use.
+# demo, test, lint, bench: the commands that a newcomer needs. The environment is .venv in this folder, made on first use.
 #   make demo             simulates a small survey, trains, and writes results/demo/report.html
 #   make test             lint and every test that this machine can run; says at the end what was left out
 #   make test INSTALL=1   installs what the SLURM and browser tests need first (Debian, as root or with sudo)
+#   make bench            measures, hours on a quiet machine, and writes benchmarks/RESULTS.md; says what it left out
+#   make bench KERAS=PYTHON SUPERNNOVA=PYTHON SCRATCH=FOLDER    with the peers, which are installed elsewhere
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint system-packages
+.PHONY: help env demo test lint bench system-packages
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PIP := python -m pip install --quiet --no-compile --disable-pip-version-check --no-input --use-pep517 --constraint requirements.lock
@@ -76,3 +78,38 @@ lint: .venv/installed-for-tests
 
 test: system-packages lint
 	pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+
+# Each is measured alone. Of Keras and PyTorch so many trials of GOTO's 32 are, and the page says so.
+KERAS_TRIALS := 8
+TORCH_TRIALS := 32
+DATA := ../shared/data
+bench: .venv/installed-for-tests
+	if [ -d $(DATA)/goto ]; then
+	    python benchmarks/goto.py --data $(DATA)/goto/sample_data --torch-trials $(TORCH_TRIALS) \
+	        $(if $(KERAS),--keras $(KERAS) --keras-trials $(KERAS_TRIALS))
+	    python benchmarks/scaling.py
+	    python benchmarks/dag.py
+	else
+	    python benchmarks/scaling.py trials steps objects device
+	fi
+	python benchmarks/recurrence.py
+	python benchmarks/convolution.py
+	if [ -n '$(SUPERNNOVA)' ] && [ -n '$(SCRATCH)' ] && [ -d $(DATA)/spcc ]; then
+	    python benchmarks/supernnova.py --data $(DATA) --folder $(SCRATCH)/epoch --supernnova $(SUPERNNOVA)
+	    python benchmarks/ingest.py --data $(DATA) --folder $(SCRATCH)/ingest --supernnova $(SUPERNNOVA)
+	    python benchmarks/early.py --data $(DATA) --folder $(SCRATCH)/early --supernnova $(SUPERNNOVA)
+	fi
+	python benchmarks/page.py
+	echo
+	if [ ! -d $(DATA)/goto ]; then
+	    echo 'Left out: goto.py, dag.py, and the start in scaling.py. They need the GOTO sample under $(DATA)/goto.'
+	elif [ -z '$(KERAS)' ]; then
+	    echo 'Left out: Keras in goto.py. Make an environment: python3 -m venv FOLDER && FOLDER/bin/pip install'
+	    echo 'tensorflow-cpu, and name its Python: make bench KERAS=FOLDER/bin/python'
+	fi
+	if [ -z '$(SUPERNNOVA)' ] || [ -z '$(SCRATCH)' ] || [ ! -d $(DATA)/spcc ]; then
+	    echo 'Left out: supernnova.py, ingest.py, early.py. They need SPCC under $(DATA)/spcc, 25 GB of scratch, and an'
+	    echo 'environment: python3 -m venv FOLDER && FOLDER/bin/pip install supernnova torch. Then:'
+	    echo 'make bench SUPERNNOVA=FOLDER/bin/python SCRATCH=FOLDER'
+	fi
+	echo 'What was left out stands in the page as it was measured before, or as not measured yet.'

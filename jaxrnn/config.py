@@ -2038,7 +2038,11 @@ def _message(path: Path, mistakes: dict[tuple[Any, ...], str]) -> str:
     return "\n".join([f"{path}: {count}; every key is explained in config/README.md", *rows])
 
 
-class _Dumper(yaml.SafeDumper):
+# libyaml's where it is there: Python's takes most of the time that a plan of many trials takes
+_SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+class _Dumper(_SafeDumper):
     """Writes every value where it stands, and quotes text that `_Loader` would read as a number."""
 
     def ignore_aliases(self, data: Any) -> bool:
