@@ -1204,8 +1204,8 @@ class Training(Section):
     )
     trials_per_job: Annotated[Whole, Field(ge=1, le=4096)] = Field(
         default=16,
-        description="A job holds at most so many trials; they train in one program, shared out among the job's GPUs. "
-        "Fewer make more jobs for more machines; fewer also where the device's memory is short.",
+        description="A job holds at most so many trials; they train in one program, shared out among the job's GPUs or "
+        "a CPU's cores. Fewer make more jobs for more machines; fewer also where the device's memory is short.",
     )
     checkpoint_minutes: Annotated[Number, Field(gt=0)] = Field(
         default=5.0,

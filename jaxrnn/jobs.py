@@ -7,6 +7,7 @@ With successive halving a job comes once for each rung, and trains those of its 
 before, from where they were.
 """
 
+import contextlib
 import importlib.metadata
 import math
 import os
@@ -171,6 +172,10 @@ def _choose_device(wanted: str) -> str:
     JaxrnnError where it is not there."""
     if wanted == "cpu":
         jax.config.update("jax_platforms", "cpu")
+        # a device a core, which share a pack out; a process that has used JAX before keeps what it has
+        if jax.config.jax_num_cpu_devices < 0:  # pyright: ignore[reportAttributeAccessIssue] (set by none so far)
+            with contextlib.suppress(RuntimeError):
+                jax.config.update("jax_num_cpu_devices", _cores())
     try:
         devices = jax.devices(wanted)
     except RuntimeError as error:
@@ -183,6 +188,11 @@ def _choose_device(wanted: str) -> str:
     jax.config.update("jax_default_device", devices[0])
     several = f" x {len(devices)}" if len(devices) > 1 else ""
     return f"{devices[0].platform} ({devices[0].device_kind}){several}"
+
+
+def _cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _usable_devices() -> str:
@@ -323,9 +333,10 @@ class _Pack:
         self.hypers: Hyperparameters
         self.states: State
         if not self._resume():
-            count = min(len(self.waiting), settings.trials_per_job)
-            self.places = [None] * training.width_for(count)
-            self._fill(count)
+            # on a CPU empty places take no time: every rung of a job, and every rerun, then runs the same program
+            count = len(self.waiting) if training.together() else len(job_file.job.trials)
+            self.places = [None] * training.width_for(min(count, settings.trials_per_job))
+            self._fill(min(len(self.waiting), settings.trials_per_job))
             self._make_program()
             self.states = self._begun()
         self._let_idle()
@@ -777,9 +788,10 @@ def _duration(seconds: float) -> str:
 def _software() -> dict[str, str]:
     """Returns what a trial's last digits may depend on, by the names in `trials.SOFTWARE`."""
     device = jax.devices()[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     versions = (__version__, *(importlib.metadata.version(name) for name in trials.LIBRARIES))
-    return dict(zip(trials.SOFTWARE, (*versions, f"{device.platform} ({device.device_kind})", str(cores)), strict=True))
+    return dict(
+        zip(trials.SOFTWARE, (*versions, f"{device.platform} ({device.device_kind})", str(_cores())), strict=True)
+    )
 
 
 def _write_outputs(

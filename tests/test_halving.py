@@ -14,10 +14,7 @@ from jaxrnn import aggregate, bundles, jobs, plan, report, search, selection, tr
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import Results
 
-GRID = {
-    "model.units": [3, 4],
-    "training.learning_rate": [0.03, 0.01, 0.003, 0.001],
-}
+GRID = {"training.learning_rate": [0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003]}
 HALVING = {"halving": {"reduction": 2, "rungs": 3}}
 SETTINGS: dict[str, Any] = {
     "grid": GRID,
@@ -182,7 +179,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("rung", [1, 2, None])
+@pytest.mark.parametrize("rung", [1, None])
 def test_a_rung_killed_at_any_epoch_goes_on_to_the_same_bits(
     halved: tuple[Path, Results, plan.Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rung: int | None
 ) -> None:
@@ -279,7 +276,7 @@ def test_what_is_not_there_is_named(tmp_path: Path, halved: tuple[Path, Results,
     shutil.move(first, tmp_path / "aside")
     with pytest.raises(JaxrnnError, match=r"rung-1/trials.csv: not there yet; run `jaxrnn train --rung 1`"):
         aggregate.promote(made.experiment, at, 1)
-    shutil.copytree(at.job("tiny", made.jobs[1].name) / "rung-1", first)
+    shutil.copytree(at.job("tiny", made.jobs[0].name) / "rung-2", first)
     with pytest.raises(JaxrnnError, match=r"rung-1/trials.csv: holds other trials than the experiment has now"):
         aggregate.promote(made.experiment, at, 1)
     search.table(at.experiment("tiny"), 2).unlink()

@@ -105,7 +105,6 @@ class Workflow:
     def environment(self) -> dict[str, str]:
         return {
             **os.environ,
-            "JAX_NUM_CPU_DEVICES": "1",  # as for users
             "JAX_COMPILATION_CACHE_DIR": str(self.compiled),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

@@ -325,11 +325,12 @@ def searched(points: Sequence[Mapping[str, Any]], ranges: Mapping[str, str], met
             for point in sorted(shown, key=lambda point: point["chosen"])
         ]
         logarithmic = scale == "log"
+        ticks = _decades([row["at"] for row in rows]) if logarithmic and rows else alt.Undefined
         x = alt.X(
             "at:Q",
             title=f"{key} (logarithmic)" if logarithmic else key,
             scale=alt.Scale(type="log", nice=False, padding=10) if logarithmic else alt.Scale(zero=False, padding=10),
-            axis=alt.Axis(format="~g", tickCount=4, grid=False),
+            axis=alt.Axis(format="~g", tickCount=4, values=ticks, grid=False),
         )
         marks = alt.Chart(_rows(rows)).mark_point(filled=True, size=60, opacity=0.85)
         panels.append(marks.encode(x=x, y=y, color=colour, shape=shape).properties(width=215, height=200))
@@ -342,6 +343,15 @@ def searched(points: Sequence[Mapping[str, Any]], ranges: Mapping[str, str], met
         alt.concat(*panels, columns=PANELS, spacing=24),
         f"A mark: the mean of a grid point.{halted}",
     )
+
+
+def _decades(values: Sequence[float]) -> list[float]:
+    """Returns ticks for values on a logarithmic axis: powers of ten, and threes between them where they are few."""
+    low, high = min(values), max(values)
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    tens = [10.0**power for power in powers if low <= 10.0**power <= high]
+    finer = [step * 10.0**power for power in powers for step in (1, 3) if low <= step * 10.0**power <= high]
+    return tens if len(tens) > 2 else finer or [low, high]
 
 
 def score_curves(

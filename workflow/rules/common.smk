@@ -72,6 +72,11 @@ def trials_of(wildcards) -> str:
     return digest([trials, rungs]) if rungs else trials
 
 
+def cores_of(wildcards) -> int:
+    """Returns how many cores a training job can use: on a CPU one for each of its trials."""
+    return len(jobs[wildcards.job].trials) if experiment.training.device == "cpu" else 1
+
+
 def promoted(wildcards) -> list[str]:
     """Returns the table of what went on from the rung before, or nothing for the first one."""
     before = int(wildcards.get("rung", len(plan.rungs))) - 1

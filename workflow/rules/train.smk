@@ -24,7 +24,7 @@ rule rung:
         "results/{experiment}/jobs/{job}/rung-{rung}/benchmark.tsv"
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: cores_of
     resources:
         runtime=480,
         mem_mb=8000,
@@ -35,7 +35,7 @@ rule rung:
     message:
         "Train the job {wildcards.job}, rung {wildcards.rung}"
     shell:
-        "jaxrnn train --config {params.config:q} --rung {wildcards.rung} >> {log:q} 2>&1"
+        "JAX_NUM_CPU_DEVICES={threads} jaxrnn train --config {params.config:q} --rung {wildcards.rung} >> {log:q} 2>&1"
 
 
 rule promote:
@@ -78,7 +78,7 @@ rule train:
         "results/{experiment}/jobs/{job}/benchmark.tsv"
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: cores_of
     resources:
         runtime=480,
         mem_mb=8000,
@@ -89,4 +89,4 @@ rule train:
     message:
         "Train the job {wildcards.job}"
     shell:
-        "jaxrnn train --config {params.config:q} >> {log:q} 2>&1"
+        "JAX_NUM_CPU_DEVICES={threads} jaxrnn train --config {params.config:q} >> {log:q} 2>&1"
