@@ -283,6 +283,7 @@ def plan(
     config: ConfigFile,
     results: ResultsFolder = RESULTS,
     yes: Annotated[bool, typer.Option("--yes", help="So many trials are meant, however many they are.")] = False,
+    measure: Annotated[bool, typer.Option(help="Train a moment of each program, to say what jobs will take.")] = True,
 ) -> None:
     """Writes the grid's trials and each job's config.yaml."""
     from jaxrnn import plan as plan_module
@@ -295,6 +296,34 @@ def plan(
     for remark in (*plan_module.write(made, at), *plan_module.in_words(made)):
         say(remark)
     say(f"each trial with its job: {at.experiment(experiment.experiment) / 'plan.csv'}")
+    from jaxrnn import estimates
+
+    if not measure:
+        return
+    if not estimates.ready(made, at):
+        say("what jobs will take can be measured once the survey is ingested and split: jaxrnn ingest, jaxrnn split")
+        return
+    rows = estimates.estimate(made, at, say)
+    for line in estimates.in_words(rows, {job.name: len(job.trials) for job in made.jobs}):
+        say(line)
+
+
+@app.command(epilog=_examples("jaxrnn calibrate --config results/goto/jobs/cell-gru-1/config.yaml"))
+def calibrate(
+    config: Annotated[Path, typer.Option("--config", help="A job's config.yaml, which `jaxrnn plan` writes.")],
+    results: ResultsFolder = RESULTS,
+    seconds: Annotated[float, typer.Option("--seconds", min=0, help="How long it trains.")] = 3.0,
+) -> None:
+    """Prints what a job takes on this device, from a moment of it."""
+    import json
+
+    from jaxrnn import plan as plan_module
+
+    job_file = plan_module.load_job(config)
+    from jaxrnn import jobs
+    from jaxrnn.results import Results
+
+    print(json.dumps(jobs.calibrate(job_file, Results(results), seconds)))
 
 
 @app.command(epilog=_examples("jaxrnn promote --config config/goto_search.yaml --rung 1"))

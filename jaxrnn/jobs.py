@@ -12,7 +12,9 @@ import importlib.metadata
 import math
 import os
 import platform
+import resource
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -47,6 +49,7 @@ from jaxrnn.blueprint import Blueprint
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.config import LOWER_IS_BETTER, RUN_KEYS, TRACED_KEYS, Output, digest
 from jaxrnn.errors import Interrupted, JaxrnnError, listed
+from jaxrnn.estimates import duration
 from jaxrnn.plan import JobFile, Trial
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
 from jaxrnn.results import Results
@@ -102,6 +105,114 @@ def train(
             say(f"job {job_file.job.name}: none of its trials went on to rung {rung}")
             return
     device = _choose_device(job_file.training.device)
+    inputs = _read_inputs(job_file, at)
+    statistics, data = inputs.statistics, inputs.data
+    counts = {name: int((data.scored.splits == name).sum()) for name in SCORED_SPLITS}
+    say(
+        f"job {job_file.job.name}: {len(job_file.job.trials)} trials on {device}; "
+        + ", ".join(f"{count} {name}" for name, count in ({"train": len(data.train)} | counts).items())
+        + f" sequences of {len(statistics.classes)} classes"
+    )
+    base = Results(output) if retrain else at
+    store = _Store(base, job_file.experiment, statistics, say)
+    waiting = [trial for trial in stage.trials if store.found(trial, stage) is None]
+    if len(waiting) < len(stage.trials):
+        finished = len(stage.trials) - len(waiting)
+        say(f"{finished} trials are finished already and are kept (--retrain --output FOLDER trains them again there)")
+    if waiting:
+        name = job_file.job.name + ("" if stage.last else f".rung-{rung}")
+        checkpoints = Checkpoints(base.checkpoints(job_file.experiment, name))
+        with (
+            compilation.shared(_compiled(job_file, inputs, at), say) as publish,
+            _Pack(job_file, stage, inputs, waiting, store, checkpoints, say) as pack,
+        ):
+            began = time.monotonic()
+            pack.run(publish)
+            say(f"waited for input {100 * pack.waited / (time.monotonic() - began):.1f} % of the time")
+        checkpoints.close(remove=True)
+    folders = {}
+    for trial in job_file.job.trials if stage.last else stage.trials:
+        folder = store.found(trial, stage) or store.halted(trial, stage)
+        if folder is None:
+            raise JaxrnnError(
+                f"trial {trial.id}: successive halving ended it, and what it was then is no longer in "
+                f"{base.trial(job_file.experiment, '')}; run `jaxrnn train --rung 1` with {output / 'config.yaml'}, "
+                "then the next ones"
+            )
+        folders[trial.fingerprint] = folder
+    if stage.last:
+        _write_outputs(job_file, inputs, folders, output)
+    else:
+        _write_rung(job_file, stage, folders, output, statistics)
+    say(f"job {job_file.job.name}: done, results in {output}")
+
+
+def calibrate(job_file: JobFile, at: Results, seconds: float) -> dict[str, Any]:
+    """Trains the job's trials for about so many seconds, of which nothing is kept but what was compiled; returns what
+    they take on this device.
+
+    Of the whole pack: `compile_seconds`, `step_seconds`, `epoch_end_seconds` (validation), `end_seconds` (checkpoint,
+    predictions); `steps` an epoch;
+    `memory_mb`, the process's largest so far, and `device_memory_mb`, None where the device doesn't tell;
+    `timed_seconds`, that all this took; `parameters` of a network, and `device`.
+    """
+    device = _choose_device(job_file.training.device)
+    inputs = _read_inputs(job_file, at)
+
+    def timed(action: Callable[[], Any]) -> float:
+        began = time.monotonic()
+        action()
+        return time.monotonic() - began
+
+    with (
+        tempfile.TemporaryDirectory(prefix="jaxrnn-") as folder,
+        compilation.shared(_compiled(job_file, inputs, at), _nothing),
+    ):
+        stage = _Stage(job_file.training.epochs, job_file.job.trials)
+        store = _Store(Results(Path(folder)), job_file.experiment, inputs.statistics, _nothing)
+        checkpoints = Checkpoints(Path(folder) / "checkpoints")
+        began = time.monotonic()
+        with _Pack(job_file, stage, inputs, [*stage.trials], store, checkpoints, _nothing) as pack:
+            _, steps = pack.epoch_steps()
+            first, done, taken = timed(pack.some_steps), 0, 0.0
+            while not done or taken < seconds:
+                before = pack.epoch_steps()[0] % steps
+                taken += timed(pack.some_steps)
+                done += (pack.epoch_steps()[0] - before) % steps or steps
+            compiling, ending = timed(pack.end_epoch), timed(pack.end_epoch)
+            closing = timed(pack.end)
+            total = time.monotonic() - began
+        checkpoints.close()
+    peaks = [(entry.memory_stats() or {}).get("peak_bytes_in_use") for entry in jax.local_devices()]
+    return {
+        "device": device,
+        "parameters": inputs.network.parameters,
+        "steps": steps,
+        "compile_seconds": max(first - FIRST_SEGMENT_STEPS * taken / done, 0.0) + max(compiling - ending, 0.0),
+        "step_seconds": taken / done,
+        "epoch_end_seconds": ending,
+        "end_seconds": closing,
+        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+        "device_memory_mb": None if None in peaks else sum(peaks) / 1e6,  # pyright: ignore
+        "timed_seconds": total,
+    }
+
+
+def _nothing(text: str) -> None:
+    """Says nothing."""
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a job reads: its fold's statistics and data, and the network and augmentation that they are for."""
+
+    statistics: Statistics
+    data: "_Data"
+    network: Blueprint
+    augment: training.Augment | None
+
+
+def _read_inputs(job_file: JobFile, at: Results) -> _Inputs:
     experiment_folder = at.experiment(job_file.experiment)
     fold = job_file.job.fold
     statistics = splits.read_statistics(experiment_folder, fold, job_file.training.sequences)
@@ -124,47 +235,14 @@ def train(
             splits.check_spelling(part.ids, part.lengths, part.labels, network)
     by_step = data.train.labels_by_step
     augment = augmentation.read(job_file.augmentation, job_file.data, dataset, statistics, labels_by_step=by_step)
-    counts = {name: int((data.scored.splits == name).sum()) for name in SCORED_SPLITS}
-    say(
-        f"job {job_file.job.name}: {len(job_file.job.trials)} trials on {device}; "
-        + ", ".join(f"{count} {name}" for name, count in ({"train": len(data.train)} | counts).items())
-        + f" sequences of {len(statistics.classes)} classes"
-    )
-    base = Results(output) if retrain else at
-    store = _Store(base, job_file.experiment, statistics, say)
-    waiting = [trial for trial in stage.trials if store.found(trial, stage) is None]
-    if len(waiting) < len(stage.trials):
-        finished = len(stage.trials) - len(waiting)
-        say(f"{finished} trials are finished already and are kept (--retrain --output FOLDER trains them again there)")
-    if waiting:
-        name = job_file.job.name + ("" if stage.last else f".rung-{rung}")
-        checkpoints = Checkpoints(base.checkpoints(job_file.experiment, name))
-        # parts of one size make programs of the same shapes, whatever is in them: folds, and splits by another seed
-        sizes = [len(part) for part in (data.train, data.validation, data.scored)]
-        compiled = at.compiled(compilation.key([_static_settings(job_file), sizes, _software()]))
-        with (
-            compilation.shared(compiled, say) as publish,
-            _Pack(job_file, stage, statistics, data, network, augment, waiting, store, checkpoints, say) as pack,
-        ):
-            began = time.monotonic()
-            pack.run(publish)
-            say(f"waited for input {100 * pack.waited / (time.monotonic() - began):.1f} % of the time")
-        checkpoints.close(remove=True)
-    folders = {}
-    for trial in job_file.job.trials if stage.last else stage.trials:
-        folder = store.found(trial, stage) or store.halted(trial, stage)
-        if folder is None:
-            raise JaxrnnError(
-                f"trial {trial.id}: successive halving ended it, and what it was then is no longer in "
-                f"{base.trial(job_file.experiment, '')}; run `jaxrnn train --rung 1` with {output / 'config.yaml'}, "
-                "then the next ones"
-            )
-        folders[trial.fingerprint] = folder
-    if stage.last:
-        _write_outputs(job_file, statistics, data, network, folders, output)
-    else:
-        _write_rung(job_file, stage, folders, output, statistics)
-    say(f"job {job_file.job.name}: done, results in {output}")
+    return _Inputs(statistics, data, network, augment)
+
+
+def _compiled(job_file: JobFile, inputs: _Inputs, at: Results) -> Path:
+    """Returns where jobs whose programs are the same leave them to each other."""
+    # parts of one size make programs of the same shapes, whatever is in them: folds, and splits by another seed
+    sizes = [len(part) for part in (inputs.data.train, inputs.data.validation, inputs.data.scored)]
+    return at.compiled(compilation.key([_static_settings(job_file), sizes, _software()]))
 
 
 def _choose_device(wanted: str) -> str:
@@ -300,28 +378,26 @@ class _Pack:
         self,
         job_file: JobFile,
         stage: _Stage,
-        statistics: Statistics,
-        data: _Data,
-        network: Blueprint,
-        augment: training.Augment | None,
+        inputs: _Inputs,
         waiting: list[Trial],
         store: _Store,
         checkpoints: Checkpoints,
         say: Say,
     ) -> None:
-        self.job_file, self.stage, self.statistics, self.data, self.say = job_file, stage, statistics, data, say
-        self.network, self.augment = network, augment
+        self.job_file, self.stage, self.say = job_file, stage, say
+        self.statistics, self.data = inputs.statistics, inputs.data
+        self.network, self.augment = inputs.network, inputs.augment
         self.store, self.checkpoints, self.waiting = store, checkpoints, list(waiting)
         settings = job_file.training
-        train, most_bytes = data.train, settings.window_mb * 1e6
+        train, most_bytes = self.data.train, settings.window_mb * 1e6
         longest = batches.edges(train.lengths, settings.length_buckets)
         # the split's seed draws the windows: trials of all seeds walk through the same ones
         seed = plan.split_seed(job_file.model_dump())
         self.windows = Windows(train, longest, most_bytes, seed=seed, epochs=settings.epochs)
-        self.validation = predict.evaluation_windows(data.validation, longest, most_bytes)
+        self.validation = predict.evaluation_windows(self.data.validation, longest, most_bytes)
         self.kind: Output = job_file.task.kind
         self._targets: training.Targets | None = None
-        self.outputs = job_file.loss.outputs(len(statistics.classes), self.kind)
+        self.outputs = job_file.loss.outputs(len(self.statistics.classes), self.kind)
         self._replace = jax.jit(self._replaced)
         # the window of the epoch under way, and the step within it
         self.window, self.step = 0, 0
@@ -432,7 +508,7 @@ class _Pack:
         with _Signals() as signals:
             while any(self.places):
                 began, waited = time.monotonic(), self.waited
-                self._advance()
+                self.some_steps()
                 ended = self.window == self.windows.count(self.epoch)
                 report = self._finish_epoch() if ended else None
                 self._share(time.monotonic() - began, self.waited - waited)
@@ -452,8 +528,10 @@ class _Pack:
                         "checkpoint is written, and the same command goes on from it"
                     )
 
-    def _advance(self) -> None:
-        """Trains for a segment, at most to the end of the window."""
+    def some_steps(self) -> None:
+        """Trains for a segment, at most to the end of the window; after the last one of an epoch, on from its first."""
+        if self.window == self.windows.count(self.epoch):
+            self.window = 0
         window = self.windows.get(self.epoch, self.window)
         batch_size = self.job_file.training.batch_size
         if self._scheduled is None or self._scheduled[0] is not window:
@@ -492,6 +570,15 @@ class _Pack:
             self.segment_steps = max(1, math.floor(self.segment_steps * wanted / seconds))
         elif seconds < wanted / 2 and steps == self.segment_steps:
             self.segment_steps *= 2
+
+    def end_epoch(self) -> None:
+        """Ends the epoch where it is."""
+        self._keep(self._finish_epoch())
+
+    def end(self) -> None:
+        """Ends all trials where they are: with a checkpoint, and in the store."""
+        self._save()
+        self._store_all([index for index, place in enumerate(self.places) if place is not None])
 
     def _finish_epoch(self) -> tuple[Any, Any, training.EpochReport]:
         """Returns the trials' epochs, which of them go on, and their reports."""
@@ -774,15 +861,9 @@ class _Progress:
         finished = sum(len(place.history) for place in places) + len(places) * step / steps
         if finished:
             to_do = sum(epochs - len(place.history) for place in places) + epochs * len(self.pack.waiting)
-            left = f", at most {_duration(spent / finished * to_do)} left"
+            left = f", at most {duration(spent / finished * to_do)} left"
         where = f"epoch {done} of {epochs}, step {step} of {steps}"
         self.pack.say(f"{where}: {len(places)} trials training{waiting}{best}{left}")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _software() -> dict[str, str]:
@@ -794,14 +875,8 @@ def _software() -> dict[str, str]:
     )
 
 
-def _write_outputs(
-    job_file: JobFile,
-    statistics: Statistics,
-    data: _Data,
-    network: Blueprint,
-    folders: dict[str, Path],
-    output: Path,
-) -> None:
+def _write_outputs(job_file: JobFile, inputs: _Inputs, folders: dict[str, Path], output: Path) -> None:
+    statistics, data, network = inputs.statistics, inputs.data, inputs.network
     scored = data.scored
     rows, histories = [], []
     finished = {trial.id: trials.load(folders[trial.fingerprint]) for trial in job_file.job.trials}

@@ -410,7 +410,7 @@ def test_a_job_in_windows_is_the_same_however_it_is_interrupted_and_its_trials_o
     monkeypatch.setattr(jobs._Pack, "_adapt_segment", lambda *_: None)
     walk: list[tuple[int, int, int]] = []
     kill_at: list[int] = []
-    advance = jobs._Pack._advance
+    advance = jobs._Pack.some_steps
 
     def watched(pack: jobs._Pack) -> None:
         advance(pack)
@@ -420,7 +420,7 @@ def test_a_job_in_windows_is_the_same_however_it_is_interrupted_and_its_trials_o
             pack._save()
             raise Killed
 
-    monkeypatch.setattr(jobs._Pack, "_advance", watched)
+    monkeypatch.setattr(jobs._Pack, "some_steps", watched)
 
     def trained(name: str, file: plan.JobFile) -> pd.DataFrame:
         jobs.train(file, at, tmp_path / name, quiet, retrain=True)

@@ -251,7 +251,7 @@ def test_a_killed_job_resumes_to_the_same_bits(learnt: Any, tmp_path: Path, monk
 
 def check_resumed(at: Any, made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trains the only job again, killed within an epoch and resumed: it gives what it gave undisturbed."""
-    advance, segments = jobs._Pack._advance, []
+    advance, segments = jobs._Pack.some_steps, []
 
     def killed(pack: Any) -> None:
         advance(pack)
@@ -261,7 +261,7 @@ def check_resumed(at: Any, made: Any, tmp_path: Path, monkeypatch: pytest.Monkey
             pack._save()
             raise Killed
 
-    monkeypatch.setattr(jobs._Pack, "_advance", killed)
+    monkeypatch.setattr(jobs._Pack, "some_steps", killed)
     monkeypatch.setattr(jobs, "FIRST_SEGMENT_STEPS", 1)
     monkeypatch.setattr(jobs._Pack, "_adapt_segment", lambda *_: None)
     folder = at.job("tiny", made.jobs[0].name)

@@ -24,7 +24,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from jaxrnn import early, metrics, plan, search
+from jaxrnn import early, estimates, metrics, plan, search
 from jaxrnn.config import (
     ERROR_RATES,
     LOWER_IS_BETTER,
@@ -995,6 +995,7 @@ def _search(inputs: Inputs) -> dict[str, Any]:
         "varied": [(key, _tried(inputs, key)) for key in inputs.varied],
         "strategy": STRATEGIES.get((inputs.config.get("search") or {}).get("strategy", "grid"), ""),
         "halving": _halving(inputs),
+        "cost": _cost(inputs),
         "shared": [(key, _value(inputs.config["grid"][key][0])) for key in inputs.keys if key not in inputs.varied],
         "drawn": inputs.drawn,
         "in_folds": inputs.in_folds,
@@ -1017,6 +1018,31 @@ def _tried(inputs: Inputs, key: str) -> str:
     drawn_from = inputs.ranges[key]
     scale = ", on a logarithmic scale" if drawn_from.scale == "log" else ""
     return f"drawn from {_value(drawn_from.low)} to {_value(drawn_from.high)}{scale}"
+
+
+def _cost(inputs: Inputs) -> Table | None:
+    """Returns a table of what `jaxrnn plan` expected of each job, and what it used; None where neither is known."""
+    jobs = Counter(row["job"] for row in inputs.trials)
+    found = estimates.compared(inputs.folder, list(jobs))
+    if all(row["used_seconds"] is None and "seconds" not in row for row in found):
+        return None
+
+    def shown(value: float | None, places: int = 0) -> Cell:
+        return Cell(NOT_A_NUMBER, math.nan) if value is None else Cell(f"{value:,.{places}f}", float(value))
+
+    rows = [
+        [
+            _text(row["job"]),
+            _count(jobs[row["job"]]),
+            shown(row.get("seconds")),
+            shown(row["used_seconds"]),
+            shown(row.get("memory_mb")),
+            shown(row["used_memory_mb"]),
+        ]
+        for row in sorted(found, key=lambda row: -(row["used_seconds"] or 0))
+    ]
+    head = ["Job", "Trials", "Seconds expected", "Seconds used", "Memory expected (MB)", "Memory used (MB)"]
+    return Table.of("jobs", "Jobs: what jaxrnn plan expected of them, and what their last run used", head, rows)
 
 
 def _halving(inputs: Inputs) -> dict[str, Any] | None:

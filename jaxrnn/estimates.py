@@ -1,0 +1,151 @@
+"""What a plan will take, before any of it is submitted: a moment of its programs, measured, times what it asks for.
+
+Each program is measured in a process of its own, as a job would run it, so that start-up and memory are a job's.
+"""
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxrnn import plan, results
+from jaxrnn.config import TRACED_KEYS, digest
+from jaxrnn.errors import JaxrnnError
+from jaxrnn.plan import Job, Plan
+from jaxrnn.results import Results
+
+FILE = "estimates.json"
+MOST_PROGRAMS = 8  # that are measured
+A_PROGRAM = 3.0  # seconds of training
+
+
+def ready(made: Plan, at: Results) -> bool:
+    """Returns whether the survey is ingested and split, without which nothing can be measured."""
+    folder = at.experiment(made.experiment.experiment)
+    return (at.dataset(made.dataset_key) / "manifest.json").exists() and (folder / "statistics.json").exists()
+
+
+def estimate(made: Plan, at: Results, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Measures the plan's programs, the ones that differ most first; returns, and keeps, a row a job.
+
+    `seconds`: from the job's start to its end, every rung together; `memory_mb` and `device_memory_mb`; `parameters` of
+    a network; `scaled_from`: the job whose program was measured in place of this one's, "" for its own; `trials`: the
+    job's digest; `device`. The plan must be written, and `ready`. Raises JaxrnnError where a program can't be measured.
+    """
+    programs: dict[str, list[Job]] = {}
+    for job in made.jobs:
+        programs.setdefault(_program(made, job), []).append(job)
+    shown = list(programs)
+    # from all over the grid, for what lies between is like its neighbours
+    chosen = [shown[index * (len(shown) - 1) // max(MOST_PROGRAMS - 1, 1)] for index in range(MOST_PROGRAMS)]
+    measured: dict[str, tuple[Job, dict[str, Any]]] = {}
+    for number, program in enumerate(dict.fromkeys(chosen if len(shown) > MOST_PROGRAMS else shown), start=1):
+        longest = max(programs[program], key=lambda job: len(job.trials))
+        say(f"measuring program {number} of {min(len(shown), MOST_PROGRAMS)}: {longest.name}")
+        measured[program] = longest, _measure(made, longest, at)
+    rows = []
+    for index, program in enumerate(shown):
+        near = program if program in measured else min(measured, key=lambda other: abs(shown.index(other) - index))
+        of, took = measured[near]
+        for job in programs[program]:
+            share = len(job.trials) / len(of.trials)
+            rows.append(
+                {
+                    "job": job.name,
+                    "trials": plan.job_digest(job),
+                    "seconds": round(_seconds(made, took, share), 1),
+                    "memory_mb": round(took["memory_mb"]),
+                    "device_memory_mb": took["device_memory_mb"] and round(took["device_memory_mb"]),
+                    "parameters": took["parameters"],
+                    "scaled_from": "" if near == program else of.name,
+                    "device": took["device"],
+                }
+            )
+    results.write_json(at.experiment(made.experiment.experiment) / FILE, {"jobs": rows})
+    return rows
+
+
+def _program(made: Plan, job: Job) -> str:
+    """Returns what stands for a job's program: jobs of one program differ in traced keys, seeds and folds alone."""
+    point = made.points[job.trials[0].id]
+    return digest({key: value for key, value in point.items() if key not in TRACED_KEYS})
+
+
+def _measure(made: Plan, job: Job, at: Results) -> dict[str, Any]:
+    path = at.job(made.experiment.experiment, job.name) / "config.yaml"
+    command = [sys.executable, "-m", "jaxrnn", "calibrate", "--config", str(path), "--results", str(at.root)]
+    began = time.monotonic()
+    done = subprocess.run([*command, "--seconds", str(A_PROGRAM)], capture_output=True, text=True)
+    taken = time.monotonic() - began
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it was killed, perhaps for its memory"]
+        raise JaxrnnError(f"job {job.name} cannot be measured here: {lines[-1].removeprefix('jaxrnn: ')}")
+    found = json.loads(done.stdout)
+    return found | {"start_seconds": taken - found["timed_seconds"]}
+
+
+def _seconds(made: Plan, took: dict[str, Any], share: float) -> float:
+    """Returns how long a job takes; share: its trials over those that were measured at once."""
+    epoch = took["steps"] * took["step_seconds"] + took["epoch_end_seconds"]
+    # a GPU trains many trials in the time of one
+    of_trials = share if took["device"].startswith("cpu") else 1.0
+    before, epochs = 0, 0.0
+    for rung in made.rungs:
+        epochs += (rung.epochs - before) * rung.points / made.size
+        before = rung.epochs
+    each = took["start_seconds"] + took["compile_seconds"] + took["end_seconds"]
+    return len(made.rungs) * each + epochs * epoch * of_trials
+
+
+def in_words(rows: list[dict[str, Any]], trials: dict[str, int]) -> list[str]:
+    """Returns a line a job, or for many jobs the largest ones, and their sum. trials: how many each job has."""
+    devices = sorted({row["device"] for row in rows})
+    said = [f"expected on {', '.join(devices)}, from a moment of each program:"]
+    longest = sorted(rows, key=lambda row: -row["seconds"])
+    for row in longest[:10]:
+        memory = f"{row['memory_mb']:,} MB of memory"
+        if row["device_memory_mb"]:
+            memory += f" and {row['device_memory_mb']:,} MB of the device's"
+        scaled = f" (as {row['scaled_from']})" if row["scaled_from"] else ""
+        count = trials[row["job"]]
+        said.append(
+            f"  {row['job']}: {count} trial{'' if count == 1 else 's'} of {row['parameters']:,} parameters, "
+            f"{duration(row['seconds'])}, {memory}{scaled}"
+        )
+    if len(rows) > 10:
+        said.append(f"  ... and {len(rows) - 10:,} more")
+    total = sum(row["seconds"] for row in rows)
+    kind = "GPU" if any(row["device_memory_mb"] for row in rows) else "job"
+    said.append(f"all {len(rows):,} jobs: {total / 3600:.3g} {kind} hours; early stopping can only shorten it")
+    return said
+
+
+def duration(seconds: float) -> str:
+    """Returns seconds as one reads them: 90 s, 12 min, 3.4 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def compared(folder: Path, jobs: list[str]) -> list[dict[str, Any]]:
+    """Returns a row for each job of an experiment: its estimate, as `estimate` has it, if it was made, and what it
+    used by Snakemake's account of its last run: `used_seconds` of all rungs, and `used_memory_mb`, the largest."""
+    path = folder / FILE
+    expected = {row["job"]: row for row in results.read_json(path, "jaxrnn plan")["jobs"]} if path.exists() else {}
+    rows = []
+    for job in jobs:
+        used = []
+        for account in (folder / "jobs" / job / "benchmark.tsv", *(folder / "jobs" / job).glob("rung-*/benchmark.tsv")):
+            if account.exists():
+                with account.open(newline="", encoding="utf-8") as file:
+                    used += list(csv.DictReader(file, delimiter="\t"))
+        row = {"job": job, **expected.get(job, {})}
+        # where a process was too short to be looked at, Snakemake writes NA, or -
+        memory = [float(entry["max_rss"]) for entry in used if entry["max_rss"][:1].isdigit()]
+        row["used_seconds"] = sum(float(entry["s"]) for entry in used) if used else None
+        rows.append(row | {"used_memory_mb": max(memory, default=None)})
+    return rows

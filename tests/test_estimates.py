@@ -1,0 +1,127 @@
+"""What `jaxrnn plan` says that jobs will take, from a moment of them, and what it is compared with."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from experiments import prepared
+
+from jaxrnn import estimates, jobs, plan
+from jaxrnn.errors import JaxrnnError
+
+TOOK: dict[str, Any] = {
+    "device": "cpu (cpu)",
+    "parameters": 100,
+    "steps": 8,
+    "compile_seconds": 5.0,
+    "step_seconds": 0.01,
+    "epoch_end_seconds": 0.02,
+    "end_seconds": 1.0,
+    "start_seconds": 4.0,
+    "memory_mb": 500.4,
+    "device_memory_mb": None,
+}
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+def test_a_moment_of_a_job_is_measured_and_nothing_of_it_is_kept(tmp_path: Path) -> None:
+    _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1]})
+    before = sorted(tmp_path.rglob("*"))
+    path = at.job("tiny", made.jobs[0].name) / "config.yaml"
+    found = jobs.calibrate(plan.load_job(path), at, 0.1)
+    assert sorted(tmp_path.rglob("*")) == before
+    # 120 objects in batches of 16, in two buckets with a short batch each
+    assert found["steps"] in (8, 9) and found["parameters"] > 0 and "cpu" in found["device"]
+    assert 0 < found["step_seconds"] < 1 and found["epoch_end_seconds"] > 0 and found["end_seconds"] > 0
+    spent = found["compile_seconds"] + found["step_seconds"] + found["epoch_end_seconds"] + found["end_seconds"]
+    assert spent < found["timed_seconds"] and found["memory_mb"] > 100
+
+
+def test_an_estimate_runs_the_job_as_a_process_of_its_own(tmp_path: Path) -> None:
+    _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1]})
+    assert estimates.ready(made, at)
+    said: list[str] = []
+    (row,) = estimates.estimate(made, at, said.append)
+    assert said == ["measuring program 1 of 1: all-1"]
+    assert (row["job"], row["trials"], row["scaled_from"]) == ("all-1", plan.job_digest(made.jobs[0]), "")
+    assert row["seconds"] > 1 and row["memory_mb"] > 100 and row["device_memory_mb"] is None
+    (compared,) = estimates.compared(at.experiment("tiny"), ["all-1"])
+    assert compared == {**row, "used_seconds": None, "used_memory_mb": None}
+    words = estimates.in_words([row], {"all-1": 2})
+    assert f"  all-1: 2 trials of {row['parameters']:,} parameters, " in words[1]
+
+
+def test_what_cannot_be_measured_here_is_said(tmp_path: Path) -> None:
+    import jax
+
+    if any(device.platform == "gpu" for device in jax.devices()):
+        pytest.skip("this machine has a GPU")
+    _, at, made = prepared(tmp_path, training__device="gpu")
+    with pytest.raises(JaxrnnError, match=r"job all-1 cannot be measured here: training.device: gpu, and JAX"):
+        estimates.estimate(made, at, quiet)
+
+
+def test_jobs_of_one_program_are_measured_once_and_many_programs_by_their_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = {"model.units": list(range(1, 21)), "loss.gamma": [0, 1, 2]}
+    split = {"method": "exact", "train": 0.5, "validation": 0.2, "folds": 2}
+    _, at, made = prepared(tmp_path, grid=grid, split=split, training__trials_per_job=2)
+    measured: list[str] = []
+
+    def measure(_: Any, job: plan.Job, __: Any) -> dict[str, Any]:
+        measured.append(job.name)
+        return TOOK | {"parameters": int(job.name.split("_")[0].removeprefix("units-"))}
+
+    monkeypatch.setattr(estimates, "_measure", measure)
+    rows = estimates.estimate(made, at, quiet)
+    # of each program a job of the most trials, in one of its folds
+    assert len(measured) == estimates.MOST_PROGRAMS and len(made.jobs) == len(rows) == 20 * 2 * 2
+    assert {measured[0], measured[-1]} == {"units-1_fold-0-1", "units-20_fold-0-1"}
+    for row in rows:
+        units = int(row["job"].split("_")[0].removeprefix("units-"))
+        assert abs(row["parameters"] - units) <= 2
+        assert (row["scaled_from"] == "") == (row["parameters"] == units)
+        # 4 epochs of 8 steps; a CPU trains half of the trials in half of the time
+        share = 1 if row["job"].endswith("-1") else 0.5
+        assert row["seconds"] == round(10 + 4 * 0.1 * share, 1)
+
+
+def test_each_rung_begins_anew_and_trains_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = {"loss.gamma": [0, 1, 2, 3]}
+    search = {"halving": {"reduction": 2, "rungs": 3}}
+    _, at, made = prepared(tmp_path, grid=grid, search=search, training__epochs=8)
+    monkeypatch.setattr(estimates, "_measure", lambda *_: TOOK)
+    (row,) = estimates.estimate(made, at, quiet)
+    # all to epoch 2, half of them to 4, a quarter to 8
+    assert row["seconds"] == round(3 * 10 + 0.1 * (2 + 2 / 2 + 4 / 4), 1)
+
+
+def test_a_gpu_trains_a_pack_in_the_time_of_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1, 2]}, training__trials_per_job=2)
+    took = TOOK | {"device": "gpu (NVIDIA H100)", "device_memory_mb": 123.4}
+    monkeypatch.setattr(estimates, "_measure", lambda *_: took)
+    rows = estimates.estimate(made, at, quiet)
+    assert [row["seconds"] for row in rows] == [10.4, 10.4]
+    words = estimates.in_words(rows, {job.name: len(job.trials) for job in made.jobs})
+    assert words[-1].startswith("all 2 jobs: 0.00578 GPU hours") and "123 MB of the device's" in words[1]
+
+
+def test_what_was_used_is_read_from_every_rung(tmp_path: Path) -> None:
+    accounts = {"": ("2.5", "300.5"), "rung-1": ("10", "400"), "rung-2": ("1", "NA")}
+    for place, (seconds, memory) in accounts.items():
+        path = tmp_path / "jobs" / "a" / place / "benchmark.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:00:02\t{memory}\n")
+    assert estimates.compared(tmp_path, ["a", "b"]) == [
+        {"job": "a", "used_seconds": 13.5, "used_memory_mb": 400.0},
+        {"job": "b", "used_seconds": None, "used_memory_mb": None},
+    ]
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(9.6, "10 s"), (130, "2 min"), (7300, "2.0 h")])
+def test_durations_are_read_at_a_glance(seconds: float, shown: str) -> None:
+    assert estimates.duration(seconds) == shown
