@@ -15,7 +15,7 @@ from jaxrnn.predictions import SCORED_SPLITS, Predictions
 from jaxrnn.results import Results, written_whole
 from jaxrnn.transcripts import Transcripts
 
-BOOKKEEPING = ("epochs", "best_epoch", "seconds", "input_seconds", "outcome")
+BOOKKEEPING = ("epochs", "best_epoch", "seconds", "input_seconds", "pack_halvings", "outcome")
 
 
 def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:

@@ -119,17 +119,26 @@ def train(
     if len(waiting) < len(stage.trials):
         finished = len(stage.trials) - len(waiting)
         say(f"{finished} trials are finished already and are kept (--retrain --output FOLDER trains them again there)")
-    if waiting:
+    halvings = 0
+    while waiting:
         name = job_file.job.name + ("" if stage.last else f".rung-{rung}")
         checkpoints = Checkpoints(base.checkpoints(job_file.experiment, name))
-        with (
-            compilation.shared(_compiled(job_file, inputs, at), say) as publish,
-            _Pack(job_file, stage, inputs, waiting, store, checkpoints, say) as pack,
-        ):
-            began = time.monotonic()
-            pack.run(publish)
-            say(f"waited for input {100 * pack.waited / (time.monotonic() - began):.1f} % of the time")
-        checkpoints.close(remove=True)
+        try:
+            with (
+                compilation.shared(_compiled(job_file, inputs, at), say) as publish,
+                _Pack(job_file, stage, inputs, waiting, store, checkpoints, say, halvings) as pack,
+            ):
+                began = time.monotonic()
+                pack.run(publish)
+                say(f"waited for input {100 * pack.waited / (time.monotonic() - began):.1f} % of the time")
+        except jax.errors.JaxRuntimeError as error:
+            # the checkpoint is of the width that does not fit
+            checkpoints.close(remove=True)
+            halvings = _halved(job_file, error, halvings, say)
+            waiting = [trial for trial in stage.trials if store.found(trial, stage) is None]
+        else:
+            checkpoints.close(remove=True)
+            break
     folders = {}
     for trial in job_file.job.trials if stage.last else stage.trials:
         folder = store.found(trial, stage) or store.halted(trial, stage)
@@ -145,6 +154,23 @@ def train(
     else:
         _write_rung(job_file, stage, folders, output, statistics)
     say(f"job {job_file.job.name}: done, results in {output}")
+
+
+def _halved(job_file: JobFile, error: Exception, halvings: int, say: Say) -> int:
+    """Returns how often the pack's width is now halved, after an error for want of the device's memory; raises others,
+    and JaxrnnError where one trial alone does not fit."""
+    reason = str(error).strip().partition("\n")[0]
+    if "RESOURCE_EXHAUSTED" not in reason:
+        raise error
+    most = min(len(job_file.job.trials), job_file.training.trials_per_job)
+    if most >> halvings <= 1:
+        raise JaxrnnError(
+            f"job {job_file.job.name}: the device's memory is too small for one trial ({reason}); lower "
+            "`training.window_mb` or `training.batch_size`, take a smaller network, or a device with more memory"
+        )
+    halvings += 1
+    say(f"the pack does not fit the device's memory ({reason}); it begins anew with {most >> halvings} trials at once")
+    return halvings
 
 
 def calibrate(job_file: JobFile, at: Results, seconds: float) -> dict[str, Any]:
@@ -383,8 +409,9 @@ class _Pack:
         store: _Store,
         checkpoints: Checkpoints,
         say: Say,
+        halvings: int = 0,
     ) -> None:
-        self.job_file, self.stage, self.say = job_file, stage, say
+        self.job_file, self.stage, self.say, self.halvings = job_file, stage, say, halvings
         self.statistics, self.data = inputs.statistics, inputs.data
         self.network, self.augment = inputs.network, inputs.augment
         self.store, self.checkpoints, self.waiting = store, checkpoints, list(waiting)
@@ -411,8 +438,9 @@ class _Pack:
         if not self._resume():
             # on a CPU empty places take no time: every rung of a job, and every rerun, then runs the same program
             count = len(self.waiting) if training.together() else len(job_file.job.trials)
-            self.places = [None] * training.width_for(min(count, settings.trials_per_job))
-            self._fill(min(len(self.waiting), settings.trials_per_job))
+            most = max(1, min(len(job_file.job.trials), settings.trials_per_job) >> halvings)
+            self.places = [None] * training.width_for(min(count, most))
+            self._fill(min(len(self.waiting), most))
             self._make_program()
             self.states = self._begun()
         self._let_idle()
@@ -742,6 +770,7 @@ class _Pack:
             "seconds": round(place.seconds, 3),
             "input_seconds": round(place.input_seconds, 3),
             "pack_width": len(self.places),
+            "pack_halvings": self.halvings,
             **_software(),
         }
         leaves = jax.tree.leaves(State(**state)) if halted else []
@@ -884,7 +913,8 @@ def _write_outputs(job_file: JobFile, inputs: _Inputs, folders: dict[str, Path],
         record = finished[trial.id].record
         row = {"trial": trial.id, "fingerprint": trial.fingerprint, "data_digest": statistics.data_digest}
         row |= {"seed": trial.seed, **trial.hyperparameters}
-        names = ("outcome", "epochs", "best_epoch", "loss", "seconds", "input_seconds", "pack_width", "device")
+        names = ("outcome", "epochs", "best_epoch", "loss", "seconds", "input_seconds", "pack_width", "pack_halvings")
+        names += ("device",)
         rows.append(row | {name: record[name] for name in names})
         history = pd.DataFrame(finished[trial.id].history, columns=list(results.HISTORY_COLUMNS)).astype({"epoch": int})
         history.insert(0, "trial", trial.id)

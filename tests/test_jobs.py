@@ -250,6 +250,67 @@ def test_the_bundle_predicts_what_the_table_holds(undisturbed: tuple[Path, Resul
     assert part.ids.tolist() == stored["test"].ids.tolist()
 
 
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
+    """Lets a device refuse packs of more than `most` trials, as GPUs do and a CPU doesn't; returns the widths tried."""
+    import jax
+
+    make, widths = training.make, []
+
+    def made(*arguments: Any, **options: Any) -> training.Program:
+        program = make(*arguments, **options)
+
+        def advance(states: training.State, *rest: Any) -> training.State:
+            if not widths or widths[-1] != len(states.epoch):
+                widths.append(len(states.epoch))
+            if len(states.epoch) > most:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
+            return program.advance(states, *rest)
+
+        return program._replace(advance=advance)
+
+    monkeypatch.setattr(training, "make", made)
+    return widths
+
+
+def test_a_pack_that_does_not_fit_begins_anew_at_half_its_width(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1, 2, 3, 4, 5, 6]})
+    with monkeypatch.context() as patch:
+        widths = short_of_memory(patch, 2)
+        said: list[str] = []
+        train_all(at, made, said.append)
+    # 7 trials on two devices, then 3 and so 4 places, then one: no place of two devices holds less
+    assert widths == [8, 4, 1]
+    assert sum("the pack does not fit the device's memory (RESOURCE_EXHAUSTED" in line for line in said) == 2
+    table = pd.read_csv(at.job("tiny", made.jobs[0].name) / "trials.csv")
+    assert set(table["outcome"]) == {"completed"} and set(table["pack_halvings"]) == {2}
+    aggregate.aggregate(made.experiment, at)
+    page = report.write(at.experiment("tiny"), at.dataset(made.dataset_key)).read_text()
+    assert "A pack did not fit the device" in page and "all-1 (2 times)" in page
+
+
+def test_a_device_too_small_for_one_trial_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1]})
+    widths = short_of_memory(monkeypatch, 0)
+    with pytest.raises(JaxrnnError, match=r"job all-1: the device's memory is too small for one trial \(RESOURCE_EXH"):
+        train_all(at, made)
+    assert widths == [2, 1]
+
+
+def test_other_faults_of_a_device_are_not_taken_for_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import jax
+
+    _, at, made = prepared(tmp_path)
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise jax.errors.JaxRuntimeError("INTERNAL: the device is gone")
+
+    monkeypatch.setattr(jobs._Pack, "some_steps", broken)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="the device is gone"):
+        train_all(at, made)
+
+
 def test_gpu_asked_for_and_not_there_stops_at_once(tmp_path: Path) -> None:
     import jax
 

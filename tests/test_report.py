@@ -176,6 +176,7 @@ def make(
                 "best_epoch": best,
                 "seconds": seconds,
                 "input_seconds": seconds / 50,
+                "pack_halvings": 0,
                 "outcome": outcome,
                 **prefixed,
                 **tested,

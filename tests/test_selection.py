@@ -236,7 +236,14 @@ def invented(folder: Path, folds: int | None) -> tuple[Experiment, Results]:
             content[split] = Predictions("sequence", ids, labels, ones, ones, probabilities)
         for entry in job.trials:
             record = {"trial": entry.id, "fingerprint": entry.fingerprint, "data_digest": digest, "loss": 0.5}
-            record |= {"epochs": 1, "best_epoch": 1, "seconds": 1.0, "input_seconds": 0.1, "outcome": COMPLETED}
+            record |= {
+                "epochs": 1,
+                "best_epoch": 1,
+                "seconds": 1.0,
+                "input_seconds": 0.1,
+                "pack_halvings": 0,
+                "outcome": COMPLETED,
+            }
             records.append(record)
             history.append({"trial": entry.id, "epoch": 1})
             by_split = {split: content[split].probabilities[entry.id] for split in SCORED_SPLITS}

@@ -53,7 +53,7 @@ EXAMPLES = 5  # decoded sequences with a mistake, and without
 LARGE_GAP = 0.05  # of accuracy between training and validation
 MANY_REJECTED = 0.01  # share of objects
 HISTORY = ("trial", *HISTORY_COLUMNS)
-TRIALS = ("trial", "job", "seed", "epochs", "best_epoch", "seconds", "input_seconds", "outcome")
+TRIALS = ("trial", "job", "seed", "epochs", "best_epoch", "seconds", "input_seconds", "pack_halvings", "outcome")
 FOLDS_DEPEND = "Folds share training objects, so that intervals over them are too narrow."
 STRATEGIES = {"random": "drawn at random", "sobol": "drawn by Sobol's sequence"}
 Row = dict[str, Any]
@@ -620,7 +620,7 @@ def _checks(inputs: Inputs) -> list[Check]:
     found = [
         *of_classes, _check_perfect(inputs), _check_transfer(inputs), _check_objects(inputs),
         _check_margin(inputs), _check_overfit(inputs), _check_epochs(inputs), _check_edges(inputs),
-        _check_diverged(inputs), _check_leaks(inputs), _check_rejected(inputs),
+        _check_diverged(inputs), _check_packs(inputs), _check_leaks(inputs), _check_rejected(inputs),
     ]  # fmt: skip
     order = ("warning", "note", "passed")
     return sorted((check for check in found if check), key=lambda check: order.index(check.level))
@@ -795,6 +795,20 @@ def _check_diverged(inputs: Inputs) -> Check:
         f"{_sentence(_plural(len(diverged), 'trial'))} diverged",
         f"{len(diverged):,} of {total:,} trials ended with a loss that is not finite: {listed(diverged, 4)}. "
         "Grid points are summarised without them; a lower learning rate or `training.gradient_clip` helps.",
+    )
+
+
+def _check_packs(inputs: Inputs) -> Check | None:
+    halved = [row for row in inputs.trials if row["pack_halvings"]]
+    if not halved:
+        return None
+    often = {row["job"]: int(row["pack_halvings"]) for row in halved}
+    jobs = listed([f"{job} ({_plural(count, 'time')})" for job, count in often.items()], 4)
+    return Check(
+        "note",
+        "A pack did not fit the device's memory",
+        f"It began anew with half as many trials at once: {jobs}. A lower `training.trials_per_job` saves "
+        "what was lost.",
     )
 
 
