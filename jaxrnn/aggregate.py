@@ -85,19 +85,27 @@ def promote(experiment: Experiment, at: Results, number: int) -> str:
     for job in made.jobs:
         path = at.job(experiment.experiment, job.name) / f"rung-{number}" / "trials.csv"
         try:
-            table = pd.read_csv(path, dtype={"trial": str, "fingerprint": str})
+            table = pd.read_csv(path, dtype={"trial": str, "fingerprint": str, "data_digest": str})
         except FileNotFoundError:
             raise JaxrnnError(f"{path}: not there yet; run `jaxrnn train --rung {number}` with the job's config.yaml")
-        expected = [(trial.id, trial.fingerprint) for trial in job.trials if going is None or trial.id in going]
-        if list(zip(table["trial"], table["fingerprint"], strict=True)) != expected:
+        own = [trial for trial in job.trials if going is None or trial.fingerprint in going]
+        digest = _statistics(made, job, at).data_digest
+        expected = [(trial.id, trial.fingerprint, digest) for trial in own]
+        columns = (table[name] for name in ("trial", "fingerprint", "data_digest"))
+        if list(zip(*columns, strict=True)) != expected:
             raise JaxrnnError(
-                f"{path}: holds other trials than the experiment has now; run `jaxrnn plan`, then `jaxrnn train "
-                f"--rung {number}` with the job's config.yaml"
+                f"{path}: holds trials of other settings or data than the experiment has now; run `jaxrnn plan`, then "
+                f"`jaxrnn train --rung {number}` with the job's config.yaml"
             )
         tables.append(table.assign(job=job.name))
     trained = pd.concat([table for table in tables if len(table)], ignore_index=True)
+    if set(trained["outcome"]) == {results.DIVERGED}:
+        raise JaxrnnError(
+            f"all {len(trained)} trials of rung {number} diverged: there is nothing to choose; lower "
+            "training.learning_rate or set training.gradient_clip"
+        )
     score, following = f"validation_{metric}", made.rungs[number]
-    shown = trained[["trial", "job", "outcome", "epochs", "best_epoch", score]].to_dict("records")  # pyright: ignore
+    shown = trained[["trial", "fingerprint", "job", "outcome", "epochs", "best_epoch", score]].to_dict("records")  # pyright: ignore
     sign = -1 if metric in LOWER_IS_BETTER else 1
     ranked = search.promote(shown, made.point_numbers, score, following.points, sign)
     by_id = {trial.id: trial for trial in made.trials}

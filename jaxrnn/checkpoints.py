@@ -54,6 +54,11 @@ class Checkpoints:
         self._manager.save(number, args=arguments)
         self._manager.wait_until_finished()
 
+    def clear(self) -> None:
+        """Removes all checkpoints; the next ones may be of another kind."""
+        for step in self._manager.all_steps():
+            self._manager.delete(step)
+
     def close(self, *, remove: bool = False) -> None:
         """Ends the work here; with `remove` the checkpoints go, once results are whole and need them no more."""
         self._manager.close()

@@ -4,6 +4,7 @@ Nothing heavy is imported before a subcommand runs: `jaxrnn --help` answers at o
 """
 
 import errno
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -284,6 +285,9 @@ def plan(
     results: ResultsFolder = RESULTS,
     yes: Annotated[bool, typer.Option("--yes", help="So many trials are meant, however many they are.")] = False,
     measure: Annotated[bool, typer.Option(help="Train a moment of each program, to say what jobs will take.")] = True,
+    cores: Annotated[
+        int | None, typer.Option("--cores", min=1, help="Of a job that trains on a CPU; this machine's where left out.")
+    ] = None,
 ) -> None:
     """Writes the grid's trials and each job's config.yaml."""
     from jaxrnn import plan as plan_module
@@ -303,7 +307,12 @@ def plan(
     if not estimates.ready(made, at):
         say("what jobs will take can be measured once the survey is ingested and split: jaxrnn ingest, jaxrnn split")
         return
-    rows = estimates.estimate(made, at, say)
+    try:
+        rows = estimates.estimate(made, at, cores or os.cpu_count() or 1, say)
+    except JaxrnnError as error:
+        # the plan is written all the same
+        say(f"{error} (--no-measure leaves this out)")
+        return
     for line in estimates.in_words(rows, {job.name: len(job.trials) for job in made.jobs}):
         say(line)
 

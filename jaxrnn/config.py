@@ -1709,6 +1709,7 @@ def _check_search(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) 
     reduction, rungs = (halving.get(key, getattr(Halving(), key)) for key in ("reduction", "rungs"))
     epochs, least = values["training"].get("epochs", Training().epochs), reduction ** (rungs - 1)
     metric = values["selection"].get("metric", Selection().metric)
+    monitor = values["training"].get("monitor", Training().monitor)
     if "training.epochs" in grid:
         mistakes["grid", "training.epochs"] = "`search.halving` gives grid points their epochs; leave it out of one"
     elif epochs < least:
@@ -1718,7 +1719,7 @@ def _check_search(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) 
         )
     elif (points or combinations) < 2:
         mistakes["search", "halving"] = "there is one grid point, and nothing to choose among; leave it out"
-    elif metric in SCORE_KEYS and values["training"].get("monitor", Training().monitor) != metric:
+    elif metric in SCORE_KEYS and set(grid.get("training.monitor", [monitor])) != {metric}:
         mistakes["search", "halving"] = (
             f"chooses by `selection.metric: {metric}`, which training computes only where it watches it; set "
             f"`training.monitor: {metric}` as well"

@@ -1,14 +1,17 @@
 """What a plan will take, before any of it is submitted: a moment of its programs, measured, times what it asks for.
 
-Each program is measured in a process of its own, as a job would run it, so that start-up and memory are a job's.
+Each program is measured in a process of its own, as a job would run it, so that start-up and memory are a job's. On a
+CPU a job trains as many trials at once as it has cores, which the caller says.
 """
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +32,13 @@ def ready(made: Plan, at: Results) -> bool:
     return (at.dataset(made.dataset_key) / "manifest.json").exists() and (folder / "statistics.json").exists()
 
 
-def estimate(made: Plan, at: Results, say: Callable[[str], None]) -> list[dict[str, Any]]:
+def estimate(made: Plan, at: Results, cores: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Measures the plan's programs, the ones that differ most first; returns, and keeps, a row a job.
 
     `seconds`: from the job's start to its end, every rung together; `memory_mb` and `device_memory_mb`; `parameters` of
-    a network; `scaled_from`: the job whose program was measured in place of this one's, "" for its own; `trials`: the
-    job's digest; `device`. The plan must be written, and `ready`. Raises JaxrnnError where a program can't be measured.
+    a network; `cores` that it takes at most, on a CPU; `scaled_from`: the job whose program was measured in place of
+    this one's, "" for its own; `trials`: the job's digest; `device`. The plan must be written, and `ready`. Raises
+    JaxrnnError where a program can't be measured.
     """
     programs: dict[str, list[Job]] = {}
     for job in made.jobs:
@@ -46,7 +50,7 @@ def estimate(made: Plan, at: Results, say: Callable[[str], None]) -> list[dict[s
     for number, program in enumerate(dict.fromkeys(chosen if len(shown) > MOST_PROGRAMS else shown), start=1):
         longest = max(programs[program], key=lambda job: len(job.trials))
         say(f"measuring program {number} of {min(len(shown), MOST_PROGRAMS)}: {longest.name}")
-        measured[program] = longest, _measure(made, longest, at)
+        measured[program] = longest, _measure(made, longest, at, cores)
     rows = []
     for index, program in enumerate(shown):
         near = program if program in measured else min(measured, key=lambda other: abs(shown.index(other) - index))
@@ -63,10 +67,17 @@ def estimate(made: Plan, at: Results, say: Callable[[str], None]) -> list[dict[s
                     "parameters": took["parameters"],
                     "scaled_from": "" if near == program else of.name,
                     "device": took["device"],
+                    "cores": cores,
                 }
             )
-    results.write_json(at.experiment(made.experiment.experiment) / FILE, {"jobs": rows})
+    values = {"experiment": of_experiment(made.experiment.model_dump(mode="json")), "jobs": rows}
+    results.write_json(at.experiment(made.experiment.experiment) / FILE, values)
     return rows
+
+
+def of_experiment(values: dict[str, Any]) -> str:
+    """Returns what stands for all that decides an experiment's jobs, and how they run."""
+    return digest(values)
 
 
 def _program(made: Plan, job: Job) -> str:
@@ -75,15 +86,18 @@ def _program(made: Plan, job: Job) -> str:
     return digest({key: value for key, value in point.items() if key not in TRACED_KEYS})
 
 
-def _measure(made: Plan, job: Job, at: Results) -> dict[str, Any]:
+def _measure(made: Plan, job: Job, at: Results, cores: int) -> dict[str, Any]:
     path = at.job(made.experiment.experiment, job.name) / "config.yaml"
     command = [sys.executable, "-m", "jaxrnn", "calibrate", "--config", str(path), "--results", str(at.root)]
     began = time.monotonic()
-    done = subprocess.run([*command, "--seconds", str(A_PROGRAM)], capture_output=True, text=True)
+    # as the rule calls a job
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(min(cores, len(job.trials)))}
+    command += ["--seconds", str(A_PROGRAM)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     taken = time.monotonic() - began
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["it was killed, perhaps for its memory"]
-        raise JaxrnnError(f"job {job.name} cannot be measured here: {lines[-1].removeprefix('jaxrnn: ')}")
+        raise JaxrnnError(f"job {job.name} can't be measured here: {lines[-1].removeprefix('jaxrnn: ')}")
     found = json.loads(done.stdout)
     return found | {"start_seconds": taken - found["timed_seconds"]}
 
@@ -97,14 +111,16 @@ def _seconds(made: Plan, took: dict[str, Any], share: float) -> float:
     for rung in made.rungs:
         epochs += (rung.epochs - before) * rung.points / made.size
         before = rung.epochs
-    each = took["start_seconds"] + took["compile_seconds"] + took["end_seconds"]
-    return len(made.rungs) * each + epochs * epoch * of_trials
+    each = took["start_seconds"] + took["end_seconds"]
+    # what the first rung compiles the others find
+    return len(made.rungs) * each + took["compile_seconds"] + epochs * epoch * of_trials
 
 
 def in_words(rows: list[dict[str, Any]], trials: dict[str, int]) -> list[str]:
     """Returns a line a job, or for many jobs the largest ones, and their sum. trials: how many each job has."""
-    devices = sorted({row["device"] for row in rows})
-    said = [f"expected on {', '.join(devices)}, from a moment of each program:"]
+    row = rows[0]
+    cores = f", {row['cores']} core{'' if row['cores'] == 1 else 's'} a job" if row["device"].startswith("cpu") else ""
+    said = [f"expected on {row['device']}{cores}, from a moment of each program:"]
     longest = sorted(rows, key=lambda row: -row["seconds"])
     for row in longest[:10]:
         memory = f"{row['memory_mb']:,} MB of memory"
@@ -131,15 +147,19 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def compared(folder: Path, jobs: list[str]) -> list[dict[str, Any]]:
-    """Returns a row for each job of an experiment: its estimate, as `estimate` has it, if it was made, and what it
-    used by Snakemake's account of its last run: `used_seconds` of all rungs, and `used_memory_mb`, the largest."""
-    path = folder / FILE
-    expected = {row["job"]: row for row in results.read_json(path, "jaxrnn plan")["jobs"]} if path.exists() else {}
+def compared(folder: Path, jobs: list[str], experiment: str, rungs: int) -> list[dict[str, Any]]:
+    """Returns a row for each job of an experiment: its estimate, as `estimate` has it, if it was made for this file,
+    and what it used by Snakemake's account of its last run: `used_seconds` of all rungs, and `used_memory_mb`, the
+    largest. experiment: as `of_experiment` has it."""
+    expected: dict[str, Any] = {}
+    with suppress(JaxrnnError):  # none was made, or by another version
+        kept = results.read_json(folder / FILE, "jaxrnn plan")
+        expected = {row["job"]: row for row in kept["jobs"]} if kept["experiment"] == experiment else {}
     rows = []
     for job in jobs:
         used = []
-        for account in (folder / "jobs" / job / "benchmark.tsv", *(folder / "jobs" / job).glob("rung-*/benchmark.tsv")):
+        for place in (".", *(f"rung-{number}" for number in range(1, rungs))):
+            account = folder / "jobs" / job / place / "benchmark.tsv"
             if account.exists():
                 with account.open(newline="", encoding="utf-8") as file:
                     used += list(csv.DictReader(file, delimiter="\t"))

@@ -39,8 +39,8 @@ from jaxrnn import (
     predict,
     predictions,
     results,
-    search,
     splits,
+    stages,
     training,
     trials,
 )
@@ -54,36 +54,13 @@ from jaxrnn.plan import JobFile, Trial
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
 from jaxrnn.results import Results
 from jaxrnn.splits import Statistics
+from jaxrnn.stages import Stage, Store
 from jaxrnn.training import Hyperparameters, State
 from jaxrnn.trials import FinishedTrial
 
 Say = Callable[[str], None]
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 FIRST_SEGMENT_STEPS = 16
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """What a call of a job is to do: train these trials up to an epoch. earlier: the epochs after which rungs before
-    halted trials, the last ones first; last: whether trials are then finished."""
-
-    until: int
-    trials: tuple[Trial, ...]
-    earlier: tuple[int, ...] = ()
-    last: bool = True
-
-
-def _stage(job_file: JobFile, folder: Path, rung: int | None, *, retrain: bool) -> _Stage:
-    all_rungs, all_trials = search.rungs(job_file), job_file.job.trials
-    if retrain or len(all_rungs) == 1:
-        return _Stage(job_file.training.epochs, all_trials)
-    number = len(all_rungs) if rung is None else rung
-    going = all_trials
-    if number > 1:
-        promoted = search.promoted(folder, number - 1)
-        going = tuple(trial for trial in all_trials if trial.id in promoted)
-    earlier = tuple(rung.epochs for rung in reversed(all_rungs[: number - 1]))
-    return _Stage(all_rungs[number - 1].epochs, going, earlier, number == len(all_rungs))
 
 
 def train(
@@ -97,7 +74,7 @@ def train(
     experiment's stay as they are; interrupted, it goes on as any job does.
     Raises JaxrnnError for a missing device or faulty input, Interrupted after a signal (with a checkpoint written).
     """
-    stage = _stage(job_file, at.experiment(job_file.experiment), rung, retrain=retrain)
+    stage = stages.of(job_file, at, rung, retrain=retrain)
     if not stage.last:
         output = output / f"rung-{rung}"
         if not stage.trials:
@@ -114,43 +91,48 @@ def train(
         + f" sequences of {len(statistics.classes)} classes"
     )
     base = Results(output) if retrain else at
-    store = _Store(base, job_file.experiment, statistics, say)
+    store = Store(base, job_file.experiment, statistics.data_digest)
     waiting = [trial for trial in stage.trials if store.found(trial, stage) is None]
+    for trial in waiting:
+        if store.of_other_data(trial):
+            say(f"trial {trial.id} was trained on other data or splits; it is trained again")
     if len(waiting) < len(stage.trials):
         finished = len(stage.trials) - len(waiting)
         say(f"{finished} trials are finished already and are kept (--retrain --output FOLDER trains them again there)")
+    name = job_file.job.name + ("" if stage.last else f".rung-{rung}")
+    checkpoints = Checkpoints(base.checkpoints(job_file.experiment, name))
+
+    def attempt(waiting: list[Trial], halvings: int) -> None:
+        with (
+            compilation.shared(_compiled(job_file, inputs, at), say) as publish,
+            _Pack(job_file, stage, inputs, waiting, store, checkpoints, say, halvings) as pack,
+        ):
+            began = time.monotonic()
+            pack.run(publish)
+            say(f"waited for input {100 * pack.waited / (time.monotonic() - began):.1f} % of the time")
+
     halvings = 0
     while waiting:
-        name = job_file.job.name + ("" if stage.last else f".rung-{rung}")
-        checkpoints = Checkpoints(base.checkpoints(job_file.experiment, name))
         try:
-            with (
-                compilation.shared(_compiled(job_file, inputs, at), say) as publish,
-                _Pack(job_file, stage, inputs, waiting, store, checkpoints, say, halvings) as pack,
-            ):
-                began = time.monotonic()
-                pack.run(publish)
-                say(f"waited for input {100 * pack.waited / (time.monotonic() - began):.1f} % of the time")
+            attempt(waiting, halvings)
+            waiting = []
         except jax.errors.JaxRuntimeError as error:
-            # the checkpoint is of the width that does not fit
-            checkpoints.close(remove=True)
             halvings = _halved(job_file, error, halvings, say)
+            checkpoints.clear()  # of the width that does not fit
             waiting = [trial for trial in stage.trials if store.found(trial, stage) is None]
-        else:
-            checkpoints.close(remove=True)
-            break
+    checkpoints.close(remove=True)
     folders = {}
     for trial in job_file.job.trials if stage.last else stage.trials:
-        folder = store.found(trial, stage) or store.halted(trial, stage)
+        folder = store.found(trial, stage)
         if folder is None:
             raise JaxrnnError(
                 f"trial {trial.id}: successive halving ended it, and what it was then is no longer in "
-                f"{base.trial(job_file.experiment, '')}; run `jaxrnn train --rung 1` with {output / 'config.yaml'}, "
-                "then the next ones"
+                f"{base.trial(job_file.experiment, '')}; run `jaxrnn train --rung 1` with "
+                f"{at.job(job_file.experiment, job_file.job.name) / 'config.yaml'}, then the next ones"
             )
         folders[trial.fingerprint] = folder
     if stage.last:
-        _write_outputs(job_file, inputs, folders, output)
+        _write_outputs(job_file, inputs, stage, folders, output)
     else:
         _write_rung(job_file, stage, folders, output, statistics)
     say(f"job {job_file.job.name}: done, results in {output}")
@@ -194,8 +176,8 @@ def calibrate(job_file: JobFile, at: Results, seconds: float) -> dict[str, Any]:
         tempfile.TemporaryDirectory(prefix="jaxrnn-") as folder,
         compilation.shared(_compiled(job_file, inputs, at), _nothing),
     ):
-        stage = _Stage(job_file.training.epochs, job_file.job.trials)
-        store = _Store(Results(Path(folder)), job_file.experiment, inputs.statistics, _nothing)
+        stage = stages.Stage(job_file.training.epochs, job_file.job.trials)
+        store = Store(Results(Path(folder)), job_file.experiment, inputs.statistics.data_digest)
         checkpoints = Checkpoints(Path(folder) / "checkpoints")
         began = time.monotonic()
         with _Pack(job_file, stage, inputs, [*stage.trials], store, checkpoints, _nothing) as pack:
@@ -218,7 +200,7 @@ def calibrate(job_file: JobFile, at: Results, seconds: float) -> dict[str, Any]:
         "step_seconds": taken / done,
         "epoch_end_seconds": ending,
         "end_seconds": closing,
-        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "device_memory_mb": None if None in peaks else sum(peaks) / 1e6,  # pyright: ignore
         "timed_seconds": total,
     }
@@ -306,41 +288,6 @@ def _usable_devices() -> str:
         return "nothing that it can use"
 
 
-@dataclass(frozen=True)
-class _Store:
-    """The finished trials of an experiment, and those that rungs halted."""
-
-    results: Results
-    experiment: str
-    statistics: Statistics
-    say: Say
-
-    def folder(self, trial: Trial, epochs: int | None = None) -> Path:
-        """Returns where a trial is, finished or halted after so many epochs."""
-        return self.results.trial(self.experiment, trial.fingerprint, epochs)
-
-    def found(self, trial: Trial, stage: _Stage) -> Path | None:
-        """Returns where a trial is that has come as far as the stage asks, None where it has not."""
-        if self._is_whole(self.folder(trial)):
-            return self.folder(trial)
-        halted = self.folder(trial, stage.until)
-        return halted if not stage.last and self._is_whole(halted) else None
-
-    def halted(self, trial: Trial, stage: _Stage) -> Path | None:
-        """Returns where an earlier rung left a trial, None where there is no such folder that is of use."""
-        folders = (self.folder(trial, epochs) for epochs in stage.earlier)
-        return next((folder for folder in folders if self._is_whole(folder)), None)
-
-    def _is_whole(self, folder: Path) -> bool:
-        record = trials.record(folder)
-        if record is None:
-            return False
-        if record["data_digest"] != self.statistics.data_digest:
-            self.say(f"trial {record['trial']} was trained on other data or splits; it is trained again")
-            return False
-        return True
-
-
 class _Signals:
     """Remembers that a signal came, for the loop to see between segments. A second one ends the process at once."""
 
@@ -403,10 +350,10 @@ class _Pack:
     def __init__(
         self,
         job_file: JobFile,
-        stage: _Stage,
+        stage: Stage,
         inputs: _Inputs,
         waiting: list[Trial],
-        store: _Store,
+        store: Store,
         checkpoints: Checkpoints,
         say: Say,
         halvings: int = 0,
@@ -453,7 +400,10 @@ class _Pack:
 
     def _fill(self, count: int) -> np.ndarray:
         """Gives so many empty places to the next waiting trials; returns which places."""
-        empty = [index for index, place in enumerate(self.places) if place is None][:count]
+        empty = [index for index, place in enumerate(self.places) if place is None]
+        # each device has as many places side by side: few trials are shared out among all devices
+        own = len(self.places) // training.devices_for(len(self.places))
+        empty = sorted(empty, key=lambda index: (index % own, index))[:count]
         for index in empty:
             self.places[index] = self._place(self.waiting.pop(0))
         began = [place for place in self.places if place is not None]
@@ -465,7 +415,7 @@ class _Pack:
 
     def _place(self, trial: Trial) -> _Place:
         """Returns the place of a trial that begins, or goes on from an earlier rung."""
-        folder = self.store.halted(trial, self.stage)
+        folder = self.store.halted(trial, self.stage.until)
         if folder is None:
             return _Place(trial)
         record, software = trials.record(folder) or {}, _software()
@@ -775,7 +725,7 @@ class _Pack:
         }
         leaves = jax.tree.leaves(State(**state)) if halted else []
         finished = FinishedTrial(place.history, arrays, probabilities, record, attention, leaves)
-        trials.save(self.store.folder(place.trial, epochs if halted else None), finished)
+        self.store.save(place.trial, finished)
 
     def _save(self) -> None:
         values = {
@@ -783,6 +733,7 @@ class _Pack:
             "window": self.window,
             "step": self.step,
             "segment_steps": self.segment_steps,
+            "until": self.stage.until,
             "places": [None if place is None else place.to_json() for place in self.places],
             "devices": training.devices_for(len(self.places)),
             **_software(),
@@ -826,6 +777,9 @@ class _Pack:
             return None
         if others:
             self.say(f"the checkpoint was written elsewhere ({listed([*others.values()])}): the last digits may differ")
+        if values["until"] != self.stage.until:
+            self.say("the checkpoint found is of other rungs and is not used")
+            return None
         by_fingerprint = {trial.fingerprint: trial for trial in self.waiting}
         self.places = []
         for entry in values["places"]:
@@ -904,13 +858,15 @@ def _software() -> dict[str, str]:
     )
 
 
-def _write_outputs(job_file: JobFile, inputs: _Inputs, folders: dict[str, Path], output: Path) -> None:
+def _write_outputs(job_file: JobFile, inputs: _Inputs, stage: Stage, folders: dict[str, Path], output: Path) -> None:
     statistics, data, network = inputs.statistics, inputs.data, inputs.network
     scored = data.scored
     rows, histories = [], []
     finished = {trial.id: trials.load(folders[trial.fingerprint]) for trial in job_file.job.trials}
     for trial in job_file.job.trials:
-        record = finished[trial.id].record
+        record = {"pack_halvings": 0, **finished[trial.id].record}
+        if record["epochs"] > stage.ended.get(trial.fingerprint, record["epochs"]):
+            record["outcome"] = results.HALTED  # finished when there was no such rung
         row = {"trial": trial.id, "fingerprint": trial.fingerprint, "data_digest": statistics.data_digest}
         row |= {"seed": trial.seed, **trial.hyperparameters}
         names = ("outcome", "epochs", "best_epoch", "loss", "seconds", "input_seconds", "pack_width", "pack_halvings")
@@ -944,7 +900,7 @@ def _write_outputs(job_file: JobFile, inputs: _Inputs, folders: dict[str, Path],
 
 
 def _write_rung(
-    job_file: JobFile, stage: _Stage, folders: dict[str, Path], output: Path, statistics: Statistics | None = None
+    job_file: JobFile, stage: Stage, folders: dict[str, Path], output: Path, statistics: Statistics | None = None
 ) -> None:
     """Writes `trials.csv` of a rung: its trials, and their scores at the best of the epochs up to its last one."""
     monitor = f"validation_{job_file.training.monitor}"

@@ -231,9 +231,9 @@ def check_size(plan: Plan, at: Results, *, confirm: bool = False) -> None:
         results.write_json(path, {"trials": trials})
     elif not path.exists() or results.read_json(path, "jaxrnn plan --yes")["trials"] < trials:
         raise JaxrnnError(
-            f"grid: {trials:,} trials in {len(plan.jobs):,} jobs; more than {MOST_UNCONFIRMED:,} start only once "
-            "`jaxrnn plan --yes` with this file has said that they are meant. Fewer values, or `search` with "
-            "`strategy: random` or `halving`, need less"
+            f"{trials:,} trials in {len(plan.jobs):,} jobs; more than {MOST_UNCONFIRMED:,} start only once "
+            "`jaxrnn plan --yes` with this file has said that they are meant. Fewer values in `grid`, or a `search` "
+            "that draws some of its points, need less"
         )
 
 

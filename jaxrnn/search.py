@@ -42,7 +42,7 @@ def points(experiment: Experiment) -> list[dict[str, Any]]:
             return list(found.values())
     raise JaxrnnError(
         f"search.points: {search.points:,} grid points, and {limit:,} draws gave only {len(found):,} that differ; ask "
-        "for fewer, widen the ranges of `grid`, or take `strategy: grid`"
+        "for fewer, or widen the ranges of `grid`"
     )
 
 
@@ -116,11 +116,11 @@ def table(folder: Path, number: int) -> Path:
 
 
 def promoted(folder: Path, number: int) -> set[str]:
-    """Returns the ids of the trials that went on from a rung."""
+    """Returns the fingerprints of the trials that went on from a rung."""
     path = table(folder, number)
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return {row["trial"] for row in csv.DictReader(file) if row["promoted"] == "True"}
+            return {row["fingerprint"] for row in csv.DictReader(file) if row["promoted"] == "True"}
     except FileNotFoundError:
         raise JaxrnnError(f"{path}: not there yet; run `jaxrnn promote --rung {number}` with the experiment file first")
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from experiments import prepared
 
-from jaxrnn import estimates, jobs, plan
+from jaxrnn import config, estimates, jobs, plan
 from jaxrnn.errors import JaxrnnError
 
 TOOK: dict[str, Any] = {
@@ -44,13 +44,18 @@ def test_an_estimate_runs_the_job_as_a_process_of_its_own(tmp_path: Path) -> Non
     _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1]})
     assert estimates.ready(made, at)
     said: list[str] = []
-    (row,) = estimates.estimate(made, at, said.append)
+    (row,) = estimates.estimate(made, at, 2, said.append)
     assert said == ["measuring program 1 of 1: all-1"]
     assert (row["job"], row["trials"], row["scaled_from"]) == ("all-1", plan.job_digest(made.jobs[0]), "")
     assert row["seconds"] > 1 and row["memory_mb"] > 100 and row["device_memory_mb"] is None
-    (compared,) = estimates.compared(at.experiment("tiny"), ["all-1"])
+    experiment = estimates.of_experiment(config.read_yaml(at.experiment("tiny") / "experiment.yaml"))
+    (compared,) = estimates.compared(at.experiment("tiny"), ["all-1"], experiment, 1)
     assert compared == {**row, "used_seconds": None, "used_memory_mb": None}
+    # another file has no such estimate
+    (unknown,) = estimates.compared(at.experiment("tiny"), ["all-1"], "another", 1)
+    assert "seconds" not in unknown
     words = estimates.in_words([row], {"all-1": 2})
+    assert "2 cores a job" in words[0]
     assert f"  all-1: 2 trials of {row['parameters']:,} parameters, " in words[1]
 
 
@@ -60,8 +65,8 @@ def test_what_cannot_be_measured_here_is_said(tmp_path: Path) -> None:
     if any(device.platform == "gpu" for device in jax.devices()):
         pytest.skip("this machine has a GPU")
     _, at, made = prepared(tmp_path, training__device="gpu")
-    with pytest.raises(JaxrnnError, match=r"job all-1 cannot be measured here: training.device: gpu, and JAX"):
-        estimates.estimate(made, at, quiet)
+    with pytest.raises(JaxrnnError, match=r"job all-1 can't be measured here: training.device: gpu, and JAX"):
+        estimates.estimate(made, at, 2, quiet)
 
 
 def test_jobs_of_one_program_are_measured_once_and_many_programs_by_their_neighbours(
@@ -72,12 +77,12 @@ def test_jobs_of_one_program_are_measured_once_and_many_programs_by_their_neighb
     _, at, made = prepared(tmp_path, grid=grid, split=split, training__trials_per_job=2)
     measured: list[str] = []
 
-    def measure(_: Any, job: plan.Job, __: Any) -> dict[str, Any]:
+    def measure(_: Any, job: plan.Job, *__: Any) -> dict[str, Any]:
         measured.append(job.name)
         return TOOK | {"parameters": int(job.name.split("_")[0].removeprefix("units-"))}
 
     monkeypatch.setattr(estimates, "_measure", measure)
-    rows = estimates.estimate(made, at, quiet)
+    rows = estimates.estimate(made, at, 2, quiet)
     # of each program a job of the most trials, in one of its folds
     assert len(measured) == estimates.MOST_PROGRAMS and len(made.jobs) == len(rows) == 20 * 2 * 2
     assert {measured[0], measured[-1]} == {"units-1_fold-0-1", "units-20_fold-0-1"}
@@ -95,28 +100,29 @@ def test_each_rung_begins_anew_and_trains_what_is_left(tmp_path: Path, monkeypat
     search = {"halving": {"reduction": 2, "rungs": 3}}
     _, at, made = prepared(tmp_path, grid=grid, search=search, training__epochs=8)
     monkeypatch.setattr(estimates, "_measure", lambda *_: TOOK)
-    (row,) = estimates.estimate(made, at, quiet)
+    (row,) = estimates.estimate(made, at, 2, quiet)
     # all to epoch 2, half of them to 4, a quarter to 8
-    assert row["seconds"] == round(3 * 10 + 0.1 * (2 + 2 / 2 + 4 / 4), 1)
+    # and what the first rung compiled in 5 s the others find
+    assert row["seconds"] == round(3 * 5 + 5 + 0.1 * (2 + 2 / 2 + 4 / 4), 1)
 
 
 def test_a_gpu_trains_a_pack_in_the_time_of_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1, 2]}, training__trials_per_job=2)
     took = TOOK | {"device": "gpu (NVIDIA H100)", "device_memory_mb": 123.4}
     monkeypatch.setattr(estimates, "_measure", lambda *_: took)
-    rows = estimates.estimate(made, at, quiet)
+    rows = estimates.estimate(made, at, 2, quiet)
     assert [row["seconds"] for row in rows] == [10.4, 10.4]
     words = estimates.in_words(rows, {job.name: len(job.trials) for job in made.jobs})
     assert words[-1].startswith("all 2 jobs: 0.00578 GPU hours") and "123 MB of the device's" in words[1]
 
 
 def test_what_was_used_is_read_from_every_rung(tmp_path: Path) -> None:
-    accounts = {"": ("2.5", "300.5"), "rung-1": ("10", "400"), "rung-2": ("1", "NA")}
+    accounts = {"": ("2.5", "300.5"), "rung-1": ("10", "400"), "rung-2": ("1", "NA"), "rung-3": ("9", "9")}
     for place, (seconds, memory) in accounts.items():
         path = tmp_path / "jobs" / "a" / place / "benchmark.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:00:02\t{memory}\n")
-    assert estimates.compared(tmp_path, ["a", "b"]) == [
+    assert estimates.compared(tmp_path, ["a", "b"], "", 3) == [
         {"job": "a", "used_seconds": 13.5, "used_memory_mb": 400.0},
         {"job": "b", "used_seconds": None, "used_memory_mb": None},
     ]

@@ -155,8 +155,11 @@ def test_trials_that_are_finished_already_train_no_more(
     _, other, _ = halved
     for number in (1, 2):
         tables = [pd.read_csv(search.table(of.experiment("tiny"), number)) for of in (at, other)]
-        pd.testing.assert_frame_equal(tables[0], tables[1])
-    assert set(read(at, made, "trials.csv")["outcome"]) == {"completed"}
+        # the surveys lie in different folders, which fingerprints know
+        pd.testing.assert_frame_equal(*(table.drop(columns="fingerprint") for table in tables))
+    # and chooses among those that it would have trained
+    outcomes = [read(of, made, "trials.csv")["outcome"].tolist() for of in (at, other)]
+    assert outcomes[0] == outcomes[1] and set(outcomes[0]) == {"completed", "halted"}
 
 
 def test_a_rung_that_is_done_again_trains_nothing_and_promotes_the_same(
@@ -222,6 +225,54 @@ def test_a_rung_killed_at_any_epoch_goes_on_to_the_same_bits(
             assert_same(found, expected[trial])
 
 
+def test_without_halving_trials_go_on_from_where_they_were_halted(
+    to_the_end: tuple[Path, Results, plan.Plan], halved: tuple[Path, Results, plan.Plan], tmp_path: Path
+) -> None:
+    folder, _, _ = halved
+    shutil.copytree(folder / "results", tmp_path / "results")
+    _, at, made = prepared(tmp_path, data__path=str(folder / "survey"), **SETTINGS)
+    begun: list[int] = []
+    before = jobs._Pack._begun
+
+    def counted(pack: Any) -> Any:
+        begun.extend(len(place.history) for place in pack.places if place is not None)
+        return before(pack)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs._Pack, "_begun", counted)
+        train(at, made)
+    assert sorted(begun) == [2] * 8 + [4] * 4
+    expected = networks(*to_the_end[1:])
+    for trial, found in networks(at, made).items():
+        assert_same(found, expected[trial])
+    # finished trials need nothing to go on from
+    assert not list((at.experiment("tiny") / "trials").glob("*.epoch-*"))
+
+
+def test_a_checkpoint_of_other_rungs_is_not_taken(
+    halved: tuple[Path, Results, plan.Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed within the first rung, which is then made shorter."""
+    folder, _, _ = halved
+    _, at, made = prepared(
+        tmp_path, data__path=str(folder / "survey"), search={"halving": {"reduction": 2, "rungs": 2}}, **SETTINGS
+    )
+    assert made.rungs[0].epochs == 4
+
+    def killed(pack: Any, index: int, *_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs._Pack, "_store", killed)
+        with pytest.raises(Killed):
+            train(at, made, 1)
+    _, at, made = prepared(tmp_path, data__path=str(folder / "survey"), search=HALVING, **SETTINGS)
+    said: list[str] = []
+    train(at, made, 1, said.append)
+    assert any("is of other rungs and is not used" in line for line in said)
+    assert set(pd.read_csv(at.job("tiny", made.jobs[0].name) / "rung-1" / "trials.csv")["epochs"]) == {2}
+
+
 def test_with_windows_of_data_survivors_are_the_same_too(tmp_path: Path) -> None:
     """Where an epoch's number decides what its windows hold, trials go on at their own epoch."""
     write_arrays(tmp_path / "survey")
@@ -266,18 +317,33 @@ def test_a_diverged_trial_goes_no_further_and_the_job_without_survivors_ends_at_
     assert best["trial"] == table["trial"][0]
 
 
+def test_where_all_trials_diverge_there_is_nothing_to_promote(tmp_path: Path) -> None:
+    rates = {"training.learning_rate": [1e30, 1e31]}
+    halving = {"halving": {"reduction": 2, "rungs": 2}}
+    _, at, made = prepared(tmp_path, grid=rates, search=halving, training__gradient_clip=None)
+    train(at, made, 1)
+    with pytest.raises(JaxrnnError, match="all 2 trials of rung 1 diverged: there is nothing to choose"):
+        aggregate.promote(made.experiment, at, 1)
+
+
 def test_what_is_not_there_is_named(tmp_path: Path, halved: tuple[Path, Results, plan.Plan]) -> None:
     folder, _, made = halved
     shutil.copytree(folder / "results", tmp_path / "results")
     at = Results(tmp_path / "results")
     with pytest.raises(JaxrnnError, match="--rung 3: trials go on from rungs 1 to 2"):
         aggregate.promote(made.experiment, at, 3)
+    job = at.job("tiny", made.jobs[0].name)
+    for rung in (0, 4):
+        with pytest.raises(JaxrnnError, match=f"--rung {rung}: the experiment's rungs are 1 to 3"):
+            jobs.train(plan.load_job(job / "config.yaml"), at, job, quiet, rung=rung)
+    with pytest.raises(JaxrnnError, match="--rung 1: `--retrain` trains to the end"):
+        jobs.train(plan.load_job(job / "config.yaml"), at, tmp_path / "replay", quiet, rung=1, retrain=True)
     first = at.job("tiny", made.jobs[0].name) / "rung-1"
     shutil.move(first, tmp_path / "aside")
     with pytest.raises(JaxrnnError, match=r"rung-1/trials.csv: not there yet; run `jaxrnn train --rung 1`"):
         aggregate.promote(made.experiment, at, 1)
     shutil.copytree(at.job("tiny", made.jobs[0].name) / "rung-2", first)
-    with pytest.raises(JaxrnnError, match=r"rung-1/trials.csv: holds other trials than the experiment has now"):
+    with pytest.raises(JaxrnnError, match=r"rung-1/trials.csv: holds trials of other settings or data"):
         aggregate.promote(made.experiment, at, 1)
     search.table(at.experiment("tiny"), 2).unlink()
     with pytest.raises(JaxrnnError, match=r"rungs/2.csv: not there yet; run `jaxrnn promote --rung 2`"):

@@ -28,8 +28,10 @@ from jaxrnn import (
     predictions,
     report,
     splits,
+    stages,
     training,
 )
+from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import Results
 
@@ -301,14 +303,37 @@ def test_a_device_too_small_for_one_trial_is_told_once(tmp_path: Path, monkeypat
 def test_other_faults_of_a_device_are_not_taken_for_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import jax
 
-    _, at, made = prepared(tmp_path)
+    _, at, made = prepared(tmp_path, training__checkpoint_minutes=1e-6)
+    before, calls = jobs._Pack.some_steps, []
 
-    def broken(*_: Any, **__: Any) -> None:
-        raise jax.errors.JaxRuntimeError("INTERNAL: the device is gone")
+    def broken(pack: Any) -> None:
+        calls.append(pack)
+        if len(calls) == 3:
+            raise jax.errors.JaxRuntimeError("INTERNAL: the device is gone")
+        before(pack)
 
     monkeypatch.setattr(jobs._Pack, "some_steps", broken)
     with pytest.raises(jax.errors.JaxRuntimeError, match="the device is gone"):
         train_all(at, made)
+    # and what was done is not lost
+    said: list[str] = []
+    train_all(at, made, said.append)
+    assert any("goes on from the checkpoint" in line for line in said)
+
+
+def test_few_trials_are_shared_out_among_all_devices(tmp_path: Path) -> None:
+    """A job of which most trials are finished: its pack is as wide as ever, and no device is left idle."""
+    _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1, 2, 3, 4, 5, 6, 7]})
+    job_file = plan.load_job(at.job("tiny", made.jobs[0].name) / "config.yaml")
+    inputs = jobs._read_inputs(job_file, at)
+    store = stages.Store(at, "tiny", inputs.statistics.data_digest)
+    stage = stages.of(job_file, at, None)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    with jobs._Pack(job_file, stage, inputs, [*stage.trials[:3]], store, checkpoints, quiet) as pack:
+        occupied = [place is not None for place in pack.places]
+    checkpoints.close()
+    # four places a device
+    assert (sum(occupied[:4]), sum(occupied[4:])) == (2, 1)
 
 
 def test_gpu_asked_for_and_not_there_stops_at_once(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """The recurrence and its own backward pass: equal to autodiff of the plain scan, in any pack, at any mask."""
 
+import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -101,3 +104,57 @@ def test_a_pack_is_its_trials(cell: str) -> None:
         alone = gradients(recur, cell, (values[0], kernel, *values[2:]))
         for one, other in zip(jax.tree.leaves(pack), jax.tree.leaves(alone), strict=True):
             np.testing.assert_allclose(one[index], other, rtol=2e-5, atol=2e-6)
+
+
+UNITS, BATCH, STEPS = 25, 32, 40
+ARITHMETIC = r"= (?:contract |fast |reassoc |nsz |nnan |ninf |arcp |afn )*f(?:add|mul|sub|div|neg) (?:\w+ )*"
+MOST_SCALAR = 3  # operations for each number that a kernel stores
+
+
+def scalar_kernels(gradient: Callable[..., Any], arguments: Any, folder: Path) -> dict[str, float]:
+    """Returns how many operations for each number stored the kernels have that XLA compiled without vectors."""
+    # compiled here and now, and found in no cache, for no other program has this number
+    number = np.random.default_rng().uniform(1, 2)
+    lowered = jax.jit(lambda *values: jax.tree.map(lambda leaf: leaf * number, gradient(*values))).lower(*arguments)
+    lowered.compile(compiler_options={"xla_dump_to": str(folder)})
+    found, seen = {}, 0
+    for path in folder.glob("*ir-with-opt.ll"):
+        for kernel in re.finditer(r"define [^{]*@([\w.\-]+)\([^{]*\{(.*?)\n\}", path.read_text(), re.DOTALL):
+            name, body = kernel.groups()
+            scalar, vector = (len(re.findall(ARITHMETIC + kind, body)) for kind in ("float ", r"<\d+ x float>"))
+            stores = len(re.findall(r"store float ", body))
+            seen += scalar + vector > 0
+            if scalar and not vector:
+                found[name] = scalar / max(stores, 1)
+    assert seen > 4, f"{seen} kernels: XLA no longer writes what this test reads"
+    return found
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_compiled_steps_are_no_scalar_code(cell: str, tmp_path: Path) -> None:
+    """Forward and backward, for units that no vector's width divides."""
+    gates = tuple(jnp.ones((STEPS, UNITS, BATCH)) for _ in range(GATES[cell]))
+    kernel, bias = jnp.ones((UNITS, GATES[cell] * UNITS)) / 100, jnp.zeros(UNITS) if cell == "gru" else None
+
+    def loss(gates: Any, kernel: Any) -> Any:
+        return (recur(cell, gates, kernel, bias, jnp.full(BATCH, STEPS))[0] ** 2).sum()
+
+    found = scalar_kernels(jax.grad(loss, argnums=(0, 1)), (gates, kernel), tmp_path)
+    assert all(each <= MOST_SCALAR for each in found.values()), found
+
+
+def test_gates_cut_from_one_array_within_the_loop_are_scalar_code(tmp_path: Path) -> None:
+    """What the other test guards against: were it not seen here, it would not be seen there."""
+    gates, kernel = jnp.ones((STEPS, BATCH, 3 * UNITS)), jnp.ones((UNITS, 3 * UNITS)) / 100
+
+    def loss(gates: Any, kernel: Any) -> Any:
+        def step(state: Any, inputs: Any) -> Any:
+            recurred = state @ kernel
+            cut = [[whole[:, gate * UNITS : (gate + 1) * UNITS] for gate in range(3)] for whole in (inputs, recurred)]
+            state = recurrence.CELLS["gru"].step((state,), *cut)[0][0]
+            return state, state
+
+        return (jax.lax.scan(step, jnp.zeros((BATCH, UNITS)), gates)[1] ** 2).sum()
+
+    found = scalar_kernels(jax.grad(loss, argnums=(0, 1)), (gates, kernel), tmp_path)
+    assert any(each > MOST_SCALAR for each in found.values()), found

@@ -79,6 +79,31 @@ def test_one_more_grid_value_trains_the_new_trials_alone(finished: Workflow, tmp
     pd.testing.assert_frame_equal(old, finished.table("experiment_results.csv"), check_exact=True)
 
 
+def test_halving_trains_rung_by_rung_and_reruns_what_a_change_of_it_touches(finished: Workflow, tmp_path: Path) -> None:
+    halved = finished.copied_to(tmp_path)
+    _forget_training(halved)
+    halved.configure({"search.halving": {"reduction": 2, "rungs": 2}})
+    # two jobs in two rungs
+    trained = ["aggregate", "promote", "report", "rung", "rung", "train", "train"]
+    assert halved.planned() == trained
+    done = halved.run()
+    assert done.returncode == 0, done.stdout
+    table = halved.table("training_results.csv")
+    assert sorted(zip(table["epochs"], table["outcome"], strict=True)) == [(10, "halted")] * 2 + [(20, "completed")] * 2
+    assert halved.planned() == []
+    # those that went on are what they are without
+    whole = finished.table("training_results.csv").set_index("trial")
+    for trial, row in table[table["outcome"] == "completed"].set_index("trial").iterrows():
+        assert row["loss"] == pytest.approx(whole.loc[trial, "loss"], rel=1e-5)
+    # as many epochs, and another number of grid points that goes on
+    halved.configure({"search.halving": {"reduction": 2, "rungs": 2}, "grid/loss.gamma": [0, 1, 2]})
+    assert halved.planned() == trained
+    halved.configure({"search.halving": {"reduction": 3, "rungs": 2}})
+    assert halved.planned() == trained
+    halved.configure()
+    assert halved.planned() == ["aggregate", "report", "train", "train"]
+
+
 def test_interrupted_it_goes_on_and_gives_what_it_would_have_given(finished: Workflow, tmp_path: Path) -> None:
     # as if only ingest and split were done; a checkpoint after every epoch
     workflow = finished.copied_to(tmp_path)

@@ -94,7 +94,8 @@ class Inputs:
     columns. confusion: counts `[truth, predicted]` of validation and test; of label sequences with what was inserted in
     the last row and what was deleted in the last column. decoded: the rows of decoded_test.csv, none where no label
     sequence is decoded. keys: the grid's dotted keys. ranges: those whose values were drawn from a range. rungs: of
-    successive halving, all but the last: rows of the grid points that were in them. chosen: the chosen trial's row.
+    successive halving, all but the last: rows of the grid points that were in them. experiment: as
+    `estimates.of_experiment` has it. chosen: the chosen trial's row.
     """
 
     folder: Path
@@ -118,6 +119,7 @@ class Inputs:
     keys: list[str]
     ranges: dict[str, Range]
     rungs: list[list[Row]]
+    experiment: str
     chosen: Row
 
     @property
@@ -153,7 +155,10 @@ class Inputs:
         """
         own = self.label(self.chosen)
         diverged = Counter(self.label(row) for row in self.trials if row["outcome"] == DIVERGED)
-        halted = {self.label(row): int(row["epochs"]) for row in self.trials if row["outcome"] == HALTED}
+        halted: dict[str, int] = {}
+        for row in self.trials:
+            if row["outcome"] == HALTED:
+                halted[self.label(row)] = max(int(row["epochs"]), halted.get(self.label(row), 0))
         points = [
             {
                 **row,
@@ -202,6 +207,7 @@ def _read(folder: Path, dataset: Path) -> Inputs:
     if not config_path.exists():
         raise JaxrnnError(f"{config_path}: not there yet; run `jaxrnn plan --config config/{name}.yaml` first")
     config = read_yaml(config_path)
+    experiment = estimates.of_experiment(config)
     lacking = [
         k for k in ("experiment", "seed", "data", "task", "model", "loss", "training", "grid") if k not in config
     ]
@@ -312,6 +318,7 @@ def _read(folder: Path, dataset: Path) -> Inputs:
         keys=keys,
         ranges=ranges,
         rungs=rungs,
+        experiment=experiment,
         chosen=chosen[0],
     )
 
@@ -620,7 +627,8 @@ def _checks(inputs: Inputs) -> list[Check]:
     found = [
         *of_classes, _check_perfect(inputs), _check_transfer(inputs), _check_objects(inputs),
         _check_margin(inputs), _check_overfit(inputs), _check_epochs(inputs), _check_edges(inputs),
-        _check_diverged(inputs), _check_packs(inputs), _check_leaks(inputs), _check_rejected(inputs),
+        _check_diverged(inputs), _check_halted(inputs), _check_packs(inputs), _check_leaks(inputs),
+        _check_rejected(inputs),
     ]  # fmt: skip
     order = ("warning", "note", "passed")
     return sorted((check for check in found if check), key=lambda check: order.index(check.level))
@@ -795,6 +803,17 @@ def _check_diverged(inputs: Inputs) -> Check:
         f"{_sentence(_plural(len(diverged), 'trial'))} diverged",
         f"{len(diverged):,} of {total:,} trials ended with a loss that is not finite: {listed(diverged, 4)}. "
         "Grid points are summarised without them; a lower learning rate or `training.gradient_clip` helps.",
+    )
+
+
+def _check_halted(inputs: Inputs) -> Check | None:
+    if inputs.chosen["outcome"] != HALTED:
+        return None
+    return Check(
+        "warning",
+        "The chosen trial was not trained to the end",
+        f"Successive halving ended it after {int(inputs.chosen['epochs'])} epochs, and all trials that went on have "
+        "diverged. A lower learning rate or `training.gradient_clip` helps.",
     )
 
 
@@ -1037,7 +1056,7 @@ def _tried(inputs: Inputs, key: str) -> str:
 def _cost(inputs: Inputs) -> Table | None:
     """Returns a table of what `jaxrnn plan` expected of each job, and what it used; None where neither is known."""
     jobs = Counter(row["job"] for row in inputs.trials)
-    found = estimates.compared(inputs.folder, list(jobs))
+    found = estimates.compared(inputs.folder, list(jobs), inputs.experiment, len(inputs.rungs) + 1)
     if all(row["used_seconds"] is None and "seconds" not in row for row in found):
         return None
 
@@ -1063,7 +1082,8 @@ def _halving(inputs: Inputs) -> dict[str, Any] | None:
     """Returns what successive halving did: a table of its rungs, and the epochs that it saved; None without it."""
     if not inputs.rungs:
         return None
-    rows = []
+    rows, going = [], []
+    epochs, halving = inputs.config["training"]["epochs"], inputs.config["search"]["halving"]
     for number, points in enumerate(inputs.rungs, start=1):
         going = [point for point in points if point["promoted"] == "True"]
         means = [point["mean"] for point in points if math.isfinite(point["mean"])]
@@ -1072,18 +1092,15 @@ def _halving(inputs: Inputs) -> dict[str, Any] | None:
         rows.append(
             [
                 _count(number),
-                _count(max(point["epochs"] for point in points)),
+                _count(math.ceil(epochs / halving["reduction"] ** (halving["rungs"] - number))),
                 _count(len(points)),
                 _count(len(going)),
                 _score((max if sign is min else min)(means, default=math.nan)),
                 _score(sign(least, default=math.nan)),
             ]
         )
-    last = sum(not point["halted"] for point in inputs.points())
-    rows.append(
-        [_count(len(rows) + 1), _count(inputs.config["training"]["epochs"]), _count(last), *[Cell(NOT_A_NUMBER)] * 3]
-    )
-    whole = len(inputs.trials) * inputs.config["training"]["epochs"]
+    rows.append([_count(len(rows) + 1), _count(epochs), _count(len(going)), *[Cell(NOT_A_NUMBER)] * 3])
+    whole = len(inputs.trials) * epochs
     metric = SCORES[inputs.metric]
     head = ["Rung", "Up to epoch", "Grid points", "Went on", f"Best {metric}", f"Least {metric} that went on"]
     return {

@@ -102,8 +102,8 @@ except JaxrnnError as error:
     sys.exit(f"jaxrnn: {error}")
 
 jobs = {job.name: job for job in plan.jobs}
-# Of successive halving: the epoch at which each rung but the last one ends, and how many grid points it has.
-rungs = [[rung.epochs, rung.points] for rung in plan.rungs[:-1]]
+# Of successive halving: the epoch at which each rung ends, and how many grid points it has.
+rungs = [[rung.epochs, rung.points] for rung in plan.rungs] if len(plan.rungs) > 1 else []
 values = experiment.model_dump(mode="json")
 manifest = f"results/datasets/{plan.dataset_key}/manifest.json"
 gpus = 1 if experiment.training.device == "gpu" else 0
