@@ -156,7 +156,7 @@ def test_trials_that_are_finished_already_train_no_more(
     for number in (1, 2):
         tables = [pd.read_csv(search.table(of.experiment("tiny"), number)) for of in (at, other)]
         # the surveys lie in different folders, which fingerprints know
-        pd.testing.assert_frame_equal(*(table.drop(columns="fingerprint") for table in tables))
+        pd.testing.assert_frame_equal(tables[0].drop(columns="fingerprint"), tables[1].drop(columns="fingerprint"))
     # and chooses among those that it would have trained
     outcomes = [read(of, made, "trials.csv")["outcome"].tolist() for of in (at, other)]
     assert outcomes[0] == outcomes[1] and set(outcomes[0]) == {"completed", "halted"}
