@@ -15,15 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic import ValidationInfo as Info
 
 from jaxrnn.errors import JaxrnnError, listed, nearest
@@ -1657,8 +1649,8 @@ def is_whole(dotted: str) -> bool | None:
         for inner in get_args(annotation):
             yield from within(inner)
 
-    found = set(map(str, within(of.model_fields[key].annotation)))
-    return True if str(int) in found else False if str(float) in found else None
+    found = [entry for entry in within(of.model_fields[key].annotation) if entry in (int, float)]
+    return found[0] is int if found else None
 
 
 def _check_range(dotted: str, values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) -> None:

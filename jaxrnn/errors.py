@@ -39,3 +39,9 @@ def listed(words: Sequence[object], limit: int = 8) -> str:
     texts = [" ".join(str(word).split()) for word in words[:limit]]
     shown = ", ".join(text if len(text) <= LONGEST_WORD else f"{text[:LONGEST_WORD]}..." for text in texts)
     return shown if len(words) <= limit else f"{shown} and {len(words) - limit} more"
+
+
+def plural(count: float, noun: str) -> str:
+    """Returns a count with its noun: 1 trial, 1,200 trials."""
+    many = {"class": "classes", "loss": "losses"}.get(noun, f"{noun}s")
+    return f"{int(count):,} {noun if count == 1 else many}"

@@ -15,9 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from jaxrnn import plan, results
+from jaxrnn import results
 from jaxrnn.config import TRACED_KEYS, digest
-from jaxrnn.errors import JaxrnnError
+from jaxrnn.errors import JaxrnnError, plural
 from jaxrnn.plan import Job, Plan
 from jaxrnn.results import Results
 
@@ -37,7 +37,7 @@ def estimate(made: Plan, at: Results, cores: int, say: Callable[[str], None]) ->
 
     `seconds`: from the job's start to its end, every rung together; `memory_mb` and `device_memory_mb`; `parameters` of
     a network; `cores` that it takes at most, on a CPU; `scaled_from`: the job whose program was measured in place of
-    this one's, "" for its own; `trials`: the job's digest; `device`. The plan must be written, and `ready`. Raises
+    this one's, "" for its own; `device`. The plan must be written, and `ready`. Raises
     JaxrnnError where a program can't be measured.
     """
     programs: dict[str, list[Job]] = {}
@@ -45,11 +45,11 @@ def estimate(made: Plan, at: Results, cores: int, say: Callable[[str], None]) ->
         programs.setdefault(_program(made, job), []).append(job)
     shown = list(programs)
     # from all over the grid, for what lies between is like its neighbours
-    chosen = [shown[index * (len(shown) - 1) // max(MOST_PROGRAMS - 1, 1)] for index in range(MOST_PROGRAMS)]
+    chosen = dict.fromkeys(shown[index * (len(shown) - 1) // (MOST_PROGRAMS - 1)] for index in range(MOST_PROGRAMS))
     measured: dict[str, tuple[Job, dict[str, Any]]] = {}
-    for number, program in enumerate(dict.fromkeys(chosen if len(shown) > MOST_PROGRAMS else shown), start=1):
+    for number, program in enumerate(chosen, start=1):
         longest = max(programs[program], key=lambda job: len(job.trials))
-        say(f"measuring program {number} of {min(len(shown), MOST_PROGRAMS)}: {longest.name}")
+        say(f"measuring program {number} of {len(chosen)}: {longest.name}")
         measured[program] = longest, _measure(made, longest, at, cores)
     rows = []
     for index, program in enumerate(shown):
@@ -60,7 +60,6 @@ def estimate(made: Plan, at: Results, cores: int, say: Callable[[str], None]) ->
             rows.append(
                 {
                     "job": job.name,
-                    "trials": plan.job_digest(job),
                     "seconds": round(_seconds(made, took, share), 1),
                     "memory_mb": round(took["memory_mb"]),
                     "device_memory_mb": took["device_memory_mb"] and round(took["device_memory_mb"]),
@@ -70,14 +69,9 @@ def estimate(made: Plan, at: Results, cores: int, say: Callable[[str], None]) ->
                     "cores": cores,
                 }
             )
-    values = {"experiment": of_experiment(made.experiment.model_dump(mode="json")), "jobs": rows}
+    values = {"experiment": digest(made.experiment.model_dump(mode="json")), "jobs": rows}
     results.write_json(at.experiment(made.experiment.experiment) / FILE, values)
     return rows
-
-
-def of_experiment(values: dict[str, Any]) -> str:
-    """Returns what stands for all that decides an experiment's jobs, and how they run."""
-    return digest(values)
 
 
 def _program(made: Plan, job: Job) -> str:
@@ -119,7 +113,7 @@ def _seconds(made: Plan, took: dict[str, Any], share: float) -> float:
 def in_words(rows: list[dict[str, Any]], trials: dict[str, int]) -> list[str]:
     """Returns a line a job, or for many jobs the largest ones, and their sum. trials: how many each job has."""
     row = rows[0]
-    cores = f", {row['cores']} core{'' if row['cores'] == 1 else 's'} a job" if row["device"].startswith("cpu") else ""
+    cores = f", {plural(row['cores'], 'core')} a job" if row["device"].startswith("cpu") else ""
     said = [f"expected on {row['device']}{cores}, from a moment of each program:"]
     longest = sorted(rows, key=lambda row: -row["seconds"])
     for row in longest[:10]:
@@ -127,16 +121,17 @@ def in_words(rows: list[dict[str, Any]], trials: dict[str, int]) -> list[str]:
         if row["device_memory_mb"]:
             memory += f" and {row['device_memory_mb']:,} MB of the device's"
         scaled = f" (as {row['scaled_from']})" if row["scaled_from"] else ""
-        count = trials[row["job"]]
         said.append(
-            f"  {row['job']}: {count} trial{'' if count == 1 else 's'} of {row['parameters']:,} parameters, "
+            f"  {row['job']}: {plural(trials[row['job']], 'trial')} of {row['parameters']:,} parameters, "
             f"{duration(row['seconds'])}, {memory}{scaled}"
         )
     if len(rows) > 10:
         said.append(f"  ... and {len(rows) - 10:,} more")
     total = sum(row["seconds"] for row in rows)
     kind = "GPU" if any(row["device_memory_mb"] for row in rows) else "job"
-    said.append(f"all {len(rows):,} jobs: {total / 3600:.3g} {kind} hours; early stopping can only shorten it")
+    said.append(
+        f"{plural(len(rows), 'job')} in all: {total / 3600:.3g} {kind} hours; early stopping can only shorten it"
+    )
     return said
 
 
@@ -150,7 +145,7 @@ def duration(seconds: float) -> str:
 def compared(folder: Path, jobs: list[str], experiment: str, rungs: int) -> list[dict[str, Any]]:
     """Returns a row for each job of an experiment: its estimate, as `estimate` has it, if it was made for this file,
     and what it used by Snakemake's account of its last run: `used_seconds` of all rungs, and `used_memory_mb`, the
-    largest. experiment: as `of_experiment` has it."""
+    largest. experiment: the digest of its values."""
     expected: dict[str, Any] = {}
     with suppress(JaxrnnError):  # none was made, or by another version
         kept = results.read_json(folder / FILE, "jaxrnn plan")

@@ -48,7 +48,7 @@ from jaxrnn.batches import Corpus, Part, Schedule, Window, Windows
 from jaxrnn.blueprint import Blueprint
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.config import LOWER_IS_BETTER, RUN_KEYS, TRACED_KEYS, Output, digest
-from jaxrnn.errors import Interrupted, JaxrnnError, listed
+from jaxrnn.errors import Interrupted, JaxrnnError, listed, plural
 from jaxrnn.estimates import duration
 from jaxrnn.plan import JobFile, Trial
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
@@ -99,28 +99,12 @@ def train(
     if len(waiting) < len(stage.trials):
         finished = len(stage.trials) - len(waiting)
         say(f"{finished} trials are finished already and are kept (--retrain --output FOLDER trains them again there)")
-    name = job_file.job.name + ("" if stage.last else f".rung-{rung}")
-    checkpoints = Checkpoints(base.checkpoints(job_file.experiment, name))
-
-    def attempt(waiting: list[Trial], halvings: int) -> None:
-        with (
-            compilation.shared(_compiled(job_file, inputs, at), say) as publish,
-            _Pack(job_file, stage, inputs, waiting, store, checkpoints, say, halvings) as pack,
-        ):
-            began = time.monotonic()
-            pack.run(publish)
-            say(f"waited for input {100 * pack.waited / (time.monotonic() - began):.1f} % of the time")
-
-    halvings = 0
-    while waiting:
-        try:
-            attempt(waiting, halvings)
-            waiting = []
-        except jax.errors.JaxRuntimeError as error:
-            halvings = _halved(job_file, error, halvings, say)
-            checkpoints.clear()  # of the width that does not fit
-            waiting = [trial for trial in stage.trials if store.found(trial, stage) is None]
-    checkpoints.close(remove=True)
+    if waiting:
+        name = job_file.job.name + ("" if stage.last else f".rung-{rung}")
+        checkpoints = Checkpoints(base.checkpoints(job_file.experiment, name))
+        with compilation.shared(_compiled(job_file, inputs, at), say) as publish:
+            _train_all(job_file, stage, inputs, store, checkpoints, say, publish)
+        checkpoints.close(remove=True)
     folders = {}
     for trial in job_file.job.trials if stage.last else stage.trials:
         folder = store.found(trial, stage)
@@ -138,21 +122,48 @@ def train(
     say(f"job {job_file.job.name}: done, results in {output}")
 
 
+def _train_all(
+    job_file: JobFile,
+    stage: Stage,
+    inputs: "_Inputs",
+    store: Store,
+    checkpoints: Checkpoints,
+    say: Say,
+    publish: Callable[[], None],
+) -> None:
+    """Trains what the stage asks for and is not found yet; a pack that does not fit the device at half its width."""
+    halvings = 0
+    while waiting := [trial for trial in stage.trials if store.found(trial, stage) is None]:
+        try:
+            with _Pack(job_file, stage, inputs, waiting, store, checkpoints, say, halvings) as pack:
+                began = time.monotonic()
+                pack.run(publish)
+                say(f"waited for input {100 * pack.waited / (time.monotonic() - began):.1f} % of the time")
+        except jax.errors.JaxRuntimeError as error:
+            halvings = _halved(job_file, error, halvings, say)
+            checkpoints.clear()  # of the width that does not fit
+            pack = None  # and with it what it has on the device
+
+
 def _halved(job_file: JobFile, error: Exception, halvings: int, say: Say) -> int:
     """Returns how often the pack's width is now halved, after an error for want of the device's memory; raises others,
     and JaxrnnError where one trial alone does not fit."""
     reason = str(error).strip().partition("\n")[0]
     if "RESOURCE_EXHAUSTED" not in reason:
         raise error
-    most = min(len(job_file.job.trials), job_file.training.trials_per_job)
-    if most >> halvings <= 1:
+    if _most_places(job_file, halvings) == 1:
         raise JaxrnnError(
             f"job {job_file.job.name}: the device's memory is too small for one trial ({reason}); lower "
             "`training.window_mb` or `training.batch_size`, take a smaller network, or a device with more memory"
         )
-    halvings += 1
-    say(f"the pack does not fit the device's memory ({reason}); it begins anew with {most >> halvings} trials at once")
-    return halvings
+    most = plural(_most_places(job_file, halvings + 1), "trial")
+    say(f"the pack does not fit the device's memory ({reason}); it begins anew with {most} at once")
+    return halvings + 1
+
+
+def _most_places(job_file: JobFile, halvings: int) -> int:
+    """Returns how many trials may train at once, after so many times that a pack did not fit."""
+    return max(1, min(len(job_file.job.trials), job_file.training.trials_per_job) >> halvings)
 
 
 def calibrate(job_file: JobFile, at: Results, seconds: float) -> dict[str, Any]:
@@ -160,9 +171,8 @@ def calibrate(job_file: JobFile, at: Results, seconds: float) -> dict[str, Any]:
     they take on this device.
 
     Of the whole pack: `compile_seconds`, `step_seconds`, `epoch_end_seconds` (validation), `end_seconds` (checkpoint,
-    predictions); `steps` an epoch;
-    `memory_mb`, the process's largest so far, and `device_memory_mb`, None where the device doesn't tell;
-    `timed_seconds`, that all this took; `parameters` of a network, and `device`.
+    predictions); `steps` an epoch; `memory_mb`, the process's largest so far, and `device_memory_mb`, None where the
+    device doesn't tell; `timed_seconds`, that all this took; `parameters` of a network, and `device`.
     """
     device = _choose_device(job_file.training.device)
     inputs = _read_inputs(job_file, at)
@@ -184,9 +194,11 @@ def calibrate(job_file: JobFile, at: Results, seconds: float) -> dict[str, Any]:
             _, steps = pack.epoch_steps()
             first, done, taken = timed(pack.some_steps), 0, 0.0
             while not done or taken < seconds:
-                before = pack.epoch_steps()[0] % steps
+                if pack.epoch_steps()[0] == steps:
+                    pack.window = 0  # the same epoch again
+                before = pack.epoch_steps()[0]
                 taken += timed(pack.some_steps)
-                done += (pack.epoch_steps()[0] - before) % steps or steps
+                done += pack.epoch_steps()[0] - before
             compiling, ending = timed(pack.end_epoch), timed(pack.end_epoch)
             closing = timed(pack.end)
             total = time.monotonic() - began
@@ -385,7 +397,7 @@ class _Pack:
         if not self._resume():
             # on a CPU empty places take no time: every rung of a job, and every rerun, then runs the same program
             count = len(self.waiting) if training.together() else len(job_file.job.trials)
-            most = max(1, min(len(job_file.job.trials), settings.trials_per_job) >> halvings)
+            most = _most_places(job_file, halvings)
             self.places = [None] * training.width_for(min(count, most))
             self._fill(min(len(self.waiting), most))
             self._make_program()
@@ -428,14 +440,16 @@ class _Pack:
     def _begun(self) -> State:
         """Returns the states in which the trials at all places begin, or go on from an earlier rung."""
         states = self.program.begin(self.hypers)
-        resumed = {index: place.halted for index, place in enumerate(self.places) if place and place.halted}
+        taken = [(index, place) for index, place in enumerate(self.places) if place is not None]
+        resumed = {index: (place, place.halted) for index, place in taken if place.halted is not None}
         if not resumed:
             return states
         leaves, structure = jax.tree.flatten(jax.device_get(states))
         leaves = [np.array(leaf) for leaf in leaves]
-        for index, folder in resumed.items():
+        for index, (place, folder) in resumed.items():
             for leaf, kept in zip(leaves, trials.state(folder), strict=True):
                 leaf[index] = kept
+            place.halted = None  # it has begun, and is not read again when another place is filled
         return jax.device_put(jax.tree.unflatten(structure, leaves), self.program.own)
 
     def _make_program(self) -> None:
@@ -507,9 +521,7 @@ class _Pack:
                     )
 
     def some_steps(self) -> None:
-        """Trains for a segment, at most to the end of the window; after the last one of an epoch, on from its first."""
-        if self.window == self.windows.count(self.epoch):
-            self.window = 0
+        """Trains for a segment, at most to the end of the window."""
         window = self.windows.get(self.epoch, self.window)
         batch_size = self.job_file.training.batch_size
         if self._scheduled is None or self._scheduled[0] is not window:

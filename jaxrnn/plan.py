@@ -32,7 +32,7 @@ from jaxrnn.config import (
     substituted,
     to_yaml,
 )
-from jaxrnn.errors import JaxrnnError, listed
+from jaxrnn.errors import JaxrnnError, listed, plural
 from jaxrnn.results import Results
 
 MOST_UNCONFIRMED = 1000  # trials
@@ -75,17 +75,20 @@ class JobFile(Experiment):
 
 @dataclass(frozen=True)
 class Plan:
-    """An experiment's jobs. `points`: the grid point of each trial, by trial id, as dotted keys and values; how many
-    there are is `size`."""
+    """An experiment's jobs. `points`: the grid point of each trial, by trial id, as dotted keys and values."""
 
     experiment: Experiment
     jobs: tuple[Job, ...]
     points: dict[str, dict[str, Any]]
-    size: int
+
+    @property
+    def size(self) -> int:
+        """Returns the number of grid points."""
+        return len(self.points) // (self.experiment.seeds * (self.experiment.split.folds or 1))
 
     @cached_property
     def rungs(self) -> tuple[search.Rung, ...]:
-        return search.rungs(self.experiment, self.size)
+        return search.rungs(self.experiment.training.epochs, self.experiment.search.halving, self.size)
 
     @cached_property
     def point_numbers(self) -> dict[str, int]:
@@ -150,9 +153,8 @@ def make(experiment: Experiment) -> Plan:
     folds = [None] if experiment.split.folds is None else list(range(experiment.split.folds))
     groups: dict[tuple[str, ...], list[Trial]] = {}
     points: dict[str, dict[str, Any]] = {}
-    drawn = search.points(experiment)
-    for values_of_point in drawn:
-        values = substituted(base, values_of_point)
+    for drawn in search.points(experiment):
+        values = substituted(base, drawn)
         resolved = Experiment.model_validate(values).model_dump(mode="json")
         point = {key: _at(resolved, key) for key in keys}
         slugs = {key: slug(key, value, keys) for key, value in point.items()}
@@ -179,7 +181,7 @@ def make(experiment: Experiment) -> Plan:
             chunk = tuple(trials[start : start + experiment.training.trials_per_job])
             name = _short("_".join(group) or "all") + f"-{number}"
             jobs.append(Job(name=name, dataset=dataset_key(experiment), fold=chunk[0].fold, trials=chunk))
-    return Plan(experiment, tuple(jobs), points, len(drawn))
+    return Plan(experiment, tuple(jobs), points)
 
 
 def job_values(plan: Plan, job: Job) -> dict[str, Any]:
@@ -239,14 +241,10 @@ def check_size(plan: Plan, at: Results, *, confirm: bool = False) -> None:
 
 def in_words(plan: Plan) -> list[str]:
     """Returns what will be trained: grid points, trials, jobs, and how far the rungs go."""
-
-    def counted(number: int, noun: str) -> str:
-        return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
     seeds, folds = plan.experiment.seeds, plan.experiment.split.folds or 1
     draws = (f" x {seeds} seeds" if seeds > 1 else "") + (f" x {folds} folds" if folds > 1 else "")
-    trials, jobs = counted(len(plan.trials), "trial"), counted(len(plan.jobs), "job")
-    said = [f"{counted(plan.size, 'grid point')}{draws}: {trials} in {jobs}"]
+    trials, jobs = plural(len(plan.trials), "trial"), plural(len(plan.jobs), "job")
+    said = [f"{plural(plan.size, 'grid point')}{draws}: {trials} in {jobs}"]
     if len(plan.rungs) > 1:
         far = ", ".join(f"{rung.points:,} to epoch {rung.epochs:,}" for rung in plan.rungs)
         before = (0, *(rung.epochs for rung in plan.rungs))

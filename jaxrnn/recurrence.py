@@ -8,7 +8,7 @@ CPU.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -201,22 +201,15 @@ def _backward(cell: str, remembered: Any, changes: tuple[Array, Array]) -> Any:
     # behind a valid step lie valid ones alone, so that the state before it is the one that was told
     before = tuple(jnp.concatenate([jnp.zeros_like(state[:1]), state[:-1]]) for state in states)
 
-    if CELLS[cell].apart:
-        pieces = jnp.split(kernel, GATES[cell], axis=1)
-
-        def through_kernel(of_recurred: Any) -> Array:
-            return sum(piece @ gradient for piece, gradient in zip(pieces, of_recurred, strict=True))  # pyright: ignore
-
-    else:
-
-        def through_kernel(of_recurred: Any) -> Array:
-            return kernel @ jnp.concatenate(of_recurred)
+    apart = CELLS[cell].apart
+    pieces = jnp.split(kernel, GATES[cell], axis=1) if apart else [kernel]
 
     def step(change: Any, x: Any) -> Any:
         of_state, keep, before, after, saved = x
         change = (change[0] + jnp.where(keep, of_state, 0), *change[1:])
         of_inputs, of_recurred, through = CELLS[cell].pull(change, before, after, saved)
-        back = through_kernel(of_recurred)
+        parts = of_recurred if apart else (jnp.concatenate(of_recurred),)
+        back = reduce(jnp.add, [piece @ part for piece, part in zip(pieces, parts, strict=True)])
         back = back if kept is None else back * kept
         through = (back if through[0] is None else through[0] + back, *through[1:])
         change = tuple(jnp.where(keep, new, old) for new, old in zip(through, change, strict=True))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxrnn.config import Experiment, Range, digest, is_whole
+from jaxrnn.config import Experiment, Halving, Range, digest, is_whole
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import DIVERGED
 
@@ -81,7 +81,7 @@ def _value(key: str, values: tuple[Any, ...] | Range, share: float) -> Any:
     return min(max(found, int(values.low) if whole else values.low), int(values.high) if whole else values.high)
 
 
-def share(key: str, values: Range, value: float) -> float:
+def share(values: Range, value: float) -> float:
     """Returns where in its range a value lies, from 0 to 1, on the range's scale."""
     low, high, at = (
         math.log(number) if values.scale == "log" else number for number in (values.low, values.high, value)
@@ -98,9 +98,9 @@ class Rung:
     points: int
 
 
-def rungs(experiment: Experiment, points: int = 1) -> tuple[Rung, ...]:
-    """Returns the rungs, counted from 1; a single one without halving. points: how many the experiment has."""
-    epochs, halving = experiment.training.epochs, experiment.search.halving
+def rungs(epochs: int, halving: Halving | None, points: int = 1) -> tuple[Rung, ...]:
+    """Returns the rungs, counted from 1; a single one without halving. epochs: of the last one; points: how many grid
+    points there are."""
     if halving is None:
         return (Rung(1, epochs, points),)
     by_rung = [halving.reduction**number for number in range(halving.rungs)]

@@ -28,7 +28,7 @@ class Stage:
 def of(job_file: JobFile, at: Results, rung: int | None, *, retrain: bool = False) -> Stage:
     """Returns what a job does in a rung, counted from 1, the last one where it is None; with `retrain` all trials train
     to the end. Raises JaxrnnError where there is no such rung, or the one before has not ended."""
-    rungs, going = search.rungs(job_file), job_file.job.trials
+    rungs, going = search.rungs(job_file.training.epochs, job_file.search.halving), job_file.job.trials
     if rung is not None and (retrain or not 1 <= rung <= len(rungs)):
         wrong = "`--retrain` trains to the end" if retrain else f"the experiment's rungs are 1 to {len(rungs)}"
         raise JaxrnnError(f"--rung {rung}: {wrong if retrain or len(rungs) > 1 else '`search.halving` is not set'}")

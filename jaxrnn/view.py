@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxrnn import readers, results
-from jaxrnn.errors import JaxrnnError, listed, nearest
+from jaxrnn.errors import JaxrnnError, listed, nearest, plural
 from jaxrnn.readers import Column, Observations, RowReader, SequenceReader, Sequences, Survey
 
 if TYPE_CHECKING:
@@ -448,7 +448,7 @@ def _survey_drawing(survey: Survey, found: _Object, column: str | None, downward
     faulty = zip(reasons, found.row_files, strict=True)
     for (reason, file), count in Counter(pair for pair in faulty if pair[0]).most_common():
         rows = found.row_numbers[(reasons == reason) & (found.row_files == file)].tolist()
-        remarks.append(f"{_plural(count, 'faulty observation')}: {reason} (row {listed(rows, 5)} of {Path(file).name})")
+        remarks.append(f"{plural(count, 'faulty observation')}: {reason} (row {listed(rows, 5)} of {Path(file).name})")
     if column is None:
         names = [survey.columns[at].name for at in places]
         units = {survey.columns[at].unit for at in places}
@@ -466,7 +466,7 @@ def _survey_drawing(survey: Survey, found: _Object, column: str | None, downward
     facts = [_label(found.label)] if survey.labelled or found.label else []
     facts += [found.split] if found.split else []
     facts += [f"group {found.group}"] if found.group else []
-    facts += [_plural(steps, "observation"), *left]
+    facts += [plural(steps, "observation"), *left]
     shown = column or "all columns"
     return figures.Drawing(
         title=figures.printable(found.id) or "(empty id)",
@@ -558,7 +558,7 @@ def _shard_drawing(shard: "Shard", index: int, bands: Sequence[str], wanted: str
     facts = [_label(label)]
     facts += [str(shard.splits[index])] if shard.splits is not None else []
     facts += [f"group {shard.groups[index]}"] if shard.groups is not None else []
-    facts.append(_plural(len(time), "step"))
+    facts.append(plural(len(time), "step"))
     presence = _presence(shard.feature_columns, features, bands)
     groups = _panels_of(shard.feature_columns, own)
     for group in groups:
@@ -569,7 +569,7 @@ def _shard_drawing(shard: "Shard", index: int, bands: Sequence[str], wanted: str
         panels.append(panel)
         facts += left
     for reason, count in Counter(why for whose, _, _, why in shard.rejected if whose == name).most_common():
-        remarks.append(f"{_plural(count, 'observation')} left out by ingest: {reason}")
+        remarks.append(f"{plural(count, 'observation')} left out by ingest: {reason}")
     return figures.Drawing(
         title=figures.printable(name) or "(empty id)",
         facts=[figures.printable(fact) for fact in dict.fromkeys(facts)],
@@ -802,10 +802,6 @@ def _number(value: float) -> str:
     return f"{float(value):.6g}".replace("-", "\N{MINUS SIGN}") if np.isfinite(value) else str(float(value))
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
 # The page
 
 
@@ -823,7 +819,7 @@ def _write(
             each = replace(each, remarks=["this id stands more than once in the survey", *each.remarks])
         section = figures.printable(_label(label)) if by_class else ""
         sections.setdefault(section, []).append(each)
-    title = _plural(len(drawn), "object")
+    title = plural(len(drawn), "object")
     if len(sections) > 1 and not wanted.together:
         title += f" of {len(sections)} classes"
     facts = [figures.printable(fact) for fact in facts]
@@ -843,7 +839,7 @@ def _write(
                 temporary.write_bytes(figure.png())
     counts = f" ({listed([f'{name} {len(own)}' for name, own in sections.items()], 20)})" if by_class else ""
     faulty = sum(1 for _, each in drawn if any("faulty" in remark for remark in each.remarks))
-    told = f"; faulty observations in {_plural(faulty, 'object')} of them" if faulty else ""
+    told = f"; faulty observations in {plural(faulty, 'object')} of them" if faulty else ""
     return f"{title}{counts} drawn in {output}{told}"
 
 

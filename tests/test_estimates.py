@@ -46,9 +46,9 @@ def test_an_estimate_runs_the_job_as_a_process_of_its_own(tmp_path: Path) -> Non
     said: list[str] = []
     (row,) = estimates.estimate(made, at, 2, said.append)
     assert said == ["measuring program 1 of 1: all-1"]
-    assert (row["job"], row["trials"], row["scaled_from"]) == ("all-1", plan.job_digest(made.jobs[0]), "")
+    assert (row["job"], row["scaled_from"]) == ("all-1", "")
     assert row["seconds"] > 1 and row["memory_mb"] > 100 and row["device_memory_mb"] is None
-    experiment = estimates.of_experiment(config.read_yaml(at.experiment("tiny") / "experiment.yaml"))
+    experiment = config.digest(config.read_yaml(at.experiment("tiny") / "experiment.yaml"))
     (compared,) = estimates.compared(at.experiment("tiny"), ["all-1"], experiment, 1)
     assert compared == {**row, "used_seconds": None, "used_memory_mb": None}
     # another file has no such estimate
@@ -113,7 +113,7 @@ def test_a_gpu_trains_a_pack_in_the_time_of_a_trial(tmp_path: Path, monkeypatch:
     rows = estimates.estimate(made, at, 2, quiet)
     assert [row["seconds"] for row in rows] == [10.4, 10.4]
     words = estimates.in_words(rows, {job.name: len(job.trials) for job in made.jobs})
-    assert words[-1].startswith("all 2 jobs: 0.00578 GPU hours") and "123 MB of the device's" in words[1]
+    assert words[-1].startswith("2 jobs in all: 0.00578 GPU hours") and "123 MB of the device's" in words[1]
 
 
 def test_what_was_used_is_read_from_every_rung(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def shares(points: list[dict[str, Any]]) -> np.ndarray:
     """Returns the learning rates and dropouts [point, key] as shares of their ranges."""
     keys = ("training.learning_rate", "model.dropout")
     ranges = {key: Range.model_validate(RANGES[key]) for key in keys}
-    return np.array([[search.share(key, ranges[key], point[key]) for key in keys] for point in points])
+    return np.array([[search.share(ranges[key], point[key]) for key in keys] for point in points])
 
 
 @DRAWN
@@ -122,7 +122,7 @@ def test_more_points_keep_the_trials_that_there_are() -> None:
 @given(epochs=st.integers(1, 500), reduction=st.integers(2, 5), stages=st.integers(2, 6), points=st.integers(1, 1000))
 def test_rungs_give_fewer_points_more_epochs(epochs: int, reduction: int, stages: int, points: int) -> None:
     halving = {"reduction": reduction, "rungs": stages}
-    found = search.rungs(experiment(training__epochs=epochs, search={"halving": halving}), points)
+    found = search.rungs(epochs, config.Halving(**halving), points)
     assert [rung.number for rung in found] == list(range(1, stages + 1))
     assert (found[0].points, found[-1].epochs) == (points, epochs)
     for before, after in itertools.pairwise(found):
@@ -133,7 +133,7 @@ def test_rungs_give_fewer_points_more_epochs(epochs: int, reduction: int, stages
 
 
 def test_without_halving_there_is_one_rung() -> None:
-    assert search.rungs(experiment(training__epochs=7), 4) == (search.Rung(1, 7, 4),)
+    assert search.rungs(7, None, 4) == (search.Rung(1, 7, 4),)
     job = plan.job_values(
         plan.make(experiment(grid=RANGES, search={"strategy": "random", "points": 2})),
         plan.make(experiment(grid=RANGES, search={"strategy": "random", "points": 2})).jobs[0],

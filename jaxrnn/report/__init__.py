@@ -28,17 +28,19 @@ from jaxrnn import early, estimates, metrics, plan, search
 from jaxrnn.config import (
     ERROR_RATES,
     LOWER_IS_BETTER,
+    Halving,
     Loss,
     Model,
     Range,
     Task,
     Training,
+    digest,
     read_yaml,
     substituted,
     to_yaml,
 )
 from jaxrnn.early import SINCE_FIRST, STEPS
-from jaxrnn.errors import JaxrnnError, listed
+from jaxrnn.errors import JaxrnnError, listed, plural
 from jaxrnn.readers import SPLITS
 from jaxrnn.report import figures
 from jaxrnn.report.figures import SCORES, Figure
@@ -94,8 +96,8 @@ class Inputs:
     columns. confusion: counts `[truth, predicted]` of validation and test; of label sequences with what was inserted in
     the last row and what was deleted in the last column. decoded: the rows of decoded_test.csv, none where no label
     sequence is decoded. keys: the grid's dotted keys. ranges: those whose values were drawn from a range. rungs: of
-    successive halving, all but the last: rows of the grid points that were in them. experiment: as
-    `estimates.of_experiment` has it. chosen: the chosen trial's row.
+    successive halving, all but the last: rows of the grid points that were in them. experiment: the
+    digest of the experiment's values. chosen: the chosen trial's row.
     """
 
     folder: Path
@@ -207,7 +209,7 @@ def _read(folder: Path, dataset: Path) -> Inputs:
     if not config_path.exists():
         raise JaxrnnError(f"{config_path}: not there yet; run `jaxrnn plan --config config/{name}.yaml` first")
     config = read_yaml(config_path)
-    experiment = estimates.of_experiment(config)
+    experiment = digest(config)
     lacking = [
         k for k in ("experiment", "seed", "data", "task", "model", "loss", "training", "grid") if k not in config
     ]
@@ -491,11 +493,6 @@ def _value(value: object) -> str:
         return text
 
 
-def _plural(count: float, noun: str) -> str:
-    plural = {"class": "classes", "loss": "losses"}.get(noun, f"{noun}s")
-    return f"{int(count):,} {noun if count == 1 else plural}"
-
-
 def _sentence(words: str) -> str:
     return words[:1].upper() + words[1:]
 
@@ -526,7 +523,7 @@ def _verdict(inputs: Inputs) -> dict[str, Any]:
         "interval": str(inputs.best.get("interval", "95 %")),
         "model": _model(inputs),
         "point": [(key, _value(inputs.chosen[key])) for key in inputs.keys],
-        "tried": f"{_plural(len(inputs.trials), 'trial')} of {_plural(len(inputs.grid), 'grid point')}",
+        "tried": f"{plural(len(inputs.trials), 'trial')} of {plural(len(inputs.grid), 'grid point')}",
         "metric": SCORES[inputs.metric],
         "confusions": _edits(inputs) if inputs.spells else _confusions(inputs),
         "checks": checks,
@@ -571,7 +568,7 @@ def _encoder(model: dict[str, Any]) -> str:
     cell = {"gru": "GRU", "lstm": "LSTM", "simple": "simple recurrent"}.get(model["cell"], str(model["cell"]))
     direction = "bidirectional " if model["bidirectional"] else ""
     article = "an" if cell == "LSTM" and not direction else "a"
-    layers = f"{_plural(model['depth'], 'layer')} of {_plural(model['units'], 'unit')}"
+    layers = f"{plural(model['depth'], 'layer')} of {plural(model['units'], 'unit')}"
     return f"{article} {direction}{cell} network, {layers}"
 
 
@@ -694,7 +691,7 @@ def _check_objects(inputs: Inputs) -> Check:
     which = "how often it is mistaken is" if inputs.spells else "a class's scores, and the macro scores with them, are"
     return Check(
         "warning",
-        f"Too few test {what} for {_plural(len(few), 'class')}",
+        f"Too few test {what} for {plural(len(few), 'class')}",
         f"{names}: with fewer than {FEW_OBJECTS} {what} {which} uncertain.",
     )
 
@@ -729,7 +726,7 @@ def _check_margin(inputs: Inputs) -> Check | None:
     return Check(
         "note",
         "The choice is close",
-        f"{text}. The intervals do not part {_plural(len(near), 'other grid point')} from the chosen one: another "
+        f"{text}. The intervals do not part {plural(len(near), 'other grid point')} from the chosen one: another "
         "choice might do as well.",
     )
 
@@ -774,7 +771,7 @@ def _check_edges(inputs: Inputs) -> Check | None:
     for key in inputs.varied:
         values = inputs.config["grid"][key]
         if key in inputs.ranges:
-            place = search.share(key, inputs.ranges[key], float(inputs.chosen[key]))
+            place = search.share(inputs.ranges[key], float(inputs.chosen[key]))
             if min(place, 1 - place) < EDGE and float(inputs.chosen[key]) != 0:
                 edges.append(f"`{key}: {_value(inputs.chosen[key])}`")
             continue
@@ -797,10 +794,10 @@ def _check_diverged(inputs: Inputs) -> Check:
     diverged = [row["trial"] for row in inputs.trials if row["outcome"] == DIVERGED]
     total = len(inputs.trials)
     if not diverged:
-        return Check("passed", "No trial diverged", f"{_sentence(_plural(total, 'trial'))} ended with finite scores.")
+        return Check("passed", "No trial diverged", f"{_sentence(plural(total, 'trial'))} ended with finite scores.")
     return Check(
         "warning",
-        f"{_sentence(_plural(len(diverged), 'trial'))} diverged",
+        f"{_sentence(plural(len(diverged), 'trial'))} diverged",
         f"{len(diverged):,} of {total:,} trials ended with a loss that is not finite: {listed(diverged, 4)}. "
         "Grid points are summarised without them; a lower learning rate or `training.gradient_clip` helps.",
     )
@@ -822,7 +819,7 @@ def _check_packs(inputs: Inputs) -> Check | None:
     if not halved:
         return None
     often = {row["job"]: int(row["pack_halvings"]) for row in halved}
-    jobs = listed([f"{job} ({_plural(count, 'time')})" for job, count in often.items()], 4)
+    jobs = listed([f"{job} ({plural(count, 'time')})" for job, count in often.items()], 4)
     return Check(
         "note",
         "A pack did not fit the device's memory",
@@ -837,11 +834,11 @@ def _check_leaks(inputs: Inputs) -> Check:
         return Check("passed", "No leak between splits", f"{_sentence(text)}.")
     listed_in = "`leaks.csv` lists them."
     if inputs.leaks["action"] == "drop_from_training":
-        title = f"{_plural(count, 'leaking object')} taken out"
+        title = f"{plural(count, 'leaking object')} taken out"
         return Check("note", title, f"{_sentence(text)}. They are in no split any more; {listed_in}")
     return Check(
         "warning",
-        f"{_plural(count, 'object')} leak{'s' * (count == 1)} between splits",
+        f"{plural(count, 'object')} leak{'s' * (count == 1)} between splits",
         f"{_sentence(text)}. The network may remember instead of classify: scores are too good. {listed_in} "
         "`leaks: drop_from_training` takes them out.",
     )
@@ -854,9 +851,9 @@ def _leaks(inputs: Inputs) -> str:
         "equal": "equal to one in another split",
         "near_equal": "almost equal to one in another split",
     }
-    found = [f"{_plural(inputs.leaks[kind], 'object')} {words}" for kind, words in kinds.items() if inputs.leaks[kind]]
+    found = [f"{plural(inputs.leaks[kind], 'object')} {words}" for kind, words in kinds.items() if inputs.leaks[kind]]
     few = inputs.leaks["too_few_numbers"]
-    unknown = f"; {_plural(few, 'sequence')} too short or too plain to be compared" if few else ""
+    unknown = f"; {plural(few, 'sequence')} too short or too plain to be compared" if few else ""
     return (
         ", ".join(found) or "no group stands in two splits, and no sequence equal or almost equal to another"
     ) + unknown
@@ -871,7 +868,7 @@ def _check_rejected(inputs: Inputs) -> Check:
         share = max(parts / counts["parts_in"], bytes_share, objects / max(1, counts["objects_in"]))
         return Check(
             "warning" if share > MANY_REJECTED else "note",
-            f"{_plural(parts, 'file')}, or pieces of them, could not be read",
+            f"{plural(parts, 'file')}, or pieces of them, could not be read",
             f"{parts:,} of {int(counts['parts_in']):,} ({_percent(parts, counts['parts_in'])}; "
             f"{_percent(counts['bytes_rejected'], counts['bytes_in'])} of the bytes) were left out with all that they "
             f"hold. Of what could be read, {objects:,} of {int(counts['objects_in']):,} objects and {observations:,} "
@@ -887,7 +884,7 @@ def _check_rejected(inputs: Inputs) -> Check:
     share = objects / max(1, counts["objects_in"])
     return Check(
         "warning" if share > MANY_REJECTED else "note",
-        f"{_plural(objects, 'object')} rejected" if objects else "Observations were rejected",
+        f"{plural(objects, 'object')} rejected" if objects else "Observations were rejected",
         f"{objects:,} of {int(counts['objects_in']):,} objects ({_percent(objects, counts['objects_in'])}) and "
         f"{observations:,} of {int(counts['observations_in']):,} observations were left out; the reasons stand under "
         "Data. The scores hold for objects like those that were kept.",
@@ -926,7 +923,7 @@ def _data(inputs: Inputs) -> dict[str, Any]:
     return {
         "reader": manifest["reader"],
         "path": None if data.get("simulation") is not None else str(data.get("path")),
-        "files": _plural(len(manifest["survey_files"]), "file"),
+        "files": plural(len(manifest["survey_files"]), "file"),
         "megabytes": f"{size / 1e6:,.1f}",
         "counts": {key: int(value) for key, value in manifest["counts"].items()},
         "units": units,
@@ -1060,8 +1057,8 @@ def _cost(inputs: Inputs) -> Table | None:
     if all(row["used_seconds"] is None and "seconds" not in row for row in found):
         return None
 
-    def shown(value: float | None, places: int = 0) -> Cell:
-        return Cell(NOT_A_NUMBER, math.nan) if value is None else Cell(f"{value:,.{places}f}", float(value))
+    def shown(value: float | None) -> Cell:
+        return Cell(NOT_A_NUMBER, math.nan) if value is None else Cell(f"{value:,.0f}", float(value))
 
     rows = [
         [
@@ -1082,24 +1079,15 @@ def _halving(inputs: Inputs) -> dict[str, Any] | None:
     """Returns what successive halving did: a table of its rungs, and the epochs that it saved; None without it."""
     if not inputs.rungs:
         return None
-    rows, going = [], []
-    epochs, halving = inputs.config["training"]["epochs"], inputs.config["search"]["halving"]
-    for number, points in enumerate(inputs.rungs, start=1):
-        going = [point for point in points if point["promoted"] == "True"]
-        means = [point["mean"] for point in points if math.isfinite(point["mean"])]
-        least = [point["mean"] for point in going]
-        sign = min if not inputs.lower_is_better else max
-        rows.append(
-            [
-                _count(number),
-                _count(math.ceil(epochs / halving["reduction"] ** (halving["rungs"] - number))),
-                _count(len(points)),
-                _count(len(going)),
-                _score((max if sign is min else min)(means, default=math.nan)),
-                _score(sign(least, default=math.nan)),
-            ]
-        )
-    rows.append([_count(len(rows) + 1), _count(epochs), _count(len(going)), *[Cell(NOT_A_NUMBER)] * 3])
+    rows = []
+    epochs, halving = inputs.config["training"]["epochs"], Halving.model_validate(inputs.config["search"]["halving"])
+    *before, last = search.rungs(epochs, halving)
+    for rung, points in zip(before, inputs.rungs, strict=True):
+        ranked = sorted((point["mean"] for point in points), key=inputs.order)
+        going = sum(point["promoted"] == "True" for point in points)
+        counts = rung.number, rung.epochs, len(points), going
+        rows.append([*map(_count, counts), _score(ranked[0]), _score(ranked[going - 1])])
+    rows.append([*map(_count, (last.number, last.epochs, going)), *[Cell(NOT_A_NUMBER)] * 3])
     whole = len(inputs.trials) * epochs
     metric = SCORES[inputs.metric]
     head = ["Rung", "Up to epoch", "Grid points", "Went on", f"Best {metric}", f"Least {metric} that went on"]

@@ -54,7 +54,9 @@ MOST_ROWS = 40  # grid points drawn
 MOST_BLOCKS = 45  # of steps, along one side of a map of attention
 SHADES = 50  # in the strip that says what its colours are
 SERIES_TOKENS = ("first", "second", "third", "fourth", "fifth")  # of lines against a grid axis: no more are drawn
-KIND_TOKENS = ("second", "first", "muted")  # of grid points: chosen, others, halted
+# Of grid points, with their colour and, for those who can't see it, their shape.
+KINDS = ("chosen", "others", "halted early")
+KIND_TOKENS = ("second", "first", "muted")
 KIND_SHAPES = ("diamond", "circle", "cross")
 PANELS = 3  # beside each other, of the ranges that were searched
 SERIES_DASHES = ([], [6, 3], [2, 3], [8, 3, 2, 3], [4, 4])
@@ -248,11 +250,11 @@ def grid_scores(
     shown = [*points[: MOST_ROWS - len(chosen)], *chosen]
     names = labels([point["label"] for point in shown])
     name_of = {point["label"]: name for point, name in zip(shown, names, strict=True)}
-    kinds = ("chosen", "others", "halted early")[: 3 if any(point["halted"] for point in shown) else 2]
+    kinds = _kinds(shown)
     rows = [
         {
             "point": name,
-            "kind": kinds[0] if point["chosen"] else kinds[2] if point["halted"] else kinds[1],
+            "kind": _kind(point),
             **{part: _finite(point[part]) for part in ("mean", "low", "high")},
         }
         for name, point in zip(names, shown, strict=True)
@@ -306,21 +308,16 @@ def searched(points: Sequence[Mapping[str, Any]], ranges: Mapping[str, str], met
 
     points: with mean, chosen, halted and, by each key, its value. ranges: the scale, `linear` or `log`, by key.
     """
-    kinds = ("chosen", "others", "halted early")[: 3 if any(point["halted"] for point in points) else 2]
     shown = [point for point in points if _finite(point["mean"]) is not None]
+    kinds = _kinds(shown)
     y = alt.Y("mean:Q", title=f"validation {SCORES[metric]}", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
     colour = alt.Color("kind:N", scale=_colours(kinds, KIND_TOKENS[: len(kinds)]), legend=_legend())
-    shape = alt.Shape(
-        "kind:N", scale=alt.Scale(domain=list(kinds), range=[*KIND_SHAPES[: len(kinds)]]), legend=_legend()
-    )
+    shapes = alt.Scale(domain=list(kinds), range=[*KIND_SHAPES[: len(kinds)]])
+    shape = alt.Shape("kind:N", scale=shapes, legend=_legend())
     panels = []
     for key, scale in ranges.items():
         rows = [
-            {
-                "at": float(point[key]),
-                "mean": float(point["mean"]),
-                "kind": kinds[0] if point["chosen"] else kinds[2] if point["halted"] else kinds[1],
-            }
+            {"at": float(point[key]), "mean": float(point["mean"]), "kind": _kind(point)}
             # the chosen one is drawn last, over the others
             for point in sorted(shown, key=lambda point: point["chosen"])
         ]
@@ -343,6 +340,15 @@ def searched(points: Sequence[Mapping[str, Any]], ranges: Mapping[str, str], met
         alt.concat(*panels, columns=PANELS, spacing=24),
         f"A mark: the mean of a grid point.{halted}",
     )
+
+
+def _kind(point: Mapping[str, Any]) -> str:
+    return KINDS[0] if point["chosen"] else KINDS[2] if point["halted"] else KINDS[1]
+
+
+def _kinds(points: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Returns the kinds that a legend names: the last one where there are such points."""
+    return KINDS if any(_kind(point) == KINDS[2] for point in points) else KINDS[:2]
 
 
 def _decades(values: Sequence[float]) -> list[float]:

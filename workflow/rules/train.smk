@@ -8,58 +8,6 @@ onstart:
     write_plan()
 
 
-# With successive halving: each job once a rung, then the choice of what goes on. Which trials these are is known only
-# then, so that every job has its part in every rung, and ends at once where none of its trials does.
-rule rung:
-    input:
-        manifest=manifest,
-        splits=rules.split.output.splits,
-        statistics=rules.split.output.statistics,
-        promoted=promoted,
-    output:
-        trials="results/{experiment}/jobs/{job}/rung-{rung}/trials.csv",
-    log:
-        "results/{experiment}/jobs/{job}/rung-{rung}/log.txt",
-    benchmark:
-        "results/{experiment}/jobs/{job}/rung-{rung}/benchmark.tsv"
-    conda:
-        "../../environment.yml"
-    threads: cores_of
-    resources:
-        runtime=480,
-        mem_mb=8000,
-        gpu=gpus,
-    params:
-        config="results/{experiment}/jobs/{job}/config.yaml",
-        trials=trials_of,
-    message:
-        "Train the job {wildcards.job}, rung {wildcards.rung}"
-    shell:
-        "JAX_NUM_CPU_DEVICES={threads} jaxrnn train --config {params.config:q} --rung {wildcards.rung} >> {log:q} 2>&1"
-
-
-rule promote:
-    input:
-        expand("results/{{experiment}}/jobs/{job}/rung-{{rung}}/trials.csv", job=jobs),
-    output:
-        "results/{experiment}/rungs/{rung}.csv",
-    log:
-        "results/{experiment}/logs/promote-{rung}.txt",
-    benchmark:
-        "results/{experiment}/benchmarks/promote-{rung}.tsv"
-    localrule: True
-    conda:
-        "../../environment.yml"
-    params:
-        experiment=experiment_path,
-        metric=experiment.selection.metric,
-        rungs=rungs,
-    message:
-        "Choose which trials of {wildcards.experiment} go on from rung {wildcards.rung}"
-    shell:
-        "jaxrnn promote --config {params.experiment:q} --rung {wildcards.rung} > {log:q} 2>&1"
-
-
 # Checkpoints and finished trials are no outputs, and so survive every rerun: a job goes on where it was, in the same log.
 rule train:
     input:
@@ -86,7 +34,47 @@ rule train:
     params:
         config="results/{experiment}/jobs/{job}/config.yaml",
         trials=trials_of,
+        rung="",
     message:
         "Train the job {wildcards.job}"
     shell:
-        "JAX_NUM_CPU_DEVICES={threads} jaxrnn train --config {params.config:q} >> {log:q} 2>&1"
+        "JAX_NUM_CPU_DEVICES={threads} jaxrnn train --config {params.config:q} {params.rung} >> {log:q} 2>&1"
+
+
+# With successive halving: each job once a rung, then the choice of what goes on. Which trials these are is known only
+# then, so that every job has its part in every rung, and ends at once where none of its trials does.
+use rule train as rung with:
+    output:
+        trials="results/{experiment}/jobs/{job}/rung-{rung}/trials.csv",
+    log:
+        "results/{experiment}/jobs/{job}/rung-{rung}/log.txt",
+    benchmark:
+        "results/{experiment}/jobs/{job}/rung-{rung}/benchmark.tsv"
+    params:
+        config="results/{experiment}/jobs/{job}/config.yaml",
+        trials=trials_of,
+        rung="--rung {rung}",
+    message:
+        "Train the job {wildcards.job}, rung {wildcards.rung}"
+
+
+rule promote:
+    input:
+        expand("results/{{experiment}}/jobs/{job}/rung-{{rung}}/trials.csv", job=jobs),
+    output:
+        "results/{experiment}/rungs/{rung}.csv",
+    log:
+        "results/{experiment}/logs/promote-{rung}.txt",
+    benchmark:
+        "results/{experiment}/benchmarks/promote-{rung}.tsv"
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        experiment=experiment_path,
+        metric=experiment.selection.metric,
+        rungs=rungs,
+    message:
+        "Choose which trials of {wildcards.experiment} go on from rung {wildcards.rung}"
+    shell:
+        "jaxrnn promote --config {params.experiment:q} --rung {wildcards.rung} > {log:q} 2>&1"
