@@ -1060,19 +1060,21 @@ def _cost(inputs: Inputs) -> Table | None:
     def shown(value: float | None) -> Cell:
         return Cell(NOT_A_NUMBER, math.nan) if value is None else Cell(f"{value:,.0f}", float(value))
 
+    columns = {
+        "Seconds expected": "seconds",
+        "Seconds used": "used_seconds",
+        "Memory expected (MB)": "memory_mb",
+        "Memory used (MB)": "used_memory_mb",
+    }
+    caption = "Jobs: what jaxrnn plan expected of them, and what their last run used"
+    if not any("seconds" in row for row in found):
+        columns = {head: name for head, name in columns.items() if name.startswith("used")}
+        caption = "Jobs: what their last run used; jaxrnn plan, called before it, says what to expect"
     rows = [
-        [
-            _text(row["job"]),
-            _count(jobs[row["job"]]),
-            shown(row.get("seconds")),
-            shown(row["used_seconds"]),
-            shown(row.get("memory_mb")),
-            shown(row["used_memory_mb"]),
-        ]
+        [_text(row["job"]), _count(jobs[row["job"]]), *(shown(row.get(name)) for name in columns.values())]
         for row in sorted(found, key=lambda row: -(row["used_seconds"] or 0))
     ]
-    head = ["Job", "Trials", "Seconds expected", "Seconds used", "Memory expected (MB)", "Memory used (MB)"]
-    return Table.of("jobs", "Jobs: what jaxrnn plan expected of them, and what their last run used", head, rows)
+    return Table.of("jobs", caption, ["Job", "Trials", *columns], rows)
 
 
 def _halving(inputs: Inputs) -> dict[str, Any] | None:
