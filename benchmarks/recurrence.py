@@ -3,7 +3,7 @@
     python benchmarks/recurrence.py
 
 One recurrent layer as networks have it, forward and backward or forward alone, in a loop on the device; PyTorch's with
-the best of 1 and all threads. Sides run in turn in one process. Results go to benchmarks/results/recurrence.json and,
+the best of 1 and all threads. What follows the layer is left out on both sides: its states' gradient is given. Sides run in turn in one process. Results go to benchmarks/results/recurrence.json and,
 as a Markdown table, to the standard output.
 """
 
@@ -28,20 +28,29 @@ from jaxrnn.recurrence import scanned
 
 RESULTS = Path(__file__).parent / "results" / "recurrence.json"
 RUNS = 5
+SECONDS, REST = 0.4, 0.3
 # units, batch, steps
 SHAPES = ((25, 32, 40), (16, 128, 100), (64, 128, 100), (256, 128, 100))
 FEATURES = 5
 TORCH = {"simple": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
 
 
-def timed(sides: dict[str, Callable[[], float]]) -> dict[str, Any]:
-    """Returns the median, least and most of what each side says it took, sides in turn."""
+def timed(sides: dict[str, Callable[[int], None]]) -> dict[str, Any]:
+    """Returns the median, least and most milliseconds of a pass of each side, which is called with how many to make:
+    as many as take SECONDS. Sides take turns, and rest before theirs, for threads wait busily for a while."""
+    passes = {}
+    for name, side in sides.items():
+        side(2)  # compiles, or warms up
+        began = time.perf_counter()
+        side(4)
+        passes[name] = max(4, round(4 * SECONDS / (time.perf_counter() - began)))
     found: dict[str, list[float]] = {name: [] for name in sides}
-    for run in range(RUNS + 1):
+    for _ in range(RUNS):
         for name, side in sides.items():
-            taken = side()
-            if run:  # the first compiles, or warms up
-                found[name].append(taken)
+            time.sleep(REST)
+            began = time.perf_counter()
+            side(passes[name])
+            found[name].append(1e3 * (time.perf_counter() - began) / passes[name])
     return {
         name: {"median": statistics.median(each), "low": min(each), "high": max(each)} for name, each in found.items()
     }
@@ -57,53 +66,47 @@ def plain(cell: str, of: Recurrent, inputs: jax.Array, lengths: jax.Array) -> ja
     return jnp.swapaxes(states, 0, 1)
 
 
-def our_layer(cell: str, shape: tuple[int, ...], *, backward: bool, before: bool) -> Callable[[], float]:
+def our_layer(cell: str, shape: tuple[int, ...], *, backward: bool, before: bool) -> Callable[[int], None]:
     units, batch, steps = shape
     inputs = jnp.asarray(default_rng(0).normal(size=(batch, steps, FEATURES)), jnp.float32)
     lengths = jnp.full(batch, steps)
     structure, start = nnx.split(Recurrent(cell, FEATURES, units, rngs=nnx.Rngs(0)))
-    passes = max(2, round(2e8 / (steps * batch * units * (units + 30) * GATES[cell])))
 
-    def total(parameters: Any, inputs: jax.Array) -> jax.Array:
+    slopes = jnp.asarray(default_rng(1).normal(size=(batch, steps, units)), jnp.float32)
+
+    def states(parameters: Any, inputs: jax.Array) -> jax.Array:
         made = nnx.merge(structure, parameters)
-        states = plain(cell, made, inputs, lengths) if before else made(inputs, lengths)[0]
-        return jnp.square(states).sum()
+        return plain(cell, made, inputs, lengths) if before else made(inputs, lengths)[0]
 
     def again(_: jax.Array, state: Any) -> Any:
-        parameters, inputs, seen = state
+        parameters, inputs = state
         if backward:
-            gradient = jax.grad(total)(parameters, inputs)
-            return jax.tree.map(lambda old, slope: old - 1e-6 * slope, parameters, gradient), inputs, seen
-        found = total(parameters, inputs)
+            (gradient,) = jax.vjp(lambda parameters: states(parameters, inputs), parameters)[1](slopes)
+            return jax.tree.map(lambda old, slope: old - 1e-9 * slope, parameters, gradient), inputs
         # the next pass needs this one
-        return parameters, inputs + 1e-9 * found, seen + found
+        return parameters, inputs + 1e-9 * states(parameters, inputs)[0, -1, 0]
 
-    loop = jax.jit(lambda *state: jax.lax.fori_loop(0, passes, again, state))
+    loop = jax.jit(lambda passes, *state: jax.lax.fori_loop(0, passes, again, state))
 
-    def run() -> float:
-        began = time.perf_counter()
-        jax.block_until_ready(loop(start, inputs, jnp.float32(0)))
-        return 1e3 * (time.perf_counter() - began) / passes
+    def run(passes: int) -> None:
+        jax.block_until_ready(loop(passes, start, inputs))
 
     return run
 
 
-def torch_layer(cell: str, shape: tuple[int, ...], threads: int, *, backward: bool) -> Callable[[], float]:
+def torch_layer(cell: str, shape: tuple[int, ...], threads: int, *, backward: bool) -> Callable[[int], None]:
     units, batch, steps = shape
     layer = TORCH[cell](FEATURES, units, batch_first=True)
-    inputs = torch.randn(batch, steps, FEATURES)
-    passes = max(2, round(1e8 / (steps * batch * units * (units + 30) * GATES[cell])))
+    inputs, slopes = torch.randn(batch, steps, FEATURES), torch.randn(batch, steps, units)
 
-    def run() -> float:
+    def run(passes: int) -> None:
         torch.set_num_threads(threads)
-        began = time.perf_counter()
         with torch.set_grad_enabled(backward):
             for _ in range(passes):
-                total = layer(inputs)[0].square().sum()
+                states = layer(inputs)[0]
                 if backward:
                     layer.zero_grad()
-                    total.backward()
-        return 1e3 * (time.perf_counter() - began) / passes
+                    states.backward(slopes)
 
     return run
 

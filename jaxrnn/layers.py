@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt16
 
-from jaxrnn import config
+from jaxrnn import config, native
 from jaxrnn.blueprint import GATES, Placed, Shape
 from jaxrnn.config import ConvLayer, DenseLayer, DropoutLayer, FlattenLayer, PoolLayer, RecurrentLayer, WindowPoolLayer
 from jaxrnn.recurrence import recur
@@ -127,6 +127,21 @@ class Recurrent(nnx.Module):
         kept: Float[Array, "batch unit"] | None = None,
     ) -> tuple[Float[Array, "batch step unit"], Float[Array, "batch unit"]]:
         """Returns the state after each step (0 beyond the length) and after the last valid one. kept: see `recur`."""
+        recurrent_bias = None if self.recurrent_bias is None else self.recurrent_bias[...]
+        kept = None if kept is None else kept.T
+        if native.usable(inputs.dtype):
+            kernel = jnp.concatenate([self.input_kernel[...], self.recurrent_kernel[...]])
+            states, last = native.layer(
+                self.cell,
+                inputs.transpose(1, 2, 0),
+                kernel,
+                self.bias[...],
+                recurrent_bias,
+                lengths,
+                kept,
+                reverse=self.reverse,
+            )
+            return states.transpose(2, 0, 1), last.T
         if self.reverse:
             inputs = reversed_valid(inputs, lengths)
         kernels, biases = (jnp.split(of[...], GATES[self.cell], axis=-1) for of in (self.input_kernel, self.bias))
@@ -134,8 +149,6 @@ class Recurrent(nnx.Module):
             jnp.einsum("bti,iu->tub", inputs, kernel) + bias[:, None]
             for kernel, bias in zip(kernels, biases, strict=True)
         )
-        recurrent_bias = None if self.recurrent_bias is None else self.recurrent_bias[...]
-        kept = None if kept is None else kept.T
         states, last = recur(self.cell, gates, self.recurrent_kernel[...], recurrent_bias, lengths, kept)
         states = states.transpose(2, 0, 1)
         return (reversed_valid(states, lengths) if self.reverse else states), last.T

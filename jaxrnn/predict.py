@@ -148,9 +148,9 @@ def _states(
         leaves = []
         for path, leaf in nnx.to_flat_state(state):
             name = "/".join(str(part) for part in path)
-            if name not in arrays or arrays[name].shape != leaf[...].shape:
+            if name not in arrays or arrays[name].shape != leaf.get_value().shape:
                 found = arrays[name].shape if name in arrays else "none"
-                raise JaxrnnError(f"parameters: '{name}' has shape {found}; the network needs {leaf[...].shape}")
+                raise JaxrnnError(f"parameters: '{name}' has shape {found}; the network needs {leaf.get_value().shape}")
             leaves.append((path, leaf.replace(jax.numpy.asarray(arrays[name]))))
         filled.append(nnx.from_flat_state(leaves))
     return filled[0], filled[1]

@@ -516,9 +516,12 @@ def _weighted_sum(weights: Array, values: Array) -> Array:
 def network(
     model: Model, features: int, metadata: int, outputs: int, kind: Output = "sequence", key: Any = None
 ) -> models.Network:
-    """Returns the network of a config; without a key only its structure is of use."""
-    rngs = nnx.Rngs(params=jax.random.key(0) if key is None else key)
-    return models.Network(model, kind, features, metadata, outputs, rngs=rngs)
+    """Returns the network of a config; without a key its structure alone, and shapes where arrays would be."""
+
+    def made(key: Any) -> models.Network:
+        return models.Network(model, kind, features, metadata, outputs, rngs=nnx.Rngs(params=key))
+
+    return nnx.eval_shape(lambda: made(jax.random.key(0))) if key is None else made(key)
 
 
 def evaluate(
