@@ -16,8 +16,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PIP := python -m pip install --quiet --no-compile --disable-pip-version-check --no-input --use-pep517 --constraint requirements.lock
 APT := DEBIAN_FRONTEND=noninteractive apt-get --quiet --quiet
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --non-interactive --preserve-env)
-TEST_PROGRAMS := slurmctld slurmd sbatch munged chromium
-TEST_PACKAGES := slurmctld slurmd slurm-client munge chromium
+TEST_PROGRAMS := slurmctld slurmd sbatch munged chromium g++
+TEST_PACKAGES := slurmctld slurmd slurm-client munge chromium g++
 INSTALL := $(CI)
 # Each test file is run by one of them.
 TEST_PROCESSES := 2

@@ -3,8 +3,9 @@
     python benchmarks/recurrence.py
 
 One recurrent layer as networks have it, forward and backward or forward alone, in a loop on the device; PyTorch's with
-the best of 1 and all threads. What follows the layer is left out on both sides: its states' gradient is given. Sides run in turn in one process. Results go to benchmarks/results/recurrence.json and,
-as a Markdown table, to the standard output.
+the best of 1 and all threads. What follows the layer is left out on both sides: its states' gradient is given. Sides
+run in turn in one process. Results go to benchmarks/results/recurrence.json and, as a Markdown table, to the standard
+output.
 """
 
 import json

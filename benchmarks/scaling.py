@@ -100,9 +100,11 @@ def one_epoch(model: Model, trials: int, objects: int, steps: int, batch: int) -
     states = program.begin(hypers)
 
     def advance(stop: int) -> float:
+        nonlocal states
         numbers = [jnp.int32(number) for number in (0, 0, stop)]
         began = time.perf_counter()
-        jax.block_until_ready(program.advance(states, hypers, *shared, *numbers).loss_sum)
+        states = program.advance(states, hypers, *shared, *numbers)
+        jax.block_until_ready(states.loss_sum)
         return time.perf_counter() - began
 
     advance(1)  # compiles; one program for any number of steps

@@ -285,7 +285,8 @@ class Windows:
     longest: each bucket's longest length; sequences beyond the last go into a bucket of their own. most_bytes: padded
     data up to this is one window. Of more, each bucket gets its share of `most_bytes` (at least what one shard needs),
     and a window takes the next shards as long as there is room. multiple: buckets hold a multiple of so many rows.
-    seed: draws the shards' order anew in each of `epochs`; None keeps their order, and all epochs are one.
+    seed: draws the shards' order anew in each of `epochs`; None keeps their order, and all epochs are one. Rows then
+    stand by length in each bucket, for steps beyond the longest of neighbouring rows take no time.
 
     `waited`: seconds that `get` has blocked. `sharding`: where windows go; None for the default device. At most two
     windows are in memory, and a third that is being built.
@@ -386,20 +387,36 @@ class Windows:
         order, cuts = self._cuts(epoch)
         return order[cuts[index] : cuts[index + 1]]
 
+    def _places(self, shards: np.ndarray) -> list[np.ndarray]:
+        """Returns for each bucket the rows that the sequences of these shards take, in their order."""
+        part = self._part
+        rows = np.concatenate([np.arange(*part.starts[shard : shard + 2]) for shard in shards]).astype(np.int64)
+        places = []
+        for number in range(len(self.rows)):
+            lengths = part.lengths[rows[self._place[rows] == number]]
+            at = np.arange(len(lengths))
+            if self._seed is None:
+                at[np.argsort(lengths, kind="stable")] = np.arange(len(lengths))
+            places.append(at)
+        return places
+
     def _read(self, epoch: int, index: int) -> Window:
         part = self._part
         buckets = [_empty(rows, steps, part) for rows, steps in zip(self.rows.tolist(), self.steps, strict=True)]
         sources = [np.full(rows, -1) for rows in self.rows]
         filled = np.zeros(len(buckets), dtype=np.int64)
-        for shard in self._shards(epoch, index):
+        shards = self._shards(epoch, index)
+        places = self._places(shards)
+        for shard in shards:
             if self._closed:
                 raise RuntimeError("the windows are closed")
             rows = slice(part.starts[shard], part.starts[shard + 1])
             examples, keys = part.read(int(shard)), object_keys(part.ids[rows])
             for number, bucket in enumerate(buckets):
                 chosen = np.flatnonzero(self._place[rows] == number)
-                _fill(bucket, filled[number], examples, keys, chosen, part.labels_by_step)
-                sources[number][filled[number] : filled[number] + len(chosen)] = chosen + part.starts[shard]
+                at = places[number][filled[number] : filled[number] + len(chosen)]
+                _fill(bucket, at, examples, keys, chosen, part.labels_by_step)
+                sources[number][at] = chosen + part.starts[shard]
                 filled[number] += len(chosen)
         # waited for here, so that the transfer is over when the window is asked for
         on_device = jax.block_until_ready(jax.device_put(tuple(buckets), self.sharding))
@@ -428,15 +445,14 @@ def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
 
 
 def _fill(
-    bucket: Bucket, start: int, examples: Examples, keys: np.ndarray, chosen: np.ndarray, labels_by_step: bool
+    bucket: Bucket, rows: np.ndarray, examples: Examples, keys: np.ndarray, chosen: np.ndarray, labels_by_step: bool
 ) -> None:
-    """Writes the chosen sequences into the bucket's rows from `start` on."""
-    rows = slice(start, start + len(chosen))
+    """Writes the chosen sequences into these rows of the bucket."""
     lengths = examples.lengths[chosen]
     first = np.cumsum(lengths) - lengths
     within = np.arange(lengths.sum()) - np.repeat(first, lengths)
     steps = bucket.features.shape[1]
-    places = np.repeat((start + np.arange(len(chosen))) * steps, lengths) + within
+    places = np.repeat(rows * steps, lengths) + within
     found = np.repeat(examples.offsets[chosen], lengths) + within
     bucket.features.reshape(-1, bucket.features.shape[2])[places] = examples.features[found]
     bucket.lengths[rows] = lengths

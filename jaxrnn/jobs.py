@@ -35,6 +35,7 @@ from jaxrnn import (
     bundles,
     compilation,
     losses,
+    native,
     plan,
     predict,
     predictions,
@@ -47,7 +48,7 @@ from jaxrnn import (
 from jaxrnn.batches import Corpus, Part, Schedule, Window, Windows
 from jaxrnn.blueprint import Blueprint
 from jaxrnn.checkpoints import Checkpoints
-from jaxrnn.config import LOWER_IS_BETTER, RUN_KEYS, TRACED_KEYS, Output, digest
+from jaxrnn.config import LOWER_IS_BETTER, RUN_KEYS, TRACED_KEYS, Output, RecurrentLayer, digest
 from jaxrnn.errors import Interrupted, JaxrnnError, listed, plural
 from jaxrnn.estimates import duration
 from jaxrnn.plan import JobFile, Trial
@@ -90,6 +91,9 @@ def train(
         + ", ".join(f"{count} {name}" for name, count in ({"train": len(data.train)} | counts).items())
         + f" sequences of {len(statistics.classes)} classes"
     )
+    recurrent = any(isinstance(placed.layer, RecurrentLayer) for placed in blueprint.every(inputs.network.placed))
+    if recurrent and job_file.training.device == "cpu" and (reason := native.absent()):
+        say(f"recurrent layers run as XLA compiles them, and not in their own kernel, which is faster: {reason}")
     base = Results(output) if retrain else at
     store = Store(base, job_file.experiment, statistics.data_digest)
     waiting = [trial for trial in stage.trials if store.found(trial, stage) is None]
@@ -132,33 +136,41 @@ def _train_all(
     publish: Callable[[], None],
 ) -> None:
     """Trains what the stage asks for and is not found yet; a pack that does not fit the device at half its width."""
-    halvings = 0
-    while waiting := [trial for trial in stage.trials if store.found(trial, stage) is None]:
-        try:
+
+    def train(halvings: int) -> None:
+        while waiting := [trial for trial in stage.trials if store.found(trial, stage) is None]:
             with _Pack(job_file, stage, inputs, waiting, store, checkpoints, say, halvings) as pack:
                 began = time.monotonic()
                 pack.run(publish)
                 say(f"waited for input {100 * pack.waited / (time.monotonic() - began):.1f} % of the time")
-        except jax.errors.JaxRuntimeError as error:
-            halvings = _halved(job_file, error, halvings, say)
-            checkpoints.clear()  # of the width that does not fit
-            pack = None  # and with it what it has on the device
+
+    _fitting(job_file, train, checkpoints, say)
 
 
-def _halved(job_file: JobFile, error: Exception, halvings: int, say: Say) -> int:
-    """Returns how often the pack's width is now halved, after an error for want of the device's memory; raises others,
-    and JaxrnnError where one trial alone does not fit."""
-    reason = str(error).strip().partition("\n")[0]
-    if "RESOURCE_EXHAUSTED" not in reason:
-        raise error
-    if _most_places(job_file, halvings) == 1:
-        raise JaxrnnError(
-            f"job {job_file.job.name}: the device's memory is too small for one trial ({reason}); lower "
-            "`training.window_mb` or `training.batch_size`, take a smaller network, or a device with more memory"
-        )
-    most = plural(_most_places(job_file, halvings + 1), "trial")
-    say(f"the pack does not fit the device's memory ({reason}); it begins anew with {most} at once")
-    return halvings + 1
+class _DoesNotFit(Exception):
+    """That a pack's program needs more memory than its device has left."""
+
+
+def _fitting(job_file: JobFile, run: Callable[[int], Any], checkpoints: Checkpoints, say: Say) -> Any:
+    """Returns what `run` returns, called with how often the pack's width is to be halved, until its pack fits the
+    device; raises JaxrnnError where one trial alone does not."""
+    halvings = 0
+    while True:
+        try:
+            return run(halvings)
+        except (jax.errors.JaxRuntimeError, _DoesNotFit) as error:
+            reason = str(error).strip().partition("\n")[0]
+            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in reason:
+                raise
+        if _most_places(job_file, halvings) == 1:
+            raise JaxrnnError(
+                f"job {job_file.job.name}: the device's memory is too small for one trial ({reason}); lower "
+                "`training.window_mb` or `training.batch_size`, take a smaller network, or a device with more memory"
+            )
+        halvings += 1
+        most = plural(_most_places(job_file, halvings), "trial")
+        say(f"the pack does not fit the device's memory ({reason}); it begins anew with {most} at once")
+        checkpoints.clear()  # of the width that does not fit
 
 
 def _most_places(job_file: JobFile, halvings: int) -> int:
@@ -182,15 +194,9 @@ def calibrate(job_file: JobFile, at: Results, seconds: float) -> dict[str, Any]:
         action()
         return time.monotonic() - began
 
-    with (
-        tempfile.TemporaryDirectory(prefix="jaxrnn-") as folder,
-        compilation.shared(_compiled(job_file, inputs, at), _nothing),
-    ):
-        stage = stages.Stage(job_file.training.epochs, job_file.job.trials)
-        store = Store(Results(Path(folder)), job_file.experiment, inputs.statistics.data_digest)
-        checkpoints = Checkpoints(Path(folder) / "checkpoints")
+    def train(halvings: int) -> dict[str, Any]:
         began = time.monotonic()
-        with _Pack(job_file, stage, inputs, [*stage.trials], store, checkpoints, _nothing) as pack:
+        with _Pack(job_file, stage, inputs, [*stage.trials], store, checkpoints, _nothing, halvings) as pack:
             _, steps = pack.epoch_steps()
             first, done, taken = timed(pack.some_steps), 0, 0.0
             while not done or taken < seconds:
@@ -200,21 +206,31 @@ def calibrate(job_file: JobFile, at: Results, seconds: float) -> dict[str, Any]:
                 taken += timed(pack.some_steps)
                 done += pack.epoch_steps()[0] - before
             compiling, ending = timed(pack.end_epoch), timed(pack.end_epoch)
-            closing = timed(pack.end)
-            total = time.monotonic() - began
+            return {
+                "steps": steps,
+                "compile_seconds": max(first - FIRST_SEGMENT_STEPS * taken / done, 0.0) + max(compiling - ending, 0.0),
+                "step_seconds": taken / done,
+                "epoch_end_seconds": ending,
+                "end_seconds": timed(pack.end),
+                "timed_seconds": time.monotonic() - began,
+            }
+
+    with (
+        tempfile.TemporaryDirectory(prefix="jaxrnn-") as folder,
+        compilation.shared(_compiled(job_file, inputs, at), _nothing),
+    ):
+        stage = stages.Stage(job_file.training.epochs, job_file.job.trials)
+        store = Store(Results(Path(folder)), job_file.experiment, inputs.statistics.data_digest)
+        checkpoints = Checkpoints(Path(folder) / "checkpoints")
+        found = _fitting(job_file, train, checkpoints, _nothing)
         checkpoints.close()
     peaks = [(entry.memory_stats() or {}).get("peak_bytes_in_use") for entry in jax.local_devices()]
     return {
         "device": device,
         "parameters": inputs.network.parameters,
-        "steps": steps,
-        "compile_seconds": max(first - FIRST_SEGMENT_STEPS * taken / done, 0.0) + max(compiling - ending, 0.0),
-        "step_seconds": taken / done,
-        "epoch_end_seconds": ending,
-        "end_seconds": closing,
+        **found,
         "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "device_memory_mb": None if None in peaks else sum(peaks) / 1e6,  # pyright: ignore
-        "timed_seconds": total,
     }
 
 
@@ -533,10 +549,28 @@ class _Pack:
         began = time.monotonic()
         stop = min(self.step + self.segment_steps, steps)
         numbers = [jnp.int32(number) for number in (self.window, self.step, stop)]
-        self.states = self.program.advance(self.states, self.hypers, window.buckets, self._scheduled[1], *numbers)
+        arguments = self.states, self.hypers, window.buckets, self._scheduled[1], *numbers
+        if not self.compiled:
+            self._check_memory(arguments)
+        self.states = self.program.advance(*arguments)
         jax.block_until_ready(self.states.loss_sum)
         self._adapt_segment(time.monotonic() - began, stop - self.step)
         self.window, self.step = (self.window, stop) if stop < steps else (self.window + 1, 0)
+
+    def _check_memory(self, arguments: Any) -> None:
+        """Raises _DoesNotFit where the program, by its own analysis, needs more memory than a device has left."""
+        free = training.free_memory(devices := training.devices_for(len(self.places)))
+        if free is None:
+            return
+        compiled = self.program.advance.lower(*arguments).compile()  # pyright: ignore[reportFunctionMemberAccess]
+        needed = training.memory_needed(compiled)
+        where = "" if devices == 1 else f" on each of {devices} devices"
+        trials = plural(len(self.places), "trial")
+        reason = f"{needed / 1e6:,.0f} MB for {trials}{where}, and {free / 1e6:,.0f} MB are free"
+        if needed > free:
+            raise _DoesNotFit(reason)
+        self.say(f"memory: {reason}")
+        self.program = self.program._replace(advance=compiled)  # it need not be compiled again
 
     def _steps(self, counts: np.ndarray) -> int:
         """Returns how many batches buckets with so many sequences make."""
@@ -865,9 +899,8 @@ def _software() -> dict[str, str]:
     """Returns what a trial's last digits may depend on, by the names in `trials.SOFTWARE`."""
     device = jax.devices()[0]
     versions = (__version__, *(importlib.metadata.version(name) for name in trials.LIBRARIES))
-    return dict(
-        zip(trials.SOFTWARE, (*versions, f"{device.platform} ({device.device_kind})", str(_cores())), strict=True)
-    )
+    hardware = f"{device.platform} ({device.device_kind})", str(_cores())
+    return dict(zip(trials.SOFTWARE, (*versions, *hardware, native.told()), strict=True))
 
 
 def _write_outputs(job_file: JobFile, inputs: _Inputs, stage: Stage, folders: dict[str, Path], output: Path) -> None:

@@ -128,20 +128,10 @@ class Recurrent(nnx.Module):
     ) -> tuple[Float[Array, "batch step unit"], Float[Array, "batch unit"]]:
         """Returns the state after each step (0 beyond the length) and after the last valid one. kept: see `recur`."""
         recurrent_bias = None if self.recurrent_bias is None else self.recurrent_bias[...]
-        kept = None if kept is None else kept.T
         if native.usable(inputs.dtype):
             kernel = jnp.concatenate([self.input_kernel[...], self.recurrent_kernel[...]])
-            states, last = native.layer(
-                self.cell,
-                inputs.transpose(1, 2, 0),
-                kernel,
-                self.bias[...],
-                recurrent_bias,
-                lengths,
-                kept,
-                reverse=self.reverse,
-            )
-            return states.transpose(2, 0, 1), last.T
+            given = inputs, kernel, self.bias[...], recurrent_bias, lengths, kept
+            return native.layer(self.cell, *given, reverse=self.reverse)
         if self.reverse:
             inputs = reversed_valid(inputs, lengths)
         kernels, biases = (jnp.split(of[...], GATES[self.cell], axis=-1) for of in (self.input_kernel, self.bias))
@@ -149,6 +139,7 @@ class Recurrent(nnx.Module):
             jnp.einsum("bti,iu->tub", inputs, kernel) + bias[:, None]
             for kernel, bias in zip(kernels, biases, strict=True)
         )
+        kept = None if kept is None else kept.T
         states, last = recur(self.cell, gates, self.recurrent_kernel[...], recurrent_bias, lengths, kept)
         states = states.transpose(2, 0, 1)
         return (reversed_valid(states, lengths) if self.reverse else states), last.T
@@ -188,7 +179,7 @@ class Directions(Layer):
                 kept = call.dropped(jnp.ones((len(values), direction.units), values.dtype), rate)
             states, last = direction(values, lengths, kept)
             outputs.append(last if self.settings.output == "last" else states)
-        return jnp.concatenate(outputs, axis=-1)
+        return native.kept_in_place(jnp.concatenate(outputs, axis=-1))
 
 
 # Windows

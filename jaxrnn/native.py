@@ -1,13 +1,15 @@
 """The recurrent layers' own kernel for CPUs, `recurrence.cc`, as a function of JAX.
 
-It is compiled for the processor at hand by the system's C++ compiler, once, and kept in the user's cache. Where there
+It is compiled for the processor at hand by GNU's C++ compiler, once, and kept in the user's cache. Where there
 is no compiler, or JAXRNN_NATIVE=0 is set, XLA compiles the layers from `recurrence.py`, whose results it shares to
 rounding.
 """
 
 import ctypes
 import functools
+import hashlib
 import os
+import platform
 import secrets
 import shutil
 import subprocess
@@ -18,6 +20,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 
 from jaxrnn import compilation
@@ -25,15 +29,21 @@ from jaxrnn.blueprint import GATES
 
 SOURCE = Path(__file__).with_name("recurrence.cc")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
-COMPILERS = ("c++", "g++", "clang++")
+COMPILERS = ("g++", "c++")
 SWITCH = "JAXRNN_NATIVE"
 CELLS = tuple(GATES)
+SUM_BYTES = hashlib.sha256().digest_size
 # Arrays of a unit that recurrence.cc saves for the backward pass.
 SAVED = {"simple": 0, "gru": 4, "lstm": 5}
 
 
-class NoKernel(Exception):
-    """Why the kernel is not to be had."""
+# The orders of the axes in memory of what has a batch: it lies innermost. Said to XLA as a layout, and not as a
+# transposition, the layers before and after take it over where they can.
+INNERMOST = {0: (), 1: (0,), 2: (1, 0), 3: (1, 2, 0)}
+
+
+class _Absent(Exception):
+    """Why there is no kernel."""
 
 
 def usable(dtype: Any) -> bool:
@@ -45,13 +55,18 @@ def usable(dtype: Any) -> bool:
 def absent() -> str | None:
     """Returns why there is no kernel, or None: then it is compiled, and registered with JAX."""
     try:
-        library = ctypes.CDLL(str(_built()))
-    except (NoKernel, OSError) as error:
+        library = _loaded()
+    except (_Absent, OSError) as error:
         return str(error)
     for name in ("forward", "backward"):
         function = jax.ffi.pycapsule(getattr(library, f"jaxrnn_{name}"))
         jax.ffi.register_ffi_target(_target(name), function, platform="cpu")
     return None
+
+
+def told() -> str:
+    """Returns what recurrent layers run in, on the device in use: the last digits of results depend on it."""
+    return "kernel" if usable(jnp.float32) else "XLA"
 
 
 def _target(name: str) -> str:
@@ -61,7 +76,26 @@ def _target(name: str) -> str:
 
 @functools.cache
 def _digest() -> str:
-    return compilation.key([SOURCE.read_text(), FLAGS, jax.__version__])
+    return compilation.key([SOURCE.read_text(), FLAGS, jax.__version__, platform.libc_ver()])
+
+
+def _loaded() -> ctypes.CDLL:
+    if os.environ.get(SWITCH) == "0":
+        raise _Absent(f"{SWITCH}=0")
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrnn"
+    file = folder / f"recurrence-{_digest()}.so"
+    if not _whole(file):
+        _compile(file)
+    return ctypes.CDLL(str(file))
+
+
+def _whole(file: Path) -> bool:
+    """Returns whether a compiled kernel is there, and not torn by a power cut: to load a torn one kills the process."""
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content[:-SUM_BYTES]).digest() == content[-SUM_BYTES:]
 
 
 def _compiler() -> str:
@@ -70,29 +104,25 @@ def _compiler() -> str:
     for name in (*wanted, *COMPILERS, f"{sysconfig.get_config_var('HOST_GNU_TYPE')}-c++"):
         if found := shutil.which(name):
             return found
-    raise NoKernel("no C++ compiler on PATH")
+    raise _Absent("no C++ compiler on PATH (on Debian: apt-get install g++)")
 
 
-def _built() -> Path:
-    """Returns the compiled kernel, written whole or not at all: many jobs may start at once."""
-    if os.environ.get(SWITCH) == "0":
-        raise NoKernel(f"{SWITCH}=0")
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrnn"
-    file = folder / f"recurrence-{_digest()}.so"
-    if file.is_file():
-        return file
+def _compile(file: Path) -> None:
+    """Writes the compiled kernel whole or not at all: many jobs may start at once."""
     compiler = _compiler()
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{file.name}.{secrets.token_hex(8)}.part"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}.part")
     command = [compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", str(SOURCE), "-o", str(temporary)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise NoKernel(f"{compiler} could not compile {SOURCE.name}: {(done.stderr.splitlines() or ['?'])[0]}")
+            lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no reason given"]
+            raise _Absent(f"{compiler} could not compile {SOURCE.name}: {lines[0]}")
+        with temporary.open("ab") as opened:  # the sum behind it is no part of the library
+            opened.write(hashlib.sha256(temporary.read_bytes()).digest())
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
-    return file
 
 
 def threads() -> int:
@@ -104,15 +134,15 @@ def threads() -> int:
 
 def layer(
     cell: str,
-    inputs: Float[Array, "step feature batch"],
+    inputs: Float[Array, "batch step feature"],
     kernel: Float[Array, "feature_and_unit gate_unit"],
     bias: Float[Array, " gate_unit"],
     candidate_bias: Float[Array, " unit"] | None,
     lengths: Int[Array, " batch"],
-    kept: Float[Array, "unit batch"] | None = None,
+    kept: Float[Array, "batch unit"] | None = None,
     *,
     reverse: bool = False,
-) -> tuple[Float[Array, "step unit batch"], Float[Array, "unit batch"]]:
+) -> tuple[Float[Array, "batch step unit"], Float[Array, "batch unit"]]:
     """Returns the hidden state after each step, 0 beyond the length, and the last valid one.
 
     kernel: of the inputs, and below it of the state. reverse: from each sequence's last valid step to its first.
@@ -121,20 +151,16 @@ def layer(
     return _layer(cell, reverse, threads(), inputs, kernel, bias, candidate_bias, lengths.astype(jnp.int32), kept)
 
 
+def kept_in_place(values: Float[Array, "batch *rest"]) -> Float[Array, "batch *rest"]:
+    """Returns the values as they are; XLA, which would turn them where they are joined, is told to leave them as the
+    kernel gives and takes them."""
+    return with_layout_constraint(values, Layout(INNERMOST[values.ndim])) if usable(values.dtype) else values
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _layer(cell: str, reverse: bool, threads: int, *values: Any) -> tuple[Array, Array]:
     states, last, _ = _forward(cell, reverse, threads, *values, save=False)
     return states, last
-
-
-def _call(name: str, cell: str, reverse: bool, threads: int, results: list[Any], kernel: Array, *values: Any) -> Any:
-    units, kept = kernel.shape[1] // GATES[cell], values[2]
-    numbers = {"cell": CELLS.index(cell), "reverse": reverse, "threads": threads, "units": units}
-    numbers |= {"kept": kept is not None}
-    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in results]
-    function = jax.ffi.ffi_call(_target(name), shapes, vmap_method="sequential")
-    given = [jnp.zeros(0, jnp.float32) if value is None else value for value in (values[0], kernel, *values[1:])]
-    return function(*given, **{name: jnp.int64.dtype.type(number) for name, number in numbers.items()})
 
 
 def _forward(
@@ -150,11 +176,12 @@ def _forward(
     *,
     save: bool,
 ) -> Any:
-    (steps, _, batch), units = inputs.shape, kernel.shape[1] // GATES[cell]
-    results: list[Any] = [(steps, units, batch), (units, batch)]
+    (batch, steps, _), units = inputs.shape, kernel.shape[1] // GATES[cell]
+    results: list[Any] = [(batch, steps, units), (batch, units)]
     if save:
-        results.append((steps, SAVED[cell] * units, batch))
-    found = _call("forward", cell, reverse, threads, results, kernel, inputs, lengths, kept, bias, candidate_bias)
+        results.append((batch, steps, SAVED[cell] * units))
+    given = inputs, kernel, lengths, kept, bias, candidate_bias
+    found = _call("forward", cell, reverse, threads, *given, results=results)
     return found if save else (*found, None)
 
 
@@ -165,11 +192,42 @@ def _remembering(cell: str, reverse: bool, threads: int, *values: Any) -> Any:
 
 def _backward(cell: str, reverse: bool, threads: int, remembered: Any, changes: tuple[Array, Array]) -> Any:
     inputs, kernel, bias, candidate_bias, lengths, kept, states, saved = remembered
+    # one result too many where there is no such bias
     results = [inputs.shape, kernel.shape, bias.shape, () if candidate_bias is None else candidate_bias.shape]
-    of_inputs, of_kernel, of_bias, of_candidate = _call(
-        "backward", cell, reverse, threads, results, kernel, inputs, lengths, kept, states, saved, *changes
+    given = inputs, kernel, lengths, kept, states, saved, *changes
+    *found, of_candidate = _call("backward", cell, reverse, threads, *given, results=results, of_kernel=1)
+    return *found, None if candidate_bias is None else of_candidate, None, None
+
+
+def _call(
+    name: str,
+    cell: str,
+    reverse: bool,
+    threads: int,
+    inputs: Array,
+    kernel: Array,
+    *given: Array | None,
+    results: list[tuple[int, ...]],
+    of_kernel: int | None = None,
+) -> Any:
+    """Returns what recurrence.cc's function returns: arrays of these shapes. of_kernel: which of them is the kernel's
+    gradient, which lies as the kernel does."""
+    lengths, kept, *others = given
+    units = kernel.shape[1] // GATES[cell]
+    numbers = {"cell": CELLS.index(cell), "reverse": reverse, "threads": threads, "units": units}
+    numbers |= {"kept": kept is not None}
+    arrays = [jnp.zeros(0, jnp.float32) if value is None else value for value in (inputs, lengths, kept, *others)]
+    layouts = [INNERMOST[len(shape)] for shape in results]
+    if of_kernel is not None:
+        layouts[of_kernel] = (0, 1)
+    function = jax.ffi.ffi_call(
+        _target(name),
+        [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in results],
+        vmap_method="sequential",
+        input_layouts=[(0, 1), *(INNERMOST[array.ndim] for array in arrays)],
+        output_layouts=layouts,
     )
-    return of_inputs, of_kernel, of_bias, None if candidate_bias is None else of_candidate, None, None
+    return function(kernel, *arrays, **{name: np.int64(number) for name, number in numbers.items()})
 
 
 _layer.defvjp(_remembering, _backward)

@@ -139,12 +139,20 @@ def flattened(parameters: Any, statistics: Any) -> dict[str, np.ndarray]:
     }
 
 
+@lru_cache
+def _shapes(model: Model, features: int, metadata: int, outputs: int, kind: Output) -> tuple[Any, Any]:
+    """Returns the states of a network, with shapes for arrays."""
+    _, parameters, statistics = nnx.split(
+        training.network(model, features, metadata, outputs, kind), nnx.Param, nnx.BatchStat
+    )
+    return parameters, statistics
+
+
 def _states(
     model: Model, features: int, metadata: int, outputs: int, kind: Output, arrays: dict[str, np.ndarray]
 ) -> tuple[Any, Any]:
-    _, *states = nnx.split(training.network(model, features, metadata, outputs, kind), nnx.Param, nnx.BatchStat)
     filled = []
-    for state in states:
+    for state in _shapes(model, features, metadata, outputs, kind):
         leaves = []
         for path, leaf in nnx.to_flat_state(state):
             name = "/".join(str(part) for part in path)

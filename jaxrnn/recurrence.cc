@@ -572,12 +572,12 @@ XLA_FFI_Error* call(XLA_FFI_CallFrame* frame, bool back) {
     return static_cast<float*>(static_cast<XLA_FFI_Buffer*>(frame->rets.rets[at])->data);
   };
   Layer layer{};
-  const int64_t* shape = argument(0)->dims;
-  layer.steps = shape[0], layer.inputs = shape[1], layer.batch = shape[2];
+  const int64_t* shape = argument(1)->dims;  // [batch, step, feature], the batch innermost in memory
+  layer.batch = shape[0], layer.steps = shape[1], layer.inputs = shape[2];
   const int64_t cell = attribute(frame, "cell"), threads = std::max<int64_t>(1, attribute(frame, "threads"));
   layer.reverse = attribute(frame, "reverse"), layer.units = attribute(frame, "units");
-  if (argument(0)->dtype != XLA_FFI_DataType_F32) return refuse(frame, "the recurrent kernel takes float32 alone");
-  layer.input = read(0), layer.kernel = read(1), layer.lengths = static_cast<const int32_t*>(argument(2)->data);
+  if (argument(1)->dtype != XLA_FFI_DataType_F32) return refuse(frame, "the recurrent kernel takes float32 alone");
+  layer.kernel = read(0), layer.input = read(1), layer.lengths = static_cast<const int32_t*>(argument(2)->data);
   layer.kept = attribute(frame, "kept") ? read(3) : nullptr;
   if (back) {
     layer.states = const_cast<float*>(read(4)), layer.saved = const_cast<float*>(read(5));

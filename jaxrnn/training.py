@@ -133,9 +133,10 @@ def make(
 
     begin(hyperparameters) -> state. advance(state, hyperparameters, buckets, schedule, window, start, stop) -> state
     after the steps [start, stop) of a window's schedule; all but the states' shapes is traced, so that any cut of any
-    window runs the same program. evaluate(state, buckets) -> logits [trial, place, class], or of label sequences
-    the loss and the edit distance [trial, row, 2] of greedy decoding. finish_epoch(state, hyperparameters, what
-    `evaluate` gives of validation, targets) -> state, report.
+    window runs the same program. It and finish_epoch write over the state that they are given. evaluate(state,
+    buckets) -> logits [trial, place, class], or of label sequences the loss and the edit distance [trial, row, 2] of
+    greedy decoding. finish_epoch(state, hyperparameters, what `evaluate` gives of validation, targets) -> state,
+    report.
     outputs: how many output units the network has, one a class, or a single one for two classes.
     augment: changes each batch before it is trained on; None compiles nothing in. recurrent_dropout: whether any trial
     has some; else nothing of it is compiled in. importance, target: what `monitoring.scores` needs of the task.
@@ -393,9 +394,14 @@ def make(
     return Program(
         begin=begun,
         # the schedule is shared: a bucket that all trials are at is a branch, else all branches would run
-        advance=jax.jit(shared_out(over_trials(advance, (0, 0, None, None, None, None, None)), mesh, own=2, common=5)),
+        advance=jax.jit(
+            shared_out(over_trials(advance, (0, 0, None, None, None, None, None)), mesh, own=2, common=5),
+            donate_argnums=0,
+        ),
         evaluate=jax.jit(shared_out(over_trials(scored, (0, None)), mesh, own=1, common=1)),
-        finish_epoch=jax.jit(shared_out(jax.vmap(finish_epoch, (0, 0, 0, None)), mesh, own=3, common=1)),
+        finish_epoch=jax.jit(
+            shared_out(jax.vmap(finish_epoch, (0, 0, 0, None)), mesh, own=3, common=1), donate_argnums=0
+        ),
         own=own,
         common=common,
     )
@@ -448,6 +454,20 @@ def width_for(trials: int) -> int:
     """Returns the width of a pack for so many trials: for each of as many devices as there are trials an equal share,
     so that places may stay empty."""
     return trials + -trials % min(len(jax.devices()), trials)
+
+
+def free_memory(devices: int) -> int | None:
+    """Returns the bytes that are free on each of so many devices; None where one doesn't tell, as a CPU doesn't."""
+    found = [device.memory_stats() for device in jax.local_devices()[:devices]]
+    if not all(each and "bytes_limit" in each for each in found):
+        return None
+    return min(each["bytes_limit"] - each["bytes_in_use"] for each in found)
+
+
+def memory_needed(compiled: Any) -> int:
+    """Returns the bytes that a compiled program takes on each device besides its arguments, which lie there."""
+    analysis = compiled.memory_analysis()
+    return analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
 
 
 def unreduced(logits: Array, labels: Array, hyper: Hyperparameters) -> Array:

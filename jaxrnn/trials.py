@@ -18,7 +18,7 @@ from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import HISTORY_COLUMNS, written_whole
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
-SOFTWARE = ("jaxrnn", *LIBRARIES, "device", "cores")
+SOFTWARE = ("jaxrnn", *LIBRARIES, "device", "cores", "recurrence")
 
 
 @dataclass(frozen=True)

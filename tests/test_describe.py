@@ -71,7 +71,7 @@ def test_a_list_is_described_layer_by_layer() -> None:
 @pytest.mark.parametrize("model", [{}, {"cell": "lstm", "bidirectional": True, "pooling": "max"}, {"layers": LISTED}])
 def test_the_parameters_are_those_of_the_network(model: dict[str, Any]) -> None:
     (found,) = describe.networks(experiment(model=model), INPUTS)
-    made = nnx.eval_shape(lambda: training.network(Model.model_validate(model), 3, 2, 4))
+    made = training.network(Model.model_validate(model), 3, 2, 4)
     assert found.parameters == sum(leaf.size for leaf in jax.tree.leaves(nnx.state(made, nnx.Param)))
 
 
@@ -80,7 +80,7 @@ def test_a_decoder_is_described_with_what_it_looks_at() -> None:
     decoder = {"attention": "dot", "cell": "gru", "units": 10}
     model = {"layers": layers, "decoder": decoder}
     (found,) = describe.networks(experiment(model=model, task={"kind": "step"}), INPUTS)
-    made = nnx.eval_shape(lambda: training.network(Model.model_validate(model), 3, 2, 4, "step"))
+    made = training.network(Model.model_validate(model), 3, 2, 4, "step")
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(made, nnx.Param)))
     assert found.parameters == parameters == sum(row.parameters for row in found.rows)
     table = [(row.name, row.kind, row.gives, row.causal, row.settings) for row in found.rows[-2:]]

@@ -292,6 +292,30 @@ def test_a_pack_that_does_not_fit_begins_anew_at_half_its_width(
     assert "A pack did not fit the device" in page and "all-1 (2 times)" in page
 
 
+def test_the_width_follows_from_the_compiled_programs_own_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU does not say what is free, and so the test does; what is needed is XLA's own analysis."""
+    _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1, 2, 3, 4, 5, 6]})
+    measure, needed = training.memory_needed, []
+
+    def measured(compiled: Any) -> int:
+        needed.append(measure(compiled))
+        return needed[-1]
+
+    monkeypatch.setattr(training, "together", lambda: True)  # as on a GPU, where each trial takes its share
+    monkeypatch.setattr(training, "memory_needed", measured)
+    monkeypatch.setattr(training, "free_memory", lambda devices: 0)
+    with pytest.raises(JaxrnnError, match=r"memory is too small for one trial \(\S+ MB for 1 trial, and 0 MB are free"):
+        train_all(at, made)
+    assert len(needed) == 3 and needed == sorted(needed, reverse=True) and needed[0] > 1.5 * needed[1]
+    monkeypatch.setattr(training, "free_memory", lambda devices: needed[0] - 1)
+    said: list[str] = []
+    train_all(at, made, said.append)
+    table = pd.read_csv(at.job("tiny", made.jobs[0].name) / "trials.csv")
+    assert set(table["pack_width"]) == {4} and set(table["pack_halvings"]) == {1}
+    assert any("begins anew with 3 trials at once" in line for line in said)
+    assert any(line.startswith("memory: ") and "on each of 2 devices" in line for line in said)
+
+
 def test_a_device_too_small_for_one_trial_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1]})
     widths = short_of_memory(monkeypatch, 0)

@@ -311,7 +311,7 @@ def program() -> tuple[Program, Hyperparameters, State]:
 def after_a_step(program: tuple[Program, Hyperparameters, State], batch: Bucket) -> State:
     made, hypers, state = program
     schedule = batches.schedule(np.array([(batch.lengths > 0).sum()]), 4, 1)
-    return made.advance(state, hypers, (batch,), schedule, *map(np.int32, (0, 0, 1)))
+    return made.advance(jax.tree.map(jnp.copy, state), hypers, (batch,), schedule, *map(np.int32, (0, 0, 1)))
 
 
 def bucket(examples: Examples, steps: int, positions: int = 3) -> Bucket:
@@ -356,7 +356,7 @@ def test_the_device_scores_as_the_host_does(program: Any) -> None:
     with Windows(part, batches.edges(part.lengths, 3), np.inf, multiple=4) as windows:
         window = windows.get()
     told = made.evaluate(state, window.buckets)
-    _, epoch = made.finish_epoch(state, hypers, told, training.targets("label_sequence", window.buckets))
+    _, epoch = made.finish_epoch(jax.tree.map(jnp.copy, state), hypers, told, training.targets("label_sequence", window.buckets))
     arrays = predict.flattened(
         *(jax.tree.map(lambda leaf: leaf[0], tree) for tree in (state.parameters, state.statistics))
     )

@@ -402,7 +402,7 @@ def test_a_decoder_is_taught_in_training_and_by_its_own_labels_alone_elsewhere(o
 def test_a_list_may_shorten_the_steps_that_it_answers() -> None:
     listed = [{"layer": "conv", "stride": 2}, "gru", {"layer": "max_pool", "size": 3}, {"layer": "dense", "units": 4}]
     of = wanted("step", units=32, dense_units=25, layers=listed)
-    net = training.network(of.model, FEATURES, METADATA, CLASSES, "step")
+    net = training.network(of.model, FEATURES, METADATA, CLASSES, "step", jax.random.key(0))
     assert [net.steps_out(steps) for steps in (1, 5, 6, 7, 12, 13)] == [1, 1, 1, 2, 2, 3]
     np.testing.assert_array_equal(net.lengths_out(jnp.asarray(LENGTHS)), -(-LENGTHS // 6))
     given = cast(batch(steps=13), np.float32)

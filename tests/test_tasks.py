@@ -320,7 +320,7 @@ def test_a_batch_without_a_labelled_step_teaches_nothing() -> None:
     before = program.begin(hypers)
     batch = bucket([3, 5, 1, 0], np.full((4, 5), -1, np.int32))
     schedule = batches.schedule(np.array([3]), 4, 1)
-    after = program.advance(before, hypers, (batch,), schedule, *map(np.int32, (0, 0, 1)))
+    after = program.advance(jax.tree.map(jax.numpy.copy, before), hypers, (batch,), schedule, *map(np.int32, (0, 0, 1)))
     for one, other in zip(jax.tree.leaves(before.parameters), jax.tree.leaves(after.parameters), strict=True):
         np.testing.assert_array_equal(one, other)
     assert np.isfinite(after.loss_sum).all() and not after.seen.any()

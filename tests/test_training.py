@@ -36,6 +36,11 @@ def examples(count: int = 90, longest: int = 15, seed: int = 0, by_step: bool = 
     )
 
 
+def copied(states: State) -> State:
+    """Returns states for a program to write over."""
+    return jax.tree.map(jnp.copy, states)
+
+
 class Setting:
     """A program with data, for packs of any trials; its hyperparameters are the settings' where they don't differ."""
 
@@ -112,11 +117,11 @@ class Setting:
 
     def advance(self, states: State, hypers: Hyperparameters, start: int, stop: int) -> State:
         numbers = [jnp.int32(number) for number in (0, start, stop)]
-        return self.program.advance(states, hypers, self.buckets, self.schedule, *numbers)
+        return self.program.advance(copied(states), hypers, self.buckets, self.schedule, *numbers)
 
     def finish_epoch(self, states: State, hypers: Hyperparameters) -> tuple[State, Any]:
         logits = self.program.evaluate(states, self.validation.buckets)
-        return self.program.finish_epoch(states, hypers, logits, self.targets)
+        return self.program.finish_epoch(copied(states), hypers, logits, self.targets)
 
     def trained(self, pack: list[Hyperparameters], epochs: int = 3) -> tuple[State, list[Any]]:
         hypers, states = self.begin(pack)
@@ -394,7 +399,7 @@ def test_one_output_is_trained_by_the_binary_cross_entropy() -> None:
     logits = np.asarray(program.evaluate(before, window.buckets))[0]
     assert logits.shape == (len(window.sources), 2)
     assert not logits[:, 0].any()
-    after = program.advance(before, hypers, window.buckets, schedule, *map(jnp.int32, (0, 0, 1)))
+    after = program.advance(copied(before), hypers, window.buckets, schedule, *map(jnp.int32, (0, 0, 1)))
     truth = torch.tensor(data.labels[window.sources], dtype=torch.float32)
     leaf = torch.tensor(logits[:, 1], requires_grad=True)
     weight = torch.tensor(weights)[truth.long()]
@@ -495,7 +500,7 @@ def in_windows(setting: Setting, windows: Windows, states: State, hypers: Hyperp
         schedule = batches.schedule(window.counts, size, most_steps)
         for start in range(0, steps, longest):
             numbers = [jnp.int32(number) for number in (index, start, min(start + longest, steps))]
-            states = setting.program.advance(states, hypers, window.buckets, schedule, *numbers)
+            states = setting.program.advance(copied(states), hypers, window.buckets, schedule, *numbers)
     return states
 
 
@@ -558,7 +563,7 @@ def test_augmented_sequences_are_those_of_the_trials_seed_and_epoch() -> None:
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(1), training.AUGMENTATION), 0)
     (bucket,) = plain.buckets
     by_hand = plain.program.advance(
-        states, hypers, (Flipped()(bucket, key),), plain.schedule, *(jnp.int32(n) for n in (0, 0, plain.steps))
+        copied(states), hypers, (Flipped()(bucket, key),), plain.schedule, *(jnp.int32(n) for n in (0, 0, plain.steps))
     )
     augmented = setting.advance(states, hypers, 0, setting.steps)
     for one, other in zip(member(by_hand.parameters, 0), member(augmented.parameters, 0), strict=True):
