@@ -325,7 +325,7 @@ def bucket(examples: Examples, steps: int, positions: int = 3) -> Bucket:
 def test_padding_changes_no_loss_and_no_step(program: Any) -> None:
     examples = sequences([9, 12, 6, 5], 3)
     close, far = bucket(examples, 12), bucket(examples, 21, 5)
-    garbage = np.arange(21)[:, None] >= np.array([9, 12, 6, 5])[:, None, None]
+    garbage = np.arange(21)[:, None] >= far.lengths[:, None, None]
     filled = far._replace(features=np.where(garbage, 99, far.features).astype(np.float32))
     states = [after_a_step(program, batch) for batch in (close, far, filled)]
     assert np.asarray(states[0].seen) == 4
@@ -356,7 +356,8 @@ def test_the_device_scores_as_the_host_does(program: Any) -> None:
     with Windows(part, batches.edges(part.lengths, 3), np.inf, multiple=4) as windows:
         window = windows.get()
     told = made.evaluate(state, window.buckets)
-    _, epoch = made.finish_epoch(jax.tree.map(jnp.copy, state), hypers, told, training.targets("label_sequence", window.buckets))
+    targets = training.targets("label_sequence", window.buckets)
+    _, epoch = made.finish_epoch(jax.tree.map(jnp.copy, state), hypers, told, targets)
     arrays = predict.flattened(
         *(jax.tree.map(lambda leaf: leaf[0], tree) for tree in (state.parameters, state.statistics))
     )
