@@ -152,7 +152,7 @@ def _states(
     model: Model, features: int, metadata: int, outputs: int, kind: Output, arrays: dict[str, np.ndarray]
 ) -> tuple[Any, Any]:
     filled = []
-    for state in _shapes(model, features, metadata, outputs, kind):
+    for state in _shapes(model, features, metadata, outputs, kind):  # pyright: ignore[reportArgumentType]
         leaves = []
         for path, leaf in nnx.to_flat_state(state):
             name = "/".join(str(part) for part in path)
