@@ -1,4 +1,4 @@
-"""The recurrence beside the plain scan that it replaced, and beside PyTorch's.
+"""A recurrent layer beside PyTorch's, beside what XLA compiles of it without its kernel, and beside a plain scan.
 
     python benchmarks/recurrence.py
 
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from flax import nnx
 from ingest import machine
 from numpy.random import default_rng
 
+from jaxrnn import native
 from jaxrnn.blueprint import GATES
 from jaxrnn.layers import Recurrent
 from jaxrnn.recurrence import scanned
@@ -36,7 +38,7 @@ FEATURES = 5
 TORCH = {"simple": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
 
 
-def timed(sides: dict[str, Callable[[int], None]]) -> dict[str, Any]:
+def timed(sides: dict[Any, Callable[[int], None]], runs: int = RUNS) -> dict[Any, Any]:
     """Returns the median, least and most milliseconds of a pass of each side, which is called with how many to make:
     as many as take SECONDS. Sides take turns, and rest before theirs, for threads wait busily for a while."""
     passes = {}
@@ -45,8 +47,8 @@ def timed(sides: dict[str, Callable[[int], None]]) -> dict[str, Any]:
         began = time.perf_counter()
         side(4)
         passes[name] = max(4, round(4 * SECONDS / (time.perf_counter() - began)))
-    found: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(RUNS):
+    found: dict[Any, list[float]] = {name: [] for name in sides}
+    for _ in range(runs):
         for name, side in sides.items():
             time.sleep(REST)
             began = time.perf_counter()
@@ -67,7 +69,8 @@ def plain(cell: str, of: Recurrent, inputs: jax.Array, lengths: jax.Array) -> ja
     return jnp.swapaxes(states, 0, 1)
 
 
-def our_layer(cell: str, shape: tuple[int, ...], *, backward: bool, before: bool) -> Callable[[int], None]:
+def our_layer(cell: str, shape: tuple[int, ...], *, backward: bool, way: str = "ours") -> Callable[[int], None]:
+    """Returns what makes passes of a layer; way: as it is, or as `xla` compiles it, or by a `plain_scan`."""
     units, batch, steps = shape
     inputs = jnp.asarray(default_rng(0).normal(size=(batch, steps, FEATURES)), jnp.float32)
     lengths = jnp.full(batch, steps)
@@ -77,7 +80,10 @@ def our_layer(cell: str, shape: tuple[int, ...], *, backward: bool, before: bool
 
     def states(parameters: Any, inputs: jax.Array) -> jax.Array:
         made = nnx.merge(structure, parameters)
-        return plain(cell, made, inputs, lengths) if before else made(inputs, lengths)[0]
+        if way == "plain_scan":
+            return plain(cell, made, inputs, lengths)
+        with mock.patch.object(native, "usable", return_value=way == "ours"):
+            return made(inputs, lengths)[0]
 
     def again(_: jax.Array, state: Any) -> Any:
         parameters, inputs = state
@@ -118,8 +124,8 @@ def layer() -> list[dict[str, Any]]:
         for shape in SHAPES:
             for backward in (True, False):
                 sides = {
-                    "ours_ms": our_layer(cell, shape, backward=backward, before=False),
-                    "plain_scan_ms": our_layer(cell, shape, backward=backward, before=True),
+                    f"{way}_ms": our_layer(cell, shape, backward=backward, way=way)
+                    for way in ("ours", "xla", "plain_scan")
                 }
                 for threads in sorted({1, len(os.sched_getaffinity(0))}):
                     sides[f"torch_{threads}_threads_ms"] = torch_layer(cell, shape, threads, backward=backward)
@@ -127,7 +133,8 @@ def layer() -> list[dict[str, Any]]:
                 best = min(entry["median"] for name, entry in found.items() if name.startswith("torch"))
                 row = {"cell": cell, **dict(zip(("units", "batch", "steps"), shape, strict=True))}
                 row |= {"what": "training" if backward else "prediction", **found}
-                row["plain_scan_over_ours"] = found["plain_scan_ms"]["median"] / found["ours_ms"]["median"]
+                for way in ("xla", "plain_scan"):
+                    row[f"{way}_over_ours"] = found[f"{way}_ms"]["median"] / found["ours_ms"]["median"]
                 row["torch_over_ours"] = best / found["ours_ms"]["median"]
                 rows.append(row)
     return rows
@@ -135,6 +142,7 @@ def layer() -> list[dict[str, Any]]:
 
 def main() -> None:
     noted = {"date": time.strftime("%Y-%m-%d"), "load_before": os.getloadavg()[0], "device": str(jax.devices()[0])}
+    assert native.absent() is None, f"no kernel: {native.absent()}"
     content = {"machine": machine() | {"torch": torch.__version__}, **noted, "rows": layer()}
     RESULTS.write_text(json.dumps(content, indent=1) + "\n")
     print(table(content["rows"]))

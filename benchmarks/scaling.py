@@ -38,6 +38,7 @@ from jaxrnn import batches, training
 from jaxrnn.batches import Bucket
 from jaxrnn.blueprint import GATES
 from jaxrnn.config import Model, Training, load
+from jaxrnn.native import SAVED
 from jaxrnn.training import Hyperparameters
 
 OUTPUT = record.RESULTS / "scaling.json"
@@ -49,9 +50,7 @@ STEPS = [2**power for power in range(5, 14)]
 OBJECTS = [1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
 # of the layer, as in recurrence.py: features of a step; units, batch, steps
 INPUTS = 5
-SHAPES = ((25, 32, 40), (64, 128, 100), (256, 128, 100))
-# arrays [unit, row] of a step that the backward pass needs beside the states, by cell
-SAVED = {"simple": 0, "gru": 4, "lstm": 5}
+SHAPES = ((25, 32, 40), (16, 128, 100), (64, 128, 100), (256, 128, 100))
 # Does what `jaxrnn` does, up to the end of the first training step.
 FIRST_STEP = """
 import os
@@ -174,7 +173,7 @@ def objects(extent: Extent) -> dict[str, Any]:
 def device(extent: Extent) -> dict[str, Any]:
     """The device's ceilings, and a recurrent layer beside them; all in turn. Operations and bytes of the layer are
     counted, not asked of the compiler, which counts a loop's body once."""
-    from recurrence import our_layer
+    from recurrence import our_layer, timed
 
     side = min(4096 if jax.default_backend() == "cpu" else 16384, extent.largest)
     values = 2**28 if extent.largest >= 4096 else 2**20
@@ -185,29 +184,26 @@ def device(extent: Extent) -> dict[str, Any]:
         "addition": (jax.jit(lambda values: values + 1), long),
     }
     layers = {
-        (cell, shape, backward): our_layer(cell, shape, backward=backward, before=False)
+        (cell, shape, backward): our_layer(cell, shape, backward=backward)
         for cell in ("gru", "lstm")
         for shape in SHAPES
         for backward in (True, False)
     }
-    times: dict[Any, list[float]] = {name: [] for name in (*kernels, *layers)}
+    times: dict[Any, list[float]] = {name: [] for name in kernels}
     for number in range(extent.runs + 1):
         for name, (kernel, argument) in kernels.items():
             began = time.perf_counter()
             kernel(argument).block_until_ready()
             if number:  # the first compiles
                 times[name].append(time.perf_counter() - began)
-        for name, layer in layers.items():
-            seconds = layer() / 1e3
-            if number:
-                times[name].append(seconds)
     gflops = record.spread([2e-9 * side**3 / seconds for seconds in times["matmul"]])
     copied = [record.spread([2 * 4e-9 * values / seconds for seconds in times[name]]) for name in ("copy", "addition")]
     bandwidth = max(copied, key=lambda speed: speed["median"])
+    taken = timed(layers, extent.runs)
     rows = []
     for cell, shape, backward in layers:
         operations, moved = counted(cell, shape, backward=backward)
-        seconds = record.spread(times[cell, shape, backward])
+        seconds = {name: each / 1e3 for name, each in taken[cell, shape, backward].items()}
         row = {"cell": cell, **dict(zip(("units", "batch", "steps"), shape, strict=True))}
         row |= {"what": "training" if backward else "prediction", "seconds": seconds}
         row |= {"gflop_s": 1e-9 * operations / seconds["median"], "gbyte_s": 1e-9 * moved / seconds["median"]}
@@ -223,12 +219,13 @@ def counted(cell: str, shape: tuple[int, ...], *, backward: bool) -> tuple[float
     units, batch, steps = shape
     gates, places = GATES[cell], batch * steps
     operations = 2 * places * gates * units * (INPUTS + units)
-    # inputs read; projected gates written and read; states written
-    values = INPUTS + 2 * gates * units + units
+    # inputs read, states written
+    values = INPUTS + units
     if backward:
-        # two more products for each; what was saved written and read, states read, gates' gradients written and read
+        # two more products for each; what was saved written and read, inputs, states and their gradient read, the
+        # inputs' gradient written
         operations *= 3
-        values += INPUTS + 2 * SAVED[cell] * units + units + 2 * gates * units
+        values += 2 * INPUTS + 2 * SAVED[cell] * units + 2 * units
     return float(operations), 4.0 * places * values
 
 

@@ -292,4 +292,4 @@ def _write_bundle(made: Plan, job: Job, finished: trials.FinishedTrial, at: Resu
         trial=finished.record,
     )
     bundles.save(at.experiment(made.experiment.experiment) / "best", bundle)
-    return {name: finished.record[name] for name in trials.SOFTWARE}
+    return {name: finished.record.get(name, "") for name in trials.SOFTWARE}

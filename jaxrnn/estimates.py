@@ -6,6 +6,7 @@ CPU a job trains as many trials at once as it has cores, which the caller says.
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -93,14 +94,15 @@ def _measure(made: Plan, job: Job, at: Results, cores: int) -> dict[str, Any]:
         lines = done.stderr.strip().splitlines() or ["it was killed, perhaps for its memory"]
         raise JaxrnnError(f"job {job.name} can't be measured here: {lines[-1].removeprefix('jaxrnn: ')}")
     found = json.loads(done.stdout)
-    return found | {"start_seconds": taken - found["timed_seconds"]}
+    return found | {"start_seconds": taken - found["timed_seconds"], "trials": len(job.trials)}
 
 
 def _seconds(made: Plan, took: dict[str, Any], share: float) -> float:
     """Returns how long a job takes; share: its trials over those that were measured at once."""
     epoch = took["steps"] * took["step_seconds"] + took["epoch_end_seconds"]
-    # a GPU trains many trials in the time of one
-    of_trials = share if took["device"].startswith("cpu") else 1.0
+    # a GPU trains as many trials as it has places in the time of one
+    packs = max(1, math.ceil(share * took["trials"] / took["pack_width"]))
+    of_trials = share if took["device"].startswith("cpu") else packs
     before, epochs = 0, 0.0
     for rung in made.rungs:
         epochs += (rung.epochs - before) * rung.points / made.size

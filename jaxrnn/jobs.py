@@ -10,7 +10,6 @@ before, from where they were.
 import contextlib
 import importlib.metadata
 import math
-import os
 import platform
 import resource
 import signal
@@ -182,9 +181,10 @@ def calibrate(job_file: JobFile, at: Results, seconds: float) -> dict[str, Any]:
     """Trains the job's trials for about so many seconds, of which nothing is kept but what was compiled; returns what
     they take on this device.
 
-    Of the whole pack: `compile_seconds`, `step_seconds`, `epoch_end_seconds` (validation), `end_seconds` (checkpoint,
-    predictions); `steps` an epoch; `memory_mb`, the process's largest so far, and `device_memory_mb`, None where the
-    device doesn't tell; `timed_seconds`, that all this took; `parameters` of a network, and `device`.
+    Of the whole pack, of `pack_width` places: `compile_seconds`, `step_seconds`, `epoch_end_seconds` (validation),
+    `end_seconds` (checkpoint, predictions); `steps` an epoch; `memory_mb`, the process's largest so far, and
+    `device_memory_mb`, None where the device doesn't tell; `timed_seconds`, that all this took; `parameters` of a
+    network, and `device`.
     """
     device = _choose_device(job_file.training.device)
     inputs = _read_inputs(job_file, at)
@@ -207,6 +207,7 @@ def calibrate(job_file: JobFile, at: Results, seconds: float) -> dict[str, Any]:
                 done += pack.epoch_steps()[0] - before
             compiling, ending = timed(pack.end_epoch), timed(pack.end_epoch)
             return {
+                "pack_width": len(pack.places),
                 "steps": steps,
                 "compile_seconds": max(first - FIRST_SEGMENT_STEPS * taken / done, 0.0) + max(compiling - ending, 0.0),
                 "step_seconds": taken / done,
@@ -289,7 +290,7 @@ def _choose_device(wanted: str) -> str:
         # a device a core, which share a pack out; a process that has used JAX before keeps what it has
         if jax.config.jax_num_cpu_devices < 0:  # pyright: ignore[reportAttributeAccessIssue] (set by none so far)
             with contextlib.suppress(RuntimeError):
-                jax.config.update("jax_num_cpu_devices", _cores())
+                jax.config.update("jax_num_cpu_devices", native.cores())
     try:
         devices = jax.devices(wanted)
     except RuntimeError as error:
@@ -302,11 +303,6 @@ def _choose_device(wanted: str) -> str:
     jax.config.update("jax_default_device", devices[0])
     several = f" x {len(devices)}" if len(devices) > 1 else ""
     return f"{devices[0].platform} ({devices[0].device_kind}){several}"
-
-
-def _cores() -> int:
-    """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _usable_devices() -> str:
@@ -560,7 +556,7 @@ class _Pack:
     def _check_memory(self, arguments: Any) -> None:
         """Raises _DoesNotFit where the program, by its own analysis, needs more memory than a device has left."""
         free = training.free_memory(devices := training.devices_for(len(self.places)))
-        if free is None:
+        if free is None or not hasattr(self.program.advance, "lower"):  # a function around it, which times it
             return
         compiled = self.program.advance.lower(*arguments).compile()  # pyright: ignore[reportFunctionMemberAccess]
         needed = training.memory_needed(compiled)
@@ -899,7 +895,7 @@ def _software() -> dict[str, str]:
     """Returns what a trial's last digits may depend on, by the names in `trials.SOFTWARE`."""
     device = jax.devices()[0]
     versions = (__version__, *(importlib.metadata.version(name) for name in trials.LIBRARIES))
-    hardware = f"{device.platform} ({device.device_kind})", str(_cores())
+    hardware = f"{device.platform} ({device.device_kind})", str(native.cores())
     return dict(zip(trials.SOFTWARE, (*versions, *hardware, native.told()), strict=True))
 
 

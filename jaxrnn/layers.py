@@ -128,7 +128,7 @@ class Recurrent(nnx.Module):
     ) -> tuple[Float[Array, "batch step unit"], Float[Array, "batch unit"]]:
         """Returns the state after each step (0 beyond the length) and after the last valid one. kept: see `recur`."""
         recurrent_bias = None if self.recurrent_bias is None else self.recurrent_bias[...]
-        if native.usable(inputs.dtype):
+        if native.usable(inputs):
             kernel = jnp.concatenate([self.input_kernel[...], self.recurrent_kernel[...]])
             given = inputs, kernel, self.bias[...], recurrent_bias, lengths, kept
             return native.layer(self.cell, *given, reverse=self.reverse)

@@ -1,8 +1,7 @@
 """The recurrent layers' own kernel for CPUs, `recurrence.cc`, as a function of JAX.
 
-It is compiled for the processor at hand by GNU's C++ compiler, once, and kept in the user's cache. Where there
-is no compiler, or JAXRNN_NATIVE=0 is set, XLA compiles the layers from `recurrence.py`, whose results it shares to
-rounding.
+It is compiled for the processor at hand by GNU's C++ compiler, once, and kept in the user's cache. Where there is no
+compiler, or JAXRNN_NATIVE=0 is set, XLA compiles the layers from `recurrence.py`, whose results it shares to rounding.
 """
 
 import ctypes
@@ -11,15 +10,19 @@ import hashlib
 import os
 import platform
 import secrets
+import shlex
 import shutil
 import subprocess
 import sysconfig
+import tempfile
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
@@ -35,8 +38,6 @@ CELLS = tuple(GATES)
 SUM_BYTES = hashlib.sha256().digest_size
 # Arrays of a unit that recurrence.cc saves for the backward pass.
 SAVED = {"simple": 0, "gru": 4, "lstm": 5}
-
-
 # The orders of the axes in memory of what has a batch: it lies innermost. Said to XLA as a layout, and not as a
 # transposition, the layers before and after take it over where they can.
 INNERMOST = {0: (), 1: (0,), 2: (1, 0), 3: (1, 2, 0)}
@@ -46,9 +47,10 @@ class _Absent(Exception):
     """Why there is no kernel."""
 
 
-def usable(dtype: Any) -> bool:
+def usable(values: Array) -> bool:
     """Returns whether layers of these values run in the kernel: on a CPU, in float32, where it could be compiled."""
-    return jax.default_backend() == "cpu" and dtype == jnp.float32 and absent() is None
+    fitting = values.dtype == jnp.float32 and values.size > 0
+    return fitting and jax.default_backend() == "cpu" and absent() is None
 
 
 @functools.cache
@@ -66,7 +68,18 @@ def absent() -> str | None:
 
 def told() -> str:
     """Returns what recurrent layers run in, on the device in use: the last digits of results depend on it."""
-    return "kernel" if usable(jnp.float32) else "XLA"
+    return f"kernel ({threads()} threads)" if usable(jnp.zeros(1, jnp.float32)) else "XLA"
+
+
+def cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads() -> int:
+    """Returns how many cores one device has to itself: inside of a map over devices, its share."""
+    chosen = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
+    return max(1, (chosen if chosen > 0 else cores()) // max(1, jax.sharding.get_abstract_mesh().size))
 
 
 def _target(name: str) -> str:
@@ -76,60 +89,86 @@ def _target(name: str) -> str:
 
 @functools.cache
 def _digest() -> str:
-    return compilation.key([SOURCE.read_text(), FLAGS, jax.__version__, platform.libc_ver()])
+    return compilation.key([SOURCE.read_text(), FLAGS, jaxlib.__version__, platform.libc_ver()])
 
 
 def _loaded() -> ctypes.CDLL:
     if os.environ.get(SWITCH) == "0":
         raise _Absent(f"{SWITCH}=0")
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrnn"
-    file = folder / f"recurrence-{_digest()}.so"
-    if not _whole(file):
-        _compile(file)
-    return ctypes.CDLL(str(file))
+    file = _cache()
+    kept = file and _kept(file)
+    if kept:
+        with suppress(OSError):  # compiled against libraries that this node has not
+            return _opened(kept)
+    content = _compiled()
+    if file:
+        with suppress(OSError):
+            _keep(file, content)
+    return _opened(content)
 
 
-def _whole(file: Path) -> bool:
-    """Returns whether a compiled kernel is there, and not torn by a power cut: to load a torn one kills the process."""
+def _opened(content: bytes) -> ctypes.CDLL:
+    """Returns a library from memory: nobody replaces its file while it is read, nor is that on a disk that may not
+    hold programs."""
+    if not hasattr(os, "memfd_create"):
+        raise _Absent(f"no kernel for {platform.system()} yet")
+    with os.fdopen(os.memfd_create("jaxrnn"), "wb") as opened:
+        opened.write(content)
+        opened.flush()
+        return ctypes.CDLL(f"/proc/self/fd/{opened.fileno()}")
+
+
+def _cache() -> Path | None:
+    """Returns where the kernel is kept; None where there is no folder that this user alone can write to."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrnn"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except (OSError, RuntimeError):  # no home
+        return None
+    own = status.st_uid == os.getuid() and not status.st_mode & 0o022
+    return folder / f"recurrence-{_digest()}.so" if own else None
+
+
+def _kept(file: Path) -> bytes | None:
+    """Returns the compiled kernel, if it is there and not torn by a power cut: to load a torn one kills the process."""
     try:
         content = file.read_bytes()
     except OSError:
-        return False
-    return hashlib.sha256(content[:-SUM_BYTES]).digest() == content[-SUM_BYTES:]
+        return None
+    library, total = content[:-SUM_BYTES], content[-SUM_BYTES:]
+    return library if hashlib.sha256(library).digest() == total else None
 
 
-def _compiler() -> str:
-    wanted = os.environ.get("CXX", "").split()[:1]
-    # conda's compilers carry the platform's name
-    for name in (*wanted, *COMPILERS, f"{sysconfig.get_config_var('HOST_GNU_TYPE')}-c++"):
-        if found := shutil.which(name):
-            return found
-    raise _Absent("no C++ compiler on PATH (on Debian: apt-get install g++)")
-
-
-def _compile(file: Path) -> None:
+def _keep(file: Path, content: bytes) -> None:
     """Writes the compiled kernel whole or not at all: many jobs may start at once."""
-    compiler = _compiler()
-    file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}.part")
-    command = [compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", str(SOURCE), "-o", str(temporary)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no reason given"]
-            raise _Absent(f"{compiler} could not compile {SOURCE.name}: {lines[0]}")
-        with temporary.open("ab") as opened:  # the sum behind it is no part of the library
-            opened.write(hashlib.sha256(temporary.read_bytes()).digest())
+        temporary.write_bytes(content + hashlib.sha256(content).digest())
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def threads() -> int:
-    """Returns how many cores one device has to itself: inside of a map over devices, its share."""
-    chosen = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
-    cores = chosen if chosen > 0 else len(os.sched_getaffinity(0))
-    return max(1, cores // max(1, jax.sharding.get_abstract_mesh().size))
+def _compiled() -> bytes:
+    """Returns what the first compiler that can makes of the kernel."""
+    wanted = shlex.split(os.environ.get("CXX", ""))
+    # conda's compilers carry the platform's name
+    others = [[name] for name in (*COMPILERS, f"{sysconfig.get_config_var('HOST_GNU_TYPE')}-c++")]
+    reasons = []
+    for command in [*([wanted] if wanted else []), *others]:
+        if not shutil.which(command[0]):
+            continue
+        with tempfile.TemporaryDirectory(prefix="jaxrnn-") as folder:
+            made = Path(folder) / "recurrence.so"
+            words = [*command, *FLAGS, f"-I{jax.ffi.include_dir()}", str(SOURCE), "-o", str(made)]
+            environment = {**os.environ, "LC_ALL": "C"}
+            done = subprocess.run(words, capture_output=True, text=True, errors="replace", env=environment)
+            if not done.returncode:
+                return made.read_bytes()
+        lines = [line for line in done.stderr.splitlines() if "error" in line.lower() or "undefined" in line]
+        reasons.append(f"{shlex.join(command)} could not compile {SOURCE.name}: {(lines or ['no reason given'])[0]}")
+    raise _Absent(reasons[0] if reasons else "no C++ compiler on PATH (on Debian: apt-get install g++)")
 
 
 def layer(
@@ -154,7 +193,7 @@ def layer(
 def kept_in_place(values: Float[Array, "batch *rest"]) -> Float[Array, "batch *rest"]:
     """Returns the values as they are; XLA, which would turn them where they are joined, is told to leave them as the
     kernel gives and takes them."""
-    return with_layout_constraint(values, Layout(INNERMOST[values.ndim])) if usable(values.dtype) else values
+    return with_layout_constraint(values, Layout(INNERMOST[values.ndim])) if usable(values) else values
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))

@@ -92,8 +92,8 @@ def attention(
     found = []
     for arrays in networks:
         weights = np.asarray(attend(*_states(model, *shape, arrays), bucket))
-        rows = [(at, row) for at, row in zip(window.sources, weights, strict=True) if at >= 0]
-        found.append({str(few.ids[at]): row[: targets[at], : sources[at]] for at, row in rows})
+        rows = sorted((int(at), number) for number, at in enumerate(window.sources) if at >= 0)
+        found.append({str(few.ids[at]): weights[number, : targets[at], : sources[at]] for at, number in rows})
     return found
 
 

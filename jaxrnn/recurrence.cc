@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <string_view>
 #include <thread>
 #include <vector>
@@ -113,8 +114,8 @@ inline void transpose(const float* from, int64_t apart, float* to, int64_t to_ap
 
 enum Cell { SIMPLE, GRU, LSTM };
 constexpr int GATES[] = {1, 3, 4};
-// of each unit, what the forward pass saves beside its state, the backward pass gives as gradients, and the products
-// of a forward step sum up: a GRU's candidate has its input and its recurrent part apart
+// Arrays of a unit that the forward pass saves beside its state, and slopes that the backward pass makes: a GRU's
+// candidate has those of its recurrent part and of its input apart.
 constexpr int SAVED[] = {0, 4, 5};
 constexpr int SLOPES[] = {1, 4, 4};
 
@@ -133,18 +134,12 @@ struct Layer {
 
 inline int64_t up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
-// Rows of a [row, batch] array, a tile of lanes each. A last tile that is not full goes by way of a scratch of its own.
+// A tile's lanes of the rows of [row, batch] arrays. The last tile may not be full.
 template <int V>
 struct Tile {
   static constexpr int WIDTH = V * LANES;
   int64_t first, lanes, batch;
   bool full() const { return lanes == WIDTH; }
-  const float* read(const float* array, int64_t row, float* scratch) const {
-    const float* from = array + row * batch + first;
-    if (full()) return from;
-    std::memcpy(scratch, from, 4 * lanes);
-    return scratch;
-  }
   Vec get(const float* array, int64_t row, int v) const {
     const float* from = array + row * batch + first + v * LANES;
     if (full()) return load(from);
@@ -483,8 +478,13 @@ struct Shared {
   const Layer* layer;
   int64_t width, pieces;
   std::atomic<int64_t> next{0}, done{0};
+  std::atomic<bool> failed{false};
   void run() {
-    for (int64_t piece; (piece = next.fetch_add(1)) < pieces; done.fetch_add(1)) work(*layer, piece * width);
+    for (int64_t piece; (piece = next.fetch_add(1)) < pieces; done.fetch_add(1)) try {
+        work(*layer, piece * width);
+      } catch (const std::bad_alloc&) {
+        failed = true;
+      }
   }
 };
 
@@ -513,6 +513,7 @@ void share_out(XLA_FFI_CallFrame* frame, const Layer& layer, int64_t threads, in
   }
   shared->run();
   while (shared->done.load() < shared->pieces) std::this_thread::yield();
+  if (shared->failed) throw std::bad_alloc();
 }
 
 template <Cell C, int V>
@@ -536,9 +537,8 @@ void run(XLA_FFI_CallFrame* frame, Layer& layer, int64_t threads, bool back) {
   pass<C, 1>(frame, layer, threads, back);
 }
 
-XLA_FFI_Error* refuse(XLA_FFI_CallFrame* frame, const char* message) {
-  XLA_FFI_Error_Create_Args args{XLA_FFI_Error_Create_Args_STRUCT_SIZE, nullptr, message,
-                                 XLA_FFI_Error_Code_INVALID_ARGUMENT};
+XLA_FFI_Error* refuse(XLA_FFI_CallFrame* frame, XLA_FFI_Error_Code code, const char* message) {
+  XLA_FFI_Error_Create_Args args{XLA_FFI_Error_Create_Args_STRUCT_SIZE, nullptr, message, code};
   return frame->api->XLA_FFI_Error_Create(&args);
 }
 
@@ -576,7 +576,8 @@ XLA_FFI_Error* call(XLA_FFI_CallFrame* frame, bool back) {
   layer.batch = shape[0], layer.steps = shape[1], layer.inputs = shape[2];
   const int64_t cell = attribute(frame, "cell"), threads = std::max<int64_t>(1, attribute(frame, "threads"));
   layer.reverse = attribute(frame, "reverse"), layer.units = attribute(frame, "units");
-  if (argument(1)->dtype != XLA_FFI_DataType_F32) return refuse(frame, "the recurrent kernel takes float32 alone");
+  if (argument(1)->dtype != XLA_FFI_DataType_F32) 
+    return refuse(frame, XLA_FFI_Error_Code_INVALID_ARGUMENT, "the recurrent kernel takes float32 alone");
   layer.kernel = read(0), layer.input = read(1), layer.lengths = static_cast<const int32_t*>(argument(2)->data);
   layer.kept = attribute(frame, "kept") ? read(3) : nullptr;
   if (back) {
@@ -588,9 +589,13 @@ XLA_FFI_Error* call(XLA_FFI_CallFrame* frame, bool back) {
     layer.bias = read(4), layer.recurrent_bias = read(5);
     layer.states = result(0), layer.last = result(1), layer.saved = frame->rets.size > 2 ? result(2) : nullptr;
   }
-  if (cell == SIMPLE) run<SIMPLE>(frame, layer, threads, back);
-  if (cell == GRU) run<GRU>(frame, layer, threads, back);
-  if (cell == LSTM) run<LSTM>(frame, layer, threads, back);
+  try {
+    if (cell == SIMPLE) run<SIMPLE>(frame, layer, threads, back);
+    if (cell == GRU) run<GRU>(frame, layer, threads, back);
+    if (cell == LSTM) run<LSTM>(frame, layer, threads, back);
+  } catch (const std::bad_alloc&) {
+    return refuse(frame, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "no memory left for the recurrent kernel");
+  }
   return nullptr;
 }
 
