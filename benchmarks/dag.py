@@ -3,8 +3,8 @@
     python benchmarks/dag.py
 
 Four programs (cell, units) of 2,500 trials each, which differ in learning rate, dropout, l2 and gamma. Each run has a
-folder of its own, empty but for the experiment file; the dry run follows the plan there. Start-up is included. Results go to
-benchmarks/results/dag.json.
+folder of its own, empty but for the experiment file; the dry run follows the plan there. Start-up is included. Results
+go to benchmarks/results/dag.json.
 """
 
 import argparse

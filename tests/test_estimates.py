@@ -11,6 +11,8 @@ from jaxrnn.errors import JaxrnnError
 
 TOOK: dict[str, Any] = {
     "device": "cpu (cpu)",
+    "trials": 2,
+    "pack_width": 2,
     "parameters": 100,
     "steps": 8,
     "compile_seconds": 5.0,
@@ -114,6 +116,9 @@ def test_a_gpu_trains_a_pack_in_the_time_of_a_trial(tmp_path: Path, monkeypatch:
     assert [row["seconds"] for row in rows] == [10.4, 10.4]
     words = estimates.in_words(rows, {job.name: len(job.trials) for job in made.jobs})
     assert words[-1].startswith("2 jobs in all: 0.00578 GPU hours") and "123 MB of the device's" in words[1]
+    # of a device that holds one trial at once, two packs one after the other
+    monkeypatch.setattr(estimates, "_measure", lambda *_: took | {"pack_width": 1})
+    assert [row["seconds"] for row in estimates.estimate(made, at, 2, quiet)] == [10.8, 10.4]
 
 
 def test_what_was_used_is_read_from_every_rung(tmp_path: Path) -> None:
