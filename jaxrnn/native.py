@@ -7,6 +7,7 @@ compiler, or JAXRNN_NATIVE=0 is set, XLA compiles the layers from `recurrence.py
 import ctypes
 import functools
 import hashlib
+import importlib.metadata
 import os
 import platform
 import secrets
@@ -22,7 +23,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
@@ -89,7 +89,7 @@ def _target(name: str) -> str:
 
 @functools.cache
 def _digest() -> str:
-    return compilation.key([SOURCE.read_text(), FLAGS, jaxlib.__version__, platform.libc_ver()])
+    return compilation.key([SOURCE.read_text(), FLAGS, importlib.metadata.version("jaxlib"), platform.libc_ver()])
 
 
 def _loaded() -> ctypes.CDLL:
