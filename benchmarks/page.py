@@ -119,7 +119,8 @@ def _targets(found: dict[str, Any], wanted: dict[str, Any]) -> str:
             fitting = [row for row in cells if shape.items() <= row.items()]
             for row in fitting or [None]:
                 cell = f", {row['cell']}" if row else ""
-                limits = "as above" if "one recurrent layer" in rows[-1][0] else LIMITS["layer"]
+                told = any(LIMITS["layer"] in each for each in rows)
+                limits = "as the layer's first one" if told else LIMITS["layer"]
                 rows.append(_target(f"{layer['what']}: {place}{cell}", row and torch_over_ours(row), times, limits))
     dag, most = found.get("dag"), wanted["dag"]["seconds"]
     if dag is None:
@@ -217,6 +218,8 @@ def _layer(found: dict[str, Any] | None) -> str:
                 "low": row[f"{way}_ms"]["low"] / row["ours_ms"]["high"],
                 "high": row[f"{way}_ms"]["high"] / row["ours_ms"]["low"],
             }
+            if f"{way}_ms" in row
+            else None
             for way in ("xla", "plain_scan")
         ]
         ratios = map(spread, (*others, torch_over_ours(row)))
