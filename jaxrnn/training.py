@@ -383,7 +383,8 @@ def make(
     if devices > 1:
         mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("trial",))
         own, common = (jax.sharding.NamedSharding(mesh, spec) for spec in (jax.P("trial"), jax.P()))
-    started = jax.jit(jax.vmap(begin))
+    # on a CPU one by one: LAPACK's decompositions of 64 orthogonal kernels at once never return
+    started = jax.jit(jax.vmap(begin) if together() else lambda hypers: jax.lax.map(begin, hypers))
 
     def begun(hypers: Hyperparameters) -> State:
         # on one device: the decompositions of orthogonal kernels, on several of a CPU's at once, never return

@@ -632,3 +632,13 @@ def test_recurrent_dropout_is_a_trials_own() -> None:
     nothing, _ = setting.trained([none._replace(dropout=np.float32(0))] * 2, epochs=1)
     for one, other in zip(member(plain.parameters, 0), member(nothing.parameters, 0), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.timeout(120)
+def test_a_pack_of_many_trials_begins() -> None:
+    """Their kernels' decompositions, of 64 trials at once, once waited for each other for ever."""
+    setting = Setting(layers=[{"layer": "gru", "units": 25}, {"layer": "gru", "units": 25, "output": "last"}])
+    _, states = setting.begin([setting.hyper(seed) for seed in range(64)])
+    jax.block_until_ready(states)
+    kernels = [leaf for leaf in jax.tree.leaves(states.parameters) if leaf.shape[1:] == (25, 75)]
+    assert kernels and all(len(np.unique(np.asarray(leaf)[:, 0, 0])) == 64 for leaf in kernels)
