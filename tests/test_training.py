@@ -636,9 +636,9 @@ def test_recurrent_dropout_is_a_trials_own() -> None:
 
 @pytest.mark.timeout(120)
 def test_a_pack_of_many_trials_begins() -> None:
-    """Their kernels' decompositions, of 64 trials at once, once waited for each other for ever."""
+    """Their kernels' decompositions, of many trials at once, once waited for each other for ever."""
     setting = Setting(layers=[{"layer": "gru", "units": 25}, {"layer": "gru", "units": 25, "output": "last"}])
-    _, states = setting.begin([setting.hyper(seed) for seed in range(64)])
+    _, states = setting.begin([setting.hyper(seed) for seed in range(256)])
     jax.block_until_ready(states)
     kernels = [leaf for leaf in jax.tree.leaves(states.parameters) if leaf.shape[1:] == (25, 75)]
-    assert kernels and all(len(np.unique(np.asarray(leaf)[:, 0, 0])) == 64 for leaf in kernels)
+    assert kernels and all(len(np.unique(np.asarray(leaf)[:, 0, 0])) == 256 for leaf in kernels)
