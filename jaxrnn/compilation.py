@@ -134,33 +134,43 @@ def _refusal(file: Path, error: OSError) -> str:
     return f"compiled programs cannot be shared in {file.parent} ({error.strerror or error}); the job goes on without"
 
 
-def _read(file: Path) -> dict[str, bytes]:
-    """Returns the programs in a shared file, by JAX's names; none where it is not there, or damaged."""
+def kept(file: Path) -> bytes | None:
+    """Returns what `keep` was given; None where the file is not there, or damaged."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:
-        return {}
-    total, archive = content[:SUM_BYTES], content[SUM_BYTES:]
-    if hashlib.sha256(archive).digest() != total:
+        return None
+    total, content = content[:SUM_BYTES], content[SUM_BYTES:]
+    return content if hashlib.sha256(content).digest() == total else None
+
+
+def keep(file: Path, content: bytes) -> None:
+    """Writes a file, whole or not at all, whatever other jobs do: no two have the same temporary name."""
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}.part")
+    try:
+        # the sum makes it needless to wait for the disk: what a power cut leaves is found out
+        temporary.write_bytes(hashlib.sha256(content).digest() + content)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(file: Path) -> dict[str, bytes]:
+    """Returns the programs in a shared file, by JAX's names; none where it is not there, or damaged."""
+    archive = kept(file)
+    if archive is None:
         return {}
     with zipfile.ZipFile(io.BytesIO(archive)) as opened:
         return {name: opened.read(name) for name in opened.namelist()}
 
 
 def _replace(file: Path, programs: dict[str, bytes]) -> None:
-    """Writes a shared file, whole or not at all, whatever other jobs do: no two have the same temporary name."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as opened:
         for name in sorted(programs):
             opened.writestr(name, programs[name])
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}.part")
-    try:
-        # the sum makes it needless to wait for the disk: what a power cut leaves is found out
-        temporary.write_bytes(hashlib.sha256(archive.getbuffer()).digest() + archive.getbuffer())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    keep(file, archive.getvalue())
 
 
 def _bound(folder: Path) -> None:

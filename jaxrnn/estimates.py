@@ -56,20 +56,19 @@ def estimate(made: Plan, at: Results, cores: int, say: Callable[[str], None]) ->
     for index, program in enumerate(shown):
         near = program if program in measured else min(measured, key=lambda other: abs(shown.index(other) - index))
         of, took = measured[near]
-        for job in programs[program]:
-            share = len(job.trials) / len(of.trials)
-            rows.append(
-                {
-                    "job": job.name,
-                    "seconds": round(_seconds(made, took, share), 1),
-                    "memory_mb": round(took["memory_mb"]),
-                    "device_memory_mb": took["device_memory_mb"] and round(took["device_memory_mb"]),
-                    "parameters": took["parameters"],
-                    "scaled_from": "" if near == program else of.name,
-                    "device": took["device"],
-                    "cores": cores,
-                }
-            )
+        rows += [
+            {
+                "job": job.name,
+                "seconds": round(_seconds(made, took, len(job.trials), len(of.trials)), 1),
+                "memory_mb": round(took["memory_mb"]),
+                "device_memory_mb": took["device_memory_mb"] and round(took["device_memory_mb"]),
+                "parameters": took["parameters"],
+                "scaled_from": "" if near == program else of.name,
+                "device": took["device"],
+                "cores": cores,
+            }
+            for job in programs[program]
+        ]
     values = {"experiment": digest(made.experiment.model_dump(mode="json")), "jobs": rows}
     results.write_json(at.experiment(made.experiment.experiment) / FILE, values)
     return rows
@@ -94,15 +93,14 @@ def _measure(made: Plan, job: Job, at: Results, cores: int) -> dict[str, Any]:
         lines = done.stderr.strip().splitlines() or ["it was killed, perhaps for its memory"]
         raise JaxrnnError(f"job {job.name} can't be measured here: {lines[-1].removeprefix('jaxrnn: ')}")
     found = json.loads(done.stdout)
-    return found | {"start_seconds": taken - found["timed_seconds"], "trials": len(job.trials)}
+    return found | {"start_seconds": taken - found["timed_seconds"]}
 
 
-def _seconds(made: Plan, took: dict[str, Any], share: float) -> float:
-    """Returns how long a job takes; share: its trials over those that were measured at once."""
+def _seconds(made: Plan, took: dict[str, Any], trials: int, measured: int) -> float:
+    """Returns how long a job of so many trials takes; measured: how many trials `took` is of."""
     epoch = took["steps"] * took["step_seconds"] + took["epoch_end_seconds"]
     # a GPU trains as many trials as it has places in the time of one
-    packs = max(1, math.ceil(share * took["trials"] / took["pack_width"]))
-    of_trials = share if took["device"].startswith("cpu") else packs
+    of_trials = trials / measured if took["device"].startswith("cpu") else math.ceil(trials / took["pack_width"])
     before, epochs = 0, 0.0
     for rung in made.rungs:
         epochs += (rung.epochs - before) * rung.points / made.size

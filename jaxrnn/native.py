@@ -6,11 +6,9 @@ compiler, or JAXRNN_NATIVE=0 is set, XLA compiles the layers from `recurrence.py
 
 import ctypes
 import functools
-import hashlib
 import importlib.metadata
 import os
 import platform
-import secrets
 import shlex
 import shutil
 import subprocess
@@ -35,7 +33,6 @@ FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
 COMPILERS = ("g++", "c++")
 SWITCH = "JAXRNN_NATIVE"
 CELLS = tuple(GATES)
-SUM_BYTES = hashlib.sha256().digest_size
 # Arrays of a unit that recurrence.cc saves for the backward pass.
 SAVED = {"simple": 0, "gru": 4, "lstm": 5}
 # The orders of the axes in memory of what has a batch: it lies innermost. Said to XLA as a layout, and not as a
@@ -49,8 +46,11 @@ class _Absent(Exception):
 
 def usable(values: Array) -> bool:
     """Returns whether layers of these values run in the kernel: on a CPU, in float32, where it could be compiled."""
-    fitting = values.dtype == jnp.float32 and values.size > 0
-    return fitting and jax.default_backend() == "cpu" and absent() is None
+    return values.dtype == jnp.float32 and values.size > 0 and _at_hand()
+
+
+def _at_hand() -> bool:
+    return jax.default_backend() == "cpu" and absent() is None
 
 
 @functools.cache
@@ -68,7 +68,7 @@ def absent() -> str | None:
 
 def told() -> str:
     """Returns what recurrent layers run in, on the device in use: the last digits of results depend on it."""
-    return f"kernel ({threads()} threads)" if usable(jnp.zeros(1, jnp.float32)) else "XLA"
+    return f"kernel ({threads()} threads)" if _at_hand() else "XLA"
 
 
 def cores() -> int:
@@ -96,14 +96,15 @@ def _loaded() -> ctypes.CDLL:
     if os.environ.get(SWITCH) == "0":
         raise _Absent(f"{SWITCH}=0")
     file = _cache()
-    kept = file and _kept(file)
-    if kept:
-        with suppress(OSError):  # compiled against libraries that this node has not
-            return _opened(kept)
+    if file:
+        # what is torn is not loaded, which would end the process
+        with suppress(OSError):  # also: compiled against libraries that this node has not
+            if kept := compilation.kept(file):
+                return _opened(kept)
     content = _compiled()
     if file:
         with suppress(OSError):
-            _keep(file, content)
+            compilation.keep(file, content)
     return _opened(content)
 
 
@@ -128,26 +129,6 @@ def _cache() -> Path | None:
         return None
     own = status.st_uid == os.getuid() and not status.st_mode & 0o022
     return folder / f"recurrence-{_digest()}.so" if own else None
-
-
-def _kept(file: Path) -> bytes | None:
-    """Returns the compiled kernel, if it is there and not torn by a power cut: to load a torn one kills the process."""
-    try:
-        content = file.read_bytes()
-    except OSError:
-        return None
-    library, total = content[:-SUM_BYTES], content[-SUM_BYTES:]
-    return library if hashlib.sha256(library).digest() == total else None
-
-
-def _keep(file: Path, content: bytes) -> None:
-    """Writes the compiled kernel whole or not at all: many jobs may start at once."""
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}.part")
-    try:
-        temporary.write_bytes(content + hashlib.sha256(content).digest())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _compiled() -> bytes:

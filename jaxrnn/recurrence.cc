@@ -494,7 +494,9 @@ void share_out(XLA_FFI_CallFrame* frame, const Layer& layer, int64_t threads, in
   shared->work = work, shared->layer = &layer, shared->width = width;
   shared->pieces = (layer.batch + width - 1) / width;
   for (int64_t helper = 1; helper < std::min(threads, shared->pieces); ++helper) {
-    auto* mine = new std::shared_ptr<Shared>(shared);
+    // no exception once helpers have begun: they use what lies on this stack
+    auto* mine = new (std::nothrow) std::shared_ptr<Shared>(shared);
+    if (!mine) break;
     XLA_FFI_ThreadPool_Schedule_Args args{};
     args.struct_size = XLA_FFI_ThreadPool_Schedule_Args_STRUCT_SIZE;
     args.ctx = frame->ctx;
@@ -576,7 +578,7 @@ XLA_FFI_Error* call(XLA_FFI_CallFrame* frame, bool back) {
   layer.batch = shape[0], layer.steps = shape[1], layer.inputs = shape[2];
   const int64_t cell = attribute(frame, "cell"), threads = std::max<int64_t>(1, attribute(frame, "threads"));
   layer.reverse = attribute(frame, "reverse"), layer.units = attribute(frame, "units");
-  if (argument(1)->dtype != XLA_FFI_DataType_F32) 
+  if (argument(1)->dtype != XLA_FFI_DataType_F32)
     return refuse(frame, XLA_FFI_Error_Code_INVALID_ARGUMENT, "the recurrent kernel takes float32 alone");
   layer.kernel = read(0), layer.input = read(1), layer.lengths = static_cast<const int32_t*>(argument(2)->data);
   layer.kept = attribute(frame, "kept") ? read(3) : nullptr;

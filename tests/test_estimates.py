@@ -11,7 +11,6 @@ from jaxrnn.errors import JaxrnnError
 
 TOOK: dict[str, Any] = {
     "device": "cpu (cpu)",
-    "trials": 2,
     "pack_width": 2,
     "parameters": 100,
     "steps": 8,

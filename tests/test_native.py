@@ -21,10 +21,13 @@ from jaxrnn.recurrence import scanned
 
 CELLS = tuple(GATES)
 KERNEL = re.compile(r"None\nkernel \(\d+ threads\)\n")
-pytestmark = [
-    pytest.mark.compiler,
-    pytest.mark.skipif(native.absent() is not None, reason=f"no kernel: {native.absent()}"),
-]
+pytestmark = pytest.mark.compiler
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kernel() -> None:
+    if reason := native.absent():
+        pytest.skip(f"no kernel: {reason}")
 
 
 def drawn(cell: str, seed: int, steps: int, inputs: int, units: int, batch: int, *, dropped: bool = False) -> Any:
