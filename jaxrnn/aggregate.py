@@ -1,5 +1,6 @@
 """From the jobs' predictions to the experiment's tables, the choice, its mistakes and its model bundle."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import pandas as pd
 from jaxrnn import bundles, early, metrics, plan, predictions, results, search, selection, splits, transcripts, trials
 from jaxrnn.config import ERROR_RATES, LOWER_IS_BETTER, Experiment, Task
 from jaxrnn.errors import JaxrnnError
-from jaxrnn.plan import Job, Plan
+from jaxrnn.plan import Job, Plan, Trial
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
 from jaxrnn.results import Results, written_whole
 from jaxrnn.transcripts import Transcripts
+from jaxrnn.trials import FinishedTrial
 
 BOOKKEEPING = ("epochs", "best_epoch", "seconds", "input_seconds", "pack_halvings", "outcome")
 
@@ -26,7 +28,8 @@ def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
     made = plan.make(experiment)
     folder = at.experiment(experiment.experiment)
     predicted, trained, history = _read_jobs(made, at)
-    classes, task = _statistics(made, made.jobs[0], at).classes, experiment.task
+    first = made.jobs[0]
+    classes, task = _statistics(made, first, first.trials[0], at).classes, experiment.task
     splits.check_classes(experiment, classes)
     scored = {
         split: {trial: _scores(entry, trial, classes, task) for trial, entry in by_trial.items()}
@@ -64,7 +67,7 @@ def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
         _write_early(made, validation, choice, predicted, classes, at)
     finished = trials.load(at.trial(experiment.experiment, trial.fingerprint))
     _write_attention(folder / "attention.csv", finished.attention)
-    best["software"] = _write_bundle(made, job, finished, at)
+    best["software"] = _write_bundle(made, job, trial, finished, at)
     results.write_json(folder / "best.json", best)
     return best
 
@@ -89,8 +92,7 @@ def promote(experiment: Experiment, at: Results, number: int) -> str:
         except FileNotFoundError:
             raise JaxrnnError(f"{path}: not there yet; run `jaxrnn train --rung {number}` with the job's config.yaml")
         own = [trial for trial in job.trials if going is None or trial.fingerprint in going]
-        digest = _statistics(made, job, at).data_digest
-        expected = [(trial.id, trial.fingerprint, digest) for trial in own]
+        expected = _expected(made, job, own, at)
         columns = (table[name] for name in ("trial", "fingerprint", "data_digest"))
         if list(zip(*columns, strict=True)) != expected:
             raise JaxrnnError(
@@ -171,8 +173,15 @@ def _write_transcripts(
     return best
 
 
-def _statistics(made: Plan, job: Job, at: Results) -> splits.Statistics:
-    return splits.read_statistics(at.experiment(made.experiment.experiment), job.fold, made.sequences(job))
+def _statistics(made: Plan, job: Job, trial: Trial, at: Results) -> splits.Statistics:
+    return splits.read_statistics(at.experiment(made.experiment.experiment), trial.fold, made.sequences(job))
+
+
+def _expected(made: Plan, job: Job, trials: Sequence[Trial], at: Results) -> list[tuple[str, str, str]]:
+    """Returns what a job's `trials.csv` must say of its trials: their ids, fingerprints and data."""
+    of_fold = {trial.fold: trial for trial in trials}
+    digests = {fold: _statistics(made, job, trial, at).data_digest for fold, trial in of_fold.items()}
+    return [(trial.id, trial.fingerprint, digests[trial.fold]) for trial in trials]
 
 
 def _read_jobs(made: Plan, at: Results) -> tuple[dict[str, dict[str, Predictions]], pd.DataFrame, pd.DataFrame]:
@@ -182,11 +191,11 @@ def _read_jobs(made: Plan, at: Results) -> tuple[dict[str, dict[str, Predictions
     merged: dict[str, dict[str, Predictions]] = {split: {} for split in SCORED_SPLITS}
     first_of: dict[int | None, tuple[Job, dict[str, Predictions]]] = {}
     for job in made.jobs:
-        statistics = _statistics(made, job, at)
+        statistics = _statistics(made, job, job.trials[0], at)
         folder = at.job(made.experiment.experiment, job.name)
         content, found_classes = predictions.read(folder / "predictions.h5")
         table = pd.read_csv(folder / "trials.csv", dtype={"fingerprint": str, "data_digest": str})
-        expected = [(trial.id, trial.fingerprint, statistics.data_digest) for trial in job.trials]
+        expected = _expected(made, job, job.trials, at)
         found = list(zip(*(table.get(name, []) for name in ("trial", "fingerprint", "data_digest")), strict=True))
         if found_classes != statistics.classes or found != expected:
             raise JaxrnnError(
@@ -195,12 +204,15 @@ def _read_jobs(made: Plan, at: Results) -> tuple[dict[str, dict[str, Predictions
             )
         trained.append(table)
         histories.append(pd.read_csv(folder / "history.csv"))
-        first, known = first_of.setdefault(job.fold, (job, content))
-        for split, entry in content.items():
-            if entry.ids.tolist() != known[split].ids.tolist():
-                raise JaxrnnError(f"job {job.name} was trained on other splits than job {first.name}; train both again")
-            for trial, probabilities in entry.probabilities.items():
-                merged[split][trial] = replace(entry, probabilities={trial: probabilities})
+        for fold, by_split in content.items():
+            first, known = first_of.setdefault(fold, (job, by_split))
+            for split, entry in by_split.items():
+                if entry.ids.tolist() != known[split].ids.tolist():
+                    raise JaxrnnError(
+                        f"job {job.name} was trained on other splits than job {first.name}; train both again"
+                    )
+                for trial, probabilities in entry.probabilities.items():
+                    merged[split][trial] = replace(entry, probabilities={trial: probabilities})
     return merged, pd.concat(trained, ignore_index=True), pd.concat(histories, ignore_index=True)
 
 
@@ -275,11 +287,11 @@ def _write_attention(path: Path, attention: dict[str, np.ndarray]) -> None:
     _write_csv(path, pd.concat(pieces, ignore_index=True))
 
 
-def _write_bundle(made: Plan, job: Job, finished: trials.FinishedTrial, at: Results) -> dict[str, str]:
+def _write_bundle(made: Plan, job: Job, trial: Trial, finished: FinishedTrial, at: Results) -> dict[str, str]:
     """Writes the chosen trial's model bundle; returns what software and device trained it."""
     settings = plan.JobFile.model_validate(plan.job_values(made, job))
     manifest = results.read_json(at.dataset(made.dataset_key) / "manifest.json", "jaxrnn ingest")
-    statistics = _statistics(made, job, at)
+    statistics = _statistics(made, job, trial, at)
     bundle = bundles.Bundle(
         model=settings.model,
         task=settings.task,

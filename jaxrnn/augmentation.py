@@ -8,7 +8,7 @@ sequence are normalised again. What features can't tell stays as it is: `time_si
 a night that loses some of its passbands its mean time.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,13 +55,14 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Columns:
-    """The features' columns. mean, deviation: [feature] float32, as in `Statistics`. presence: of a column that belongs
-    to a passband, the column that marks it. by_sequence: those normalised by each sequence's own mean and deviation."""
+    """The features' columns. mean, deviation: [feature] float32, as in `Statistics`, or [fold, feature] of several
+    folds. presence: of a column that belongs to a passband, the column that marks it. by_sequence: those normalised by
+    each sequence's own mean and deviation."""
 
     kinds: list[str]
     features: list[Feature]
-    mean: np.ndarray
-    deviation: np.ndarray
+    mean: Any
+    deviation: Any
     bands: list[int]
     presence: dict[int, int]
     by_sequence: list[int]
@@ -82,8 +83,14 @@ class Augmenter:
     columns: Columns
     labels_by_step: bool = False
 
-    def __call__(self, batch: Bucket, key: Array) -> Bucket:
-        """Returns a batch with its sequences changed, step labels with their steps; key: of the trial's epoch."""
+    def __call__(self, batch: Bucket, key: Array, fold: Any = 0) -> Bucket:
+        """Returns a batch with its sequences changed, step labels with their steps; key: of the trial's epoch. fold:
+        which of the folds' means and deviations were taken, where `Columns` have those of several."""
+        columns = self.columns
+        if columns.mean.ndim > 1:
+            of_fold = (jnp.asarray(values)[fold] for values in (columns.mean, columns.deviation))
+            own = replace(columns, **dict(zip(("mean", "deviation"), of_fold, strict=True)))
+            return replace(self, columns=own)(batch, key)
 
         def change(features: Array, length: Array, object_key: Array) -> tuple[Array, Array, Array]:
             draws = self.draws(jax.random.fold_in(key, object_key), len(features))
@@ -187,17 +194,21 @@ class Augmenter:
 
 
 def read(
-    settings: Augmentation, data: Data, dataset: Path, statistics: Statistics, *, labels_by_step: bool = False
+    settings: Augmentation, data: Data, dataset: Path, *statistics: Statistics, labels_by_step: bool = False
 ) -> Augmenter | None:
     """Returns what changes a job's training sequences, None where `augmentation` asks for nothing.
-    labels_by_step: whether each step has a label, which goes where it goes.
+    statistics: of each fold that the job has. labels_by_step: whether each step has a label, which goes where it goes.
 
     Raises JaxrnnError, naming the key, where the dataset's features don't have what a change needs.
     """
     if not any(settings.model_dump().values()):
         return None
     columns = results.read_json(dataset / "manifest.json", "jaxrnn ingest")["features"]
-    return make(settings, data, columns, statistics, labels_by_step=labels_by_step)
+    made = [make(settings, data, columns, entry, labels_by_step=labels_by_step) for entry in statistics]
+    if len(made) == 1:
+        return made[0]
+    mean, deviation = (np.stack([getattr(entry.columns, name) for entry in made]) for name in ("mean", "deviation"))
+    return replace(made[0], columns=replace(made[0].columns, mean=mean, deviation=deviation))
 
 
 def make(

@@ -6,10 +6,11 @@ trial of a pack walks through the windows and buckets in the same order (`Schedu
 which sequences a batch holds is each trial's own draw.
 """
 
+import itertools
 import math
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,8 @@ class Bucket(NamedTuple):
     """Sequences of similar length: features [row, step, feature] float32 (0 beyond the length), lengths [row] int32,
     metadata [row, column] float32, labels [row] int32, or [row, step] where steps have labels, or [row, position] of
     label sequences (-1 where there is none), keys [row] uint32 (the objects' `object_keys`). Rows of length 0 are
-    filling, stand last and count nowhere."""
+    filling, stand last and count nowhere. Where a pack has trials of several folds, each fold has an equal share of the
+    rows, one after another (`fold_rows`)."""
 
     features: np.ndarray
     lengths: np.ndarray
@@ -126,23 +128,20 @@ class Corpus:
         self,
         dataset: Path,
         table: pd.DataFrame,
-        statistics: Statistics,
-        fold: int | None = None,
-        *,
+        *statistics: Statistics,
         task: Task = PLAIN,
         seed: int = 0,
     ) -> None:
-        """table: `splits.csv`, whose rows stand in the shards' order. seed: of the split, which decides whom a training
-        split of fewer sequences holds. Reads of the shards what is known of each sequence alone, and step labels where
-        the task is of steps; raises JaxrnnError where they hold other objects than `table`."""
-        self._statistics = statistics
+        """table: `splits.csv`, whose rows stand in the shards' order. statistics: one entry, or one of each fold. seed:
+        of the split, which decides whom a training split of fewer sequences holds. Reads of the shards what is known of
+        each sequence alone, and step labels where the task is of steps; raises JaxrnnError where they hold other
+        objects than `table`."""
+        self._table, self._seed = table, seed
+        self._statistics = {entry.fold: entry for entry in statistics}
+        known = statistics[0]  # classes and labels are those of all folds
         self._paths = splits.shard_paths(dataset)
-        class_index = {name: index for index, name in enumerate(statistics.classes)}
+        class_index = {name: index for index, name in enumerate(known.classes)}
         self._by_step = task.kind == "step"
-        assigned = splits.assigned(table, fold)
-        training = splits.trained_on(table, fold, statistics.sequences, seed=seed)
-        unused = (assigned == splits.TRAIN) & ~training
-        self._assigned = np.where(unused, splits.SURPLUS, assigned).astype(str)
         self._ids = table["id"].to_numpy(dtype=str)
         self._read_before: set[int] = set()
         lengths, starts = [], [0]
@@ -161,30 +160,34 @@ class Corpus:
         self._lengths, self._starts = np.concatenate(lengths), np.array(starts)
         self._offsets = np.concatenate([[0], np.cumsum(self._lengths)]).astype(np.int64)
         if self._by_step:
-            label_index = {label: class_index[name] for label, name in statistics.labels.items()}
+            label_index = {label: class_index[name] for label, name in known.labels.items()}
             self._labels = np.concatenate([_step_labels(path, label_index) for path in self._paths])
             if len(self._labels) != self._offsets[-1]:
                 raise JaxrnnError(f"{dataset}: has not a label for each step; run `jaxrnn ingest` again")
         elif task.kind == "label_sequence":
             # what is in no split has no class, and need not be parsed again
             texts = np.where(table["class"] == "", "", table["label"])
-            self._labels = splits.label_sequences(task, texts, statistics.labels, statistics.classes)
+            self._labels = splits.label_sequences(task, texts, known.labels, known.classes)
         else:
             self._labels = np.array([class_index.get(name, -1) for name in table["class"]], dtype=np.int32)
 
-    def part(self, *names: str) -> Part:
-        """Returns the sequences of the splits that are named."""
-        rows = np.flatnonzero(np.isin(self._assigned, names))
-        found = np.unique(np.searchsorted(self._starts, rows, side="right") - 1)
-        starts = np.searchsorted(rows, [*self._starts[found], self._starts[-1]])
+    def part(self, *names: str, fold: int | None = None) -> Part:
+        """Returns the sequences of the splits that are named, as trials of `fold` see them."""
+        statistics = self._statistics[fold]
+        assigned = splits.assigned(self._table, fold)
+        training = splits.trained_on(self._table, fold, statistics.sequences, seed=self._seed)
+        unused = (assigned == splits.TRAIN) & ~training
+        assigned = np.where(unused, splits.SURPLUS, assigned).astype(str)
+        rows = np.flatnonzero(np.isin(assigned, names))
+        starts = np.searchsorted(rows, self._starts)
 
-        def read(place: int) -> Examples:
-            return self._read(int(found[place]), rows[starts[place] : starts[place + 1]])
+        def read(index: int) -> Examples:
+            return self._read(index, rows[starts[index] : starts[index + 1]], statistics)
 
         return Part(
             ids=self._ids[rows],
             labels=self._labels_of(rows),
-            splits=self._assigned[rows],
+            splits=assigned[rows],
             lengths=self._lengths[rows],
             starts=starts,
             features=self._columns[0],
@@ -196,8 +199,8 @@ class Corpus:
     def _labels_of(self, rows: np.ndarray) -> np.ndarray:
         return self._labels[_steps_of(self._offsets, rows)[0] if self._by_step else rows]
 
-    def _read(self, index: int, rows: np.ndarray) -> Examples:
-        """Returns the sequences `rows` (of the whole dataset) of one shard."""
+    def _read(self, index: int, rows: np.ndarray, statistics: Statistics) -> Examples:
+        """Returns the sequences `rows` (of the whole dataset) of one shard, normalised by a fold's statistics."""
         path, start = self._paths[index], self._starts[index]
         # a broken disk shows at the first reading; checksums cost half of the time
         shard = shards.read(path, check=index not in self._read_before)
@@ -205,7 +208,7 @@ class Corpus:
         if not np.array_equal(shard.lengths, self._lengths[start : self._starts[index + 1]]):
             raise JaxrnnError(f"{path}: changed since this job began; train again once ingest has finished")
         offsets, features, metadata = _rows(shard, rows - start)
-        features, metadata = self._statistics.normalised(features, metadata, offsets)
+        features, metadata = statistics.normalised(features, metadata, offsets)
         return Examples(self._ids[rows], self._labels_of(rows), offsets, features, metadata)
 
 
@@ -271,8 +274,8 @@ def schedule(
 
 
 class Window(NamedTuple):
-    """What is on the device at once. sources: [row], where each bucket's rows, one bucket after another, stand in the
-    part, -1 for filling. counts: [bucket], rows that are not filling."""
+    """What is on the device at once. sources: [row], where each bucket's rows, one bucket after another, stand in their
+    part, -1 for filling. counts: [bucket], rows that are not filling, of the fold that has most."""
 
     buckets: tuple[Bucket, ...]
     sources: np.ndarray
@@ -282,11 +285,15 @@ class Window(NamedTuple):
 class Windows:
     """A part's sequences in windows, whose buckets have the same shapes in every window of every epoch.
 
+    parts: one, or that of each of an experiment's folds, of the same shards. held: which of them are read; the others
+    have their say in what windows and buckets hold, so that these are the same whatever folds a pack trains. A window
+    holds the same shards for each.
     longest: each bucket's longest length; sequences beyond the last go into a bucket of their own. most_bytes: padded
-    data up to this is one window. Of more, each bucket gets its share of `most_bytes` (at least what one shard needs),
-    and a window takes the next shards as long as there is room. multiple: buckets hold a multiple of so many rows.
-    seed: draws the shards' order anew in each of `epochs`; None keeps their order, and all epochs are one. Rows then
-    stand by length in each bucket, for steps beyond the longest of neighbouring rows take no time.
+    data of a fold up to this is one window. Of more, each bucket gets its share of `most_bytes` (at least what one
+    shard needs), and a window takes the next shards as long as there is room. multiple: a fold has a multiple of so
+    many rows in each bucket. seed: draws the shards' order anew in each of `epochs`; None keeps their order, and all
+    epochs are one. Rows then stand by length in each bucket, for steps beyond the longest of neighbouring rows take no
+    time.
 
     `waited`: seconds that `get` has blocked. `sharding`: where windows go; None for the default device. At most two
     windows are in memory, and a third that is being built.
@@ -294,33 +301,40 @@ class Windows:
 
     def __init__(
         self,
-        part: Part,
+        parts: Part | Sequence[Part],
         longest: list[int],
         most_bytes: float,
         *,
+        held: Sequence[int] = (0,),
         multiple: int = 1,
         seed: int | None = None,
         epochs: int = 1,
     ) -> None:
-        if len(part) and part.lengths.max() > longest[-1]:
-            longest = [*longest, int(part.lengths.max())]
+        parts = [parts] if isinstance(parts, Part) else list(parts)
+        first, shard_count = parts[0], len(parts[0].starts) - 1
+        all_lengths = np.concatenate([part.lengths for part in parts])
+        if len(all_lengths) and all_lengths.max() > longest[-1]:
+            longest = [*longest, int(all_lengths.max())]
         widths = np.array(longest)
-        place = np.searchsorted(widths, part.lengths)
-        used, self._place = np.unique(place, return_inverse=True)
-        self._part, self._seed, self._epochs = part, seed, epochs
+        used = np.unique(np.searchsorted(widths, all_lengths))
+        self._parts, self._seed, self._epochs = [parts[index] for index in held], seed, epochs
         self.steps = [int(width) for width in widths[used]]  # of each bucket
-        pieces = np.repeat(np.arange(len(part.starts) - 1), np.diff(part.starts))
-        cells = np.bincount(pieces * len(used) + self._place, minlength=(len(part.starts) - 1) * len(used))
-        self._counts = cells.reshape(-1, len(used))  # [shard, bucket]
-        positions = part.labels.shape[1] if part.labels.ndim == 2 else 1
-        row_bytes = 4 * (widths[used] * (part.features + part.labels_by_step) + part.metadata + positions + 2)
-        total = self._counts.sum(axis=0)
+        places = [np.searchsorted(widths[used], part.lengths) for part in parts]
+        self._place = [places[index] for index in held]
+        counts = []
+        for part, place in zip(parts, places, strict=True):
+            pieces = np.repeat(np.arange(shard_count), np.diff(part.starts))
+            counts.append(np.bincount(pieces * len(used) + place, minlength=shard_count * len(used)))
+        self._counts = np.stack(counts).reshape(len(parts), shard_count, len(used))  # [fold, shard, bucket]
+        positions = first.labels.shape[1] if first.labels.ndim == 2 else 1
+        row_bytes = 4 * (widths[used] * (first.features + first.labels_by_step) + first.metadata + positions + 2)
+        total = self._counts.sum(axis=1).max(axis=0)
         all_bytes = float((total * row_bytes).sum())
         self.whole = all_bytes <= most_bytes
         if not self.whole:
             share = (total * (most_bytes / all_bytes)).astype(np.int64)
-            total = np.maximum(share, self._counts.max(axis=0))
-        self.rows = total + -total % multiple  # of each bucket
+            total = np.maximum(share, self._counts.max(axis=(0, 1)))
+        self.rows = total + -total % multiple  # of each bucket, a fold
         self.waited = 0.0
         self.sharding: jax.sharding.Sharding | None = None
         self._held: tuple[tuple[int, int], Window] | None = None
@@ -341,8 +355,8 @@ class Windows:
         return len(self._cuts(epoch)[1]) - 1
 
     def counts(self, epoch: int, index: int) -> np.ndarray:
-        """Returns how many sequences each bucket of a window holds, [bucket]."""
-        return self._counts[self._shards(epoch, index)].sum(axis=0)
+        """Returns how many sequences each bucket of a window holds, [bucket], of the fold that has most."""
+        return self._counts[:, self._shards(epoch, index)].sum(axis=1).max(axis=0)
 
     def get(self, epoch: int = 0, index: int = 0) -> Window:
         """Returns a window on the device, and begins to read the one after it. Raises what reading it raises."""
@@ -372,55 +386,68 @@ class Windows:
 
     def _cuts(self, epoch: int) -> tuple[np.ndarray, list[int]]:
         """Returns the order of an epoch's shards, and where in it windows begin and end."""
-        order = np.arange(len(self._counts))
+        order = np.arange(self._counts.shape[1])
         if self._drawn:
             assert self._seed is not None
             order = np.random.default_rng([self._seed % 2**64, epoch]).permutation(order)
-        sums = np.concatenate([np.zeros_like(self._counts[:1]), np.cumsum(self._counts[order], axis=0)])
+        sums = np.pad(np.cumsum(self._counts[:, order], axis=1), ((0, 0), (1, 0), (0, 0)))
+        sums = np.moveaxis(sums, 1, 2).reshape(-1, len(order) + 1)  # [fold and bucket, shard]
+        rows = np.tile(self.rows, len(self._counts))
         cuts = [0]
         while cuts[-1] < len(order):
-            full = sums[cuts[-1]] + self.rows
-            cuts.append(min(int(np.searchsorted(sums[:, b], full[b], side="right")) - 1 for b in range(len(full))))
+            room = zip(sums, sums[:, cuts[-1]] + rows, strict=True)
+            cuts.append(min(int(np.searchsorted(have, most, side="right")) - 1 for have, most in room))
         return order, cuts
 
     def _shards(self, epoch: int, index: int) -> np.ndarray:
         order, cuts = self._cuts(epoch)
         return order[cuts[index] : cuts[index + 1]]
 
-    def _places(self, shards: np.ndarray) -> list[np.ndarray]:
-        """Returns for each bucket the rows that the sequences of these shards take, in their order."""
-        part = self._part
+    def _places(self, held: int, shards: np.ndarray) -> list[np.ndarray]:
+        """Returns for each bucket the rows that a fold's sequences of these shards take, in their order."""
+        part, place = self._parts[held], self._place[held]
         rows = np.concatenate([np.arange(*part.starts[shard : shard + 2]) for shard in shards]).astype(np.int64)
         places = []
-        for number in range(len(self.rows)):
-            lengths = part.lengths[rows[self._place[rows] == number]]
+        for number, share in enumerate(self.rows):
+            lengths = part.lengths[rows[place[rows] == number]]
             at = np.arange(len(lengths))
             if self._seed is None:
                 at[np.argsort(lengths, kind="stable")] = np.arange(len(lengths))
-            places.append(at)
+            places.append(at + held * share)
         return places
 
     def _read(self, epoch: int, index: int) -> Window:
-        part = self._part
-        buckets = [_empty(rows, steps, part) for rows, steps in zip(self.rows.tolist(), self.steps, strict=True)]
-        sources = [np.full(rows, -1) for rows in self.rows]
-        filled = np.zeros(len(buckets), dtype=np.int64)
+        first, several = self._parts[0], len(self._parts)
+        shapes = zip((several * self.rows).tolist(), self.steps, strict=True)
+        buckets = [_empty(rows, steps, first) for rows, steps in shapes]
+        sources = [np.full(several * rows, -1) for rows in self.rows]
+        filled = np.zeros((several, len(buckets)), dtype=np.int64)
         shards = self._shards(epoch, index)
-        places = self._places(shards)
-        for shard in shards:
+        places = [self._places(held, shards) for held in range(several)]
+        for shard, held in itertools.product(shards, range(several)):
             if self._closed:
                 raise RuntimeError("the windows are closed")
+            part = self._parts[held]
             rows = slice(part.starts[shard], part.starts[shard + 1])
+            if rows.start == rows.stop:
+                continue
             examples, keys = part.read(int(shard)), object_keys(part.ids[rows])
             for number, bucket in enumerate(buckets):
-                chosen = np.flatnonzero(self._place[rows] == number)
-                at = places[number][filled[number] : filled[number] + len(chosen)]
+                chosen = np.flatnonzero(self._place[held][rows] == number)
+                at = places[held][number][filled[held, number] : filled[held, number] + len(chosen)]
                 _fill(bucket, at, examples, keys, chosen, part.labels_by_step)
                 sources[number][at] = chosen + part.starts[shard]
-                filled[number] += len(chosen)
+                filled[held, number] += len(chosen)
         # waited for here, so that the transfer is over when the window is asked for
         on_device = jax.block_until_ready(jax.device_put(tuple(buckets), self.sharding))
-        return Window(on_device, np.concatenate(sources) if sources else np.zeros(0, dtype=np.int64), filled)
+        together = np.concatenate(sources) if sources else np.zeros(0, dtype=np.int64)
+        return Window(on_device, together, self.counts(epoch, index))
+
+
+def fold_rows(bucket: Bucket, fold: int, folds: int) -> Bucket:
+    """Returns the rows of one of so many folds, in the order in which they are held."""
+    share = len(bucket.lengths) // folds
+    return Bucket(*(values[fold * share : (fold + 1) * share] for values in bucket))
 
 
 def _empty(rows: int, steps: int, part: Part) -> Bucket:

@@ -83,18 +83,19 @@ def train(
             return
     device = _choose_device(job_file.training.device)
     inputs = _read_inputs(job_file, at)
-    statistics, data = inputs.statistics, inputs.data
+    data, folds = inputs.data[inputs.folds[0]], len(inputs.folds)
     counts = {name: int((data.scored.splits == name).sum()) for name in SCORED_SPLITS}
     say(
         f"job {job_file.job.name}: {len(job_file.job.trials)} trials on {device}; "
         + ", ".join(f"{count} {name}" for name, count in ({"train": len(data.train)} | counts).items())
-        + f" sequences of {len(statistics.classes)} classes"
+        + f" sequences of {len(inputs.classes)} classes"
+        + (f", in fold {inputs.folds[0]} of {folds} folds" if folds > 1 else "")
     )
     recurrent = any(isinstance(placed.layer, RecurrentLayer) for placed in blueprint.every(inputs.network.placed))
     if recurrent and job_file.training.device == "cpu" and (reason := native.absent()):
         say(f"recurrent layers run as XLA compiles them, and not in their own kernel, which is faster: {reason}")
     base = Results(output) if retrain else at
-    store = Store(base, job_file.experiment, statistics.data_digest)
+    store = Store(base, job_file.experiment, inputs.data_digests)
     waiting = [trial for trial in stage.trials if store.found(trial, stage) is None]
     for trial in waiting:
         if store.of_other_data(trial):
@@ -121,7 +122,7 @@ def train(
     if stage.last:
         _write_outputs(job_file, inputs, stage, folders, output)
     else:
-        _write_rung(job_file, stage, folders, output, statistics)
+        _write_rung(job_file, stage, folders, output, inputs.data_digests)
     say(f"job {job_file.job.name}: done, results in {output}")
 
 
@@ -221,7 +222,7 @@ def calibrate(job_file: JobFile, at: Results, seconds: float) -> dict[str, Any]:
         compilation.shared(_compiled(job_file, inputs, at), _nothing),
     ):
         stage = stages.Stage(job_file.training.epochs, job_file.job.trials)
-        store = Store(Results(Path(folder)), job_file.experiment, inputs.statistics.data_digest)
+        store = Store(Results(Path(folder)), job_file.experiment, inputs.data_digests)
         checkpoints = Checkpoints(Path(folder) / "checkpoints")
         found = _fitting(job_file, train, checkpoints, _nothing)
         checkpoints.close()
@@ -241,44 +242,66 @@ def _nothing(text: str) -> None:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What a job reads: its fold's statistics and data, and the network and augmentation that they are for."""
+    """What a job reads: statistics and data of each fold of the experiment, which of them are its trials', and the
+    network and augmentation that they are for. Without folds there is one, None."""
 
-    statistics: Statistics
-    data: "_Data"
+    statistics: dict[int | None, Statistics]
+    data: dict[int | None, "_Data"]
+    folds: list[int | None]
     network: Blueprint
     augment: training.Augment | None
+
+    @property
+    def any_data(self) -> "_Data":
+        """Returns the data of one of the job's folds, for what is the same in all."""
+        return self.data[self.folds[0]]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.statistics[self.folds[0]].classes
+
+    @property
+    def data_digests(self) -> dict[int | None, str]:
+        return {fold: statistics.data_digest for fold, statistics in self.statistics.items()}
 
 
 def _read_inputs(job_file: JobFile, at: Results) -> _Inputs:
     experiment_folder = at.experiment(job_file.experiment)
-    fold = job_file.job.fold
-    statistics = splits.read_statistics(experiment_folder, fold, job_file.training.sequences)
-    if statistics.settings_digest != splits.settings_digest(job_file):
+    folds = [None] if job_file.split.folds is None else [*range(job_file.split.folds)]
+    sequences = job_file.training.sequences
+    statistics = {fold: splits.read_statistics(experiment_folder, fold, sequences) for fold in folds}
+    digests = {entry.settings_digest for entry in statistics.values()}
+    if digests != {splits.settings_digest(job_file)}:
         raise JaxrnnError(
             f"{experiment_folder / 'splits.csv'}: made with other settings of `split`, `task` or `normalisation` "
             "than this job has; run `jaxrnn split` and `jaxrnn plan` with the same experiment file, then train again"
         )
     dataset = at.dataset(job_file.job.dataset)
     table, seed = splits.read_splits(experiment_folder), plan.split_seed(job_file.model_dump())
-    corpus = Corpus(dataset, table, statistics, fold, task=job_file.task, seed=seed)
-    data = _Data(corpus.part("train"), corpus.part("validation"), corpus.part(*SCORED_SPLITS))
-    splits.check_classes(job_file, statistics.classes)
+    corpus = Corpus(dataset, table, *statistics.values(), task=job_file.task, seed=seed)
+    named = ("train",), ("validation",), SCORED_SPLITS
+    data = {fold: _Data(*(corpus.part(*names, fold=fold) for names in named)) for fold in folds}
+    own = job_file.job.folds
+    train, classes = data[own[0]].train, statistics[own[0]].classes
+    splits.check_classes(job_file, classes)
     kind = job_file.task.kind
-    outputs = job_file.loss.outputs(len(statistics.classes), kind)
-    network = blueprint.of(job_file.model, kind, data.train.features, data.train.metadata, outputs)
-    network.check_length(max(int(part.lengths.max()) for part in (data.train, data.validation, data.scored)))
+    outputs = job_file.loss.outputs(len(classes), kind)
+    network = blueprint.of(job_file.model, kind, train.features, train.metadata, outputs)
+    parts = [part for fold in own for part in (data[fold].train, data[fold].validation, data[fold].scored)]
+    network.check_length(max(int(part.lengths.max()) for part in parts))
     if kind == "label_sequence":
-        for part in (data.train, data.validation, data.scored):
+        for part in parts:
             splits.check_spelling(part.ids, part.lengths, part.labels, network)
-    by_step = data.train.labels_by_step
-    augment = augmentation.read(job_file.augmentation, job_file.data, dataset, statistics, labels_by_step=by_step)
-    return _Inputs(statistics, data, network, augment)
+    normalised, by_step = [statistics[fold] for fold in own], train.labels_by_step
+    augment = augmentation.read(job_file.augmentation, job_file.data, dataset, *normalised, labels_by_step=by_step)
+    return _Inputs(statistics, data, own, network, augment)
 
 
 def _compiled(job_file: JobFile, inputs: _Inputs, at: Results) -> Path:
     """Returns where jobs whose programs are the same leave them to each other."""
     # parts of one size make programs of the same shapes, whatever is in them: folds, and splits by another seed
-    sizes = [len(part) for part in (inputs.data.train, inputs.data.validation, inputs.data.scored)]
+    of_folds = [inputs.data[fold] for fold in inputs.folds]
+    sizes = [[len(part) for part in (data.train, data.validation, data.scored)] for data in of_folds]
     return at.compiled(compilation.key([_static_settings(job_file), sizes, _software()]))
 
 
@@ -383,19 +406,20 @@ class _Pack:
         halvings: int = 0,
     ) -> None:
         self.job_file, self.stage, self.say, self.halvings = job_file, stage, say, halvings
-        self.statistics, self.data = inputs.statistics, inputs.data
-        self.network, self.augment = inputs.network, inputs.augment
+        self.inputs, self.network, self.augment = inputs, inputs.network, inputs.augment
         self.store, self.checkpoints, self.waiting = store, checkpoints, list(waiting)
         settings = job_file.training
-        train, most_bytes = self.data.train, settings.window_mb * 1e6
-        longest = batches.edges(train.lengths, settings.length_buckets)
+        every, most_bytes = list(inputs.data.values()), settings.window_mb * 1e6
+        held = [list(inputs.data).index(fold) for fold in inputs.folds]
+        longest = batches.edges(np.concatenate([data.train.lengths for data in every]), settings.length_buckets)
         # the split's seed draws the windows: trials of all seeds walk through the same ones
         seed = plan.split_seed(job_file.model_dump())
-        self.windows = Windows(train, longest, most_bytes, seed=seed, epochs=settings.epochs)
-        self.validation = predict.evaluation_windows(self.data.validation, longest, most_bytes)
+        trained = [data.train for data in every]
+        self.windows = Windows(trained, longest, most_bytes, held=held, seed=seed, epochs=settings.epochs)
+        self.validation = predict.evaluation_windows([data.validation for data in every], longest, most_bytes, held)
         self.kind: Output = job_file.task.kind
         self._targets: training.Targets | None = None
-        self.outputs = job_file.loss.outputs(len(self.statistics.classes), self.kind)
+        self.outputs = job_file.loss.outputs(len(inputs.classes), self.kind)
         self._replace = jax.jit(self._replaced)
         # the window of the epoch under way, and the step within it
         self.window, self.step = 0, 0
@@ -466,7 +490,7 @@ class _Pack:
 
     def _make_program(self) -> None:
         """Makes the program for as many places as there are, and their hyperparameters."""
-        job_file, train = self.job_file, self.data.train
+        job_file, train = self.job_file, self.inputs.any_data.train
         # of all trials, the finished ones among them: where a job was stopped changes nothing of its program
         recurrent_dropout = any(trial.hyperparameters["model.recurrent_dropout"] > 0 for trial in job_file.job.trials)
         self.program = training.make(
@@ -478,8 +502,10 @@ class _Pack:
             self.augment,
             kind=self.kind,
             recurrent_dropout=recurrent_dropout,
+            folds=len(self.inputs.folds),
+            waits=len(self.inputs.data) > 1,
             devices=training.devices_for(len(self.places)),
-            **_monitored(job_file, self.statistics.classes),
+            **_monitored(job_file, self.inputs.classes),
         )
         self.hypers = self._hyperparameters()
         self.windows.sharding = self.validation.sharding = self.program.common
@@ -602,14 +628,16 @@ class _Pack:
 
     def _finish_epoch(self) -> tuple[Any, Any, training.EpochReport]:
         """Returns the trials' epochs, which of them go on, and their reports."""
-        logits, targets = [], []
+        logits, targets, folds = [], [], len(self.inputs.folds)
         for index in range(self.validation.count()):
             window = self.validation.get(0, index)
-            logits.append(self.program.evaluate(self.states, window.buckets))
+            logits.append(self.program.evaluate(self.states, self.hypers, window.buckets))
             if self._targets is None:
-                targets.append(training.targets(self.kind, window.buckets))
+                of_fold = [[batches.fold_rows(entry, fold, folds) for entry in window.buckets] for fold in range(folds)]
+                targets.append([training.targets(self.kind, buckets) for buckets in of_fold])
         if self._targets is None:  # the same in every epoch
-            self._targets = jax.device_put(training.joined(targets), self.program.common)
+            found = training.of_folds([training.joined(list(pieces)) for pieces in zip(*targets, strict=True)])
+            self._targets = jax.device_put(found, self.program.common)
         together = logits[0] if len(logits) == 1 else jnp.concatenate(logits, axis=1)
         self.states, report = self.program.finish_epoch(self.states, self.hypers, together, self._targets)
         return jax.device_get((self.states.epoch, self.states.running, report))
@@ -656,28 +684,32 @@ class _Pack:
         found = found._asdict() if halts else found
         states = [jax.tree.map(lambda leaf, at=index: leaf[at], found) for index in ended]
         networks = [predict.flattened(state["best_parameters"], state["best_statistics"]) for state in states]
-        scored, most_bytes = self.data.scored, self.job_file.training.window_mb * 1e6
-        shape = int(self.network.places(scored.lengths).sum()), max(self.outputs, 2)
-        # all in one walk through the data; a trial without a best epoch has no network to predict with
-        trained = [place for place, state in enumerate(states) if state["best_epoch"]]
-        found = predict.probabilities(
-            self.job_file.model,
-            [networks[place] for place in trained],
-            scored,
-            self.outputs,
-            most_bytes,
-            kind=self.kind,
-        )
-        predicted = dict(zip(trained, found, strict=True))
+        model, most_bytes = self.job_file.model, self.job_file.training.window_mb * 1e6
+        predicted: dict[int, np.ndarray] = {}
         attention: dict[int, dict[str, np.ndarray]] = {}
-        if self.job_file.model.decoder is not None:
-            test, own = scored.splits == "test", [networks[place] for place in trained]
-            found = predict.attention(self.job_file.model, own, scored, test, self.outputs, kind=self.kind)
-            attention = dict(zip(trained, found, strict=True))
+        folds = [self._trial_at(index).fold for index in ended]
+        for fold in self.inputs.folds:
+            # all of a fold in one walk through the data; a trial without a best epoch has no network to predict with
+            trained = [place for place, state in enumerate(states) if state["best_epoch"] and folds[place] == fold]
+            if not trained:
+                continue
+            own, scored = [networks[place] for place in trained], self.inputs.data[fold].scored
+            found = predict.probabilities(model, own, scored, self.outputs, most_bytes, kind=self.kind)
+            predicted |= dict(zip(trained, found, strict=True))
+            if model.decoder is not None:
+                found = predict.attention(model, own, scored, scored.splits == "test", self.outputs, kind=self.kind)
+                attention |= dict(zip(trained, found, strict=True))
         for place, index in enumerate(ended):
-            nothing = np.full(shape, np.nan, dtype=np.float32)
+            places = int(self.network.places(self.inputs.data[folds[place]].scored.lengths).sum())
+            nothing = np.full((places, max(self.outputs, 2)), np.nan, dtype=np.float32)
             self._store(index, states[place], networks[place], predicted.get(place, nothing), attention.get(place, {}))
             self.places[index] = None
+
+    def _trial_at(self, index: int) -> Trial:
+        """Returns the trial that trains at a place."""
+        place = self.places[index]
+        assert place is not None
+        return place.trial
 
     def _refill(self) -> None:
         """Gives each empty place to the next waiting trial; between epochs, which all places walk through together.
@@ -717,7 +749,9 @@ class _Pack:
                     l2=np.float32(values["loss.l2"]),
                     gamma=np.float32(values["loss.gamma"]),
                     class_weights=losses.class_weights(
-                        values["loss.class_weights"], self.statistics.class_counts, beta=values["loss.beta"]
+                        values["loss.class_weights"],
+                        self.inputs.statistics[trial.fold].class_counts,
+                        beta=values["loss.beta"],
                     ),
                     label_smoothing=np.float32(values["loss.label_smoothing"]),
                     momentum=np.float32(values["training.momentum"]),
@@ -729,6 +763,7 @@ class _Pack:
                     plateau_patience=np.int32(values["training.plateau_patience"]),
                     teacher_share=np.float32(values["training.teacher_share"]),
                     final_teacher_share=np.float32(values["training.final_teacher_share"]),
+                    fold=np.int32(self.inputs.folds.index(trial.fold)),
                 )
             )
         return jax.device_put(training.stacked(rows), self.program.own)
@@ -748,13 +783,14 @@ class _Pack:
         outcome = results.DIVERGED if state["diverged"] else outcome
         halted = not self.stage.last and bool(state["running"])
         outcome = results.HALTED if halted else outcome
-        probabilities = {name: predicted[self.data.places_of(name, self.network)] for name in SCORED_SPLITS}
+        data = self.inputs.data[place.trial.fold]
+        probabilities = {name: predicted[data.places_of(name, self.network)] for name in SCORED_SPLITS}
         loss = place.history[best - 1][results.HISTORY_COLUMNS.index("validation_loss")] if best else None
         record = {
             "trial": place.trial.id,
             "seed": place.trial.seed,
             "hyperparameters": place.trial.hyperparameters,
-            "data_digest": self.statistics.data_digest,
+            "data_digest": self.inputs.data_digests[place.trial.fold],
             "outcome": outcome,
             "epochs": epochs,
             "best_epoch": best,
@@ -784,7 +820,8 @@ class _Pack:
 
     def _program_digest(self) -> str:
         """Returns what a checkpoint's arrays depend on: the static settings and the data."""
-        return digest([_static_settings(self.job_file), self.statistics.data_digest])
+        digests = [self.inputs.data_digests[fold] for fold in self.inputs.folds]
+        return digest([_static_settings(self.job_file), digests])
 
     def _resume(self) -> bool:
         """Returns whether a checkpoint of this job was found and taken."""
@@ -900,15 +937,14 @@ def _software() -> dict[str, str]:
 
 
 def _write_outputs(job_file: JobFile, inputs: _Inputs, stage: Stage, folders: dict[str, Path], output: Path) -> None:
-    statistics, data, network = inputs.statistics, inputs.data, inputs.network
-    scored = data.scored
+    network, digests = inputs.network, inputs.data_digests
     rows, histories = [], []
     finished = {trial.id: trials.load(folders[trial.fingerprint]) for trial in job_file.job.trials}
     for trial in job_file.job.trials:
         record = {"pack_halvings": 0, **finished[trial.id].record}
         if record["epochs"] > stage.ended.get(trial.fingerprint, record["epochs"]):
             record["outcome"] = results.HALTED  # finished when there was no such rung
-        row = {"trial": trial.id, "fingerprint": trial.fingerprint, "data_digest": statistics.data_digest}
+        row = {"trial": trial.id, "fingerprint": trial.fingerprint, "data_digest": digests[trial.fold]}
         row |= {"seed": trial.seed, **trial.hyperparameters}
         names = ("outcome", "epochs", "best_epoch", "loss", "seconds", "input_seconds", "pack_width", "pack_halvings")
         names += ("device",)
@@ -916,20 +952,24 @@ def _write_outputs(job_file: JobFile, inputs: _Inputs, stage: Stage, folders: di
         history = pd.DataFrame(finished[trial.id].history, columns=list(results.HISTORY_COLUMNS)).astype({"epoch": int})
         history.insert(0, "trial", trial.id)
         histories.append(history)
-    predicted = {
-        name: Predictions(
-            job_file.task.kind,
-            scored.ids[scored.splits == name],
-            data.labels_of(name),
-            scored.lengths[scored.splits == name],
-            network.places(scored.lengths[scored.splits == name]),
-            {trial: entry.probabilities[name] for trial, entry in finished.items()},
-            by_decoder=job_file.task.kind == "label_sequence" and network.decoder is not None,
+
+    def predicted(fold: int | None, split: str) -> Predictions:
+        data, kind = inputs.data[fold], job_file.task.kind
+        ids, lengths = (values[data.scored.splits == split] for values in (data.scored.ids, data.scored.lengths))
+        own = [trial.id for trial in job_file.job.trials if trial.fold == fold]
+        return Predictions(
+            kind,
+            ids,
+            data.labels_of(split),
+            lengths,
+            network.places(lengths),
+            {trial: finished[trial].probabilities[split] for trial in own},
+            by_decoder=kind == "label_sequence" and network.decoder is not None,
         )
-        for name in SCORED_SPLITS
-    }
+
     output.mkdir(parents=True, exist_ok=True)
-    predictions.write(output / "predictions.h5", predicted, statistics.classes)
+    of_folds = {fold: {split: predicted(fold, split) for split in SCORED_SPLITS} for fold in inputs.folds}
+    predictions.write(output / "predictions.h5", of_folds, inputs.classes)
     with results.written_whole(output / "models") as temporary:
         temporary.mkdir()
         for trial, entry in finished.items():
@@ -941,7 +981,11 @@ def _write_outputs(job_file: JobFile, inputs: _Inputs, stage: Stage, folders: di
 
 
 def _write_rung(
-    job_file: JobFile, stage: Stage, folders: dict[str, Path], output: Path, statistics: Statistics | None = None
+    job_file: JobFile,
+    stage: Stage,
+    folders: dict[str, Path],
+    output: Path,
+    data_digests: dict[int | None, str] | None = None,
 ) -> None:
     """Writes `trials.csv` of a rung: its trials, and their scores at the best of the epochs up to its last one."""
     monitor = f"validation_{job_file.training.monitor}"
@@ -956,7 +1000,7 @@ def _write_rung(
         # one that another experiment trained on has not ended here
         outcome = results.HALTED if record["epochs"] > stage.until else record["outcome"]
         row = {"trial": trial.id, "fingerprint": trial.fingerprint, "seed": trial.seed}
-        row |= {"data_digest": statistics.data_digest if statistics else "", "outcome": outcome}
+        row |= {"data_digest": (data_digests or {}).get(trial.fold, ""), "outcome": outcome}
         scores = dict(zip(results.HISTORY_COLUMNS, best or [math.nan] * len(results.HISTORY_COLUMNS), strict=True))
         rows.append(row | {"epochs": len(history), "best_epoch": scores.pop("epoch")} | scores)
     columns = ("trial", "fingerprint", "seed", "data_digest", "outcome", "epochs", "best_epoch")

@@ -1,7 +1,7 @@
 """From the experiment to its trials and jobs: a pure function of the file, known before anything runs.
 
-A trial is one grid point with one seed and, with `split.folds`, one fold. A job holds trials of one fold that differ in
-traced keys alone, and so compile to one program, at most `training.trials_per_job` of them.
+A trial is one grid point with one seed and, with `split.folds`, one fold. A job holds trials that differ in traced keys
+and folds alone, and so compile to one program, at most `training.trials_per_job` of them.
 """
 
 import csv
@@ -54,12 +54,16 @@ class Trial(Section):
 
 
 class Job(Section):
-    """The trials that one `jaxrnn train` trains at once, all of one fold where there are folds."""
+    """The trials that one `jaxrnn train` trains at once."""
 
     name: str
     dataset: str
-    fold: int | None = None
     trials: tuple[Trial, ...]
+
+    @property
+    def folds(self) -> list[int | None]:
+        """Returns the folds of the job's trials; None is that of an experiment without folds."""
+        return sorted({trial.fold for trial in self.trials}, key=lambda fold: -1 if fold is None else fold)
 
 
 class JobFile(Experiment):
@@ -174,13 +178,13 @@ def make(experiment: Experiment) -> Plan:
                 fingerprint=_fingerprint(resolved, seed, fold),
                 hyperparameters=hyperparameters,
             )
-            groups.setdefault((*static, *in_fold), []).append(trial)
+            groups.setdefault(tuple(static), []).append(trial)
     jobs = []
     for group, trials in groups.items():
         for number, start in enumerate(range(0, len(trials), experiment.training.trials_per_job), start=1):
             chunk = tuple(trials[start : start + experiment.training.trials_per_job])
             name = _short("_".join(group) or "all") + f"-{number}"
-            jobs.append(Job(name=name, dataset=dataset_key(experiment), fold=chunk[0].fold, trials=chunk))
+            jobs.append(Job(name=name, dataset=dataset_key(experiment), trials=chunk))
     return Plan(experiment, tuple(jobs), points)
 
 

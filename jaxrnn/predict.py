@@ -1,5 +1,6 @@
 """Prediction: a trained network's class probabilities, and what its decoder attends to."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -108,12 +109,19 @@ def _step_places(window: Window, made: Blueprint, offsets: np.ndarray) -> np.nda
     return np.concatenate(places)
 
 
-def evaluation_windows(part: Part, longest: list[int], most_bytes: float) -> Windows:
-    """Returns a part's windows for `training.evaluate`: the whole part, or windows of a quarter of `most_bytes`, since
-    they stand in memory beside those that are trained on."""
-    multiple = training.evaluation_multiple(len(part))
-    whole = Windows(part, longest, most_bytes, multiple=multiple)
-    return whole if whole.whole else Windows(part, longest, most_bytes / 4, multiple=multiple)
+def evaluation_windows(
+    parts: Part | Sequence[Part], longest: list[int], most_bytes: float, held: Sequence[int] = (0,)
+) -> Windows:
+    """Returns a part's windows, or those of each fold's, for `training.evaluate`: the whole part, or windows of a
+    quarter of `most_bytes`, since they stand in memory beside those that are trained on."""
+    parts = [parts] if isinstance(parts, Part) else parts
+    multiple = training.evaluation_multiple(max(len(part) for part in parts))
+
+    def windows(most_bytes: float) -> Windows:
+        return Windows(parts, longest, most_bytes, held=held, multiple=multiple)
+
+    whole = windows(most_bytes)
+    return whole if whole.whole else windows(most_bytes / 4)
 
 
 @lru_cache

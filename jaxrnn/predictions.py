@@ -1,14 +1,14 @@
 """`predictions.h5`: the class probabilities of a job's trials on validation and test, from which every score is
 computed.
 
-Layout (version 4): for each split a group with `ids` [object] UTF-8 bytes, `lengths` [object] int64 (steps), `places`
-[object] int64 (how many it has), `labels` int32 class indices and `probabilities` [trial, place, class] float32. A
-place is an object or, where every step is predicted (attribute `kind`: `prefix` or `step`), a step, or, of label
-sequences (`label_sequence`), a step of the output, of which there are fewer where the network has strides, or a
-position that its decoder names (attribute `by_decoder`): those of an object stand together, in their order. Labels are
-[object], [step] (-1 where there is none) where steps have labels, or [object, position] of label sequences (-1 beyond
-them), whose last column of probabilities is CTC's blank, or the decoder's end. Attributes `trials` and `classes` name
-the axes.
+Layout (version 5): for each split a group, within one of each fold (`fold_<number>`) where there are folds, with `ids`
+[object] UTF-8 bytes, `lengths` [object] int64 (steps), `places` [object] int64 (how many it has), `labels` int32 class
+indices and `probabilities` [trial, place, class] float32. A place is an object or, where every step is predicted
+(attribute `kind`: `prefix` or `step`), a step, or, of label sequences (`label_sequence`), a step of the output, of
+which there are fewer where the network has strides, or a position that its decoder names (attribute `by_decoder`):
+those of an object stand together, in their order. Labels are [object], [step] (-1 where there is none) where steps have
+labels, or [object, position] of label sequences (-1 beyond them), whose last column of probabilities is CTC's blank, or
+the decoder's end. The attributes `classes` of the file and `trials` of a group name the axes.
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,9 @@ from jaxrnn import __version__
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import check_version, written_whole
 
-LAYOUT_VERSION = 4
+LAYOUT_VERSION = 5
 SCORED_SPLITS = ("validation", "test")
+_FOLD = "fold_"
 
 
 @dataclass(frozen=True)
@@ -64,43 +65,53 @@ class Predictions:
         return found[self.labels >= 0] if self.kind == "step" else found
 
 
-def write(path: Path, predictions: dict[str, Predictions], classes: tuple[str, ...]) -> None:
+Folds = dict[int | None, dict[str, Predictions]]  # by fold, None where there are none, and split
+
+
+def write(path: Path, predictions: Folds, classes: tuple[str, ...]) -> None:
     with written_whole(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-        trials = list(predictions[SCORED_SPLITS[0]].probabilities)
+        any_entry = next(iter(predictions.values()))[SCORED_SPLITS[0]]
         file.attrs["layout_version"] = LAYOUT_VERSION
         file.attrs["jaxrnn_version"] = __version__
-        file.attrs["trials"] = trials
         file.attrs["classes"] = list(classes)
-        file.attrs["kind"] = predictions[SCORED_SPLITS[0]].kind
-        file.attrs["by_decoder"] = predictions[SCORED_SPLITS[0]].by_decoder
-        for split, entry in predictions.items():
-            group = file.create_group(split)
-            group.create_dataset("ids", data=np.array([name.encode() for name in entry.ids.tolist()]))
-            group.create_dataset("labels", data=entry.labels.astype(np.int32))
-            group.create_dataset("lengths", data=entry.lengths.astype(np.int64))
-            group.create_dataset("places", data=entry.places.astype(np.int64))
-            stacked = np.stack([entry.probabilities[trial] for trial in trials]).astype(np.float32)
-            group.create_dataset("probabilities", data=stacked, chunks=True, fletcher32=True)
+        file.attrs["kind"] = any_entry.kind
+        file.attrs["by_decoder"] = any_entry.by_decoder
+        for fold, by_split in predictions.items():
+            for split, entry in by_split.items():
+                group = file.create_group(split if fold is None else f"{_FOLD}{fold}/{split}")
+                group.attrs["trials"] = list(entry.probabilities)
+                group.create_dataset("ids", data=np.array([name.encode() for name in entry.ids.tolist()]))
+                group.create_dataset("labels", data=entry.labels.astype(np.int32))
+                group.create_dataset("lengths", data=entry.lengths.astype(np.int64))
+                group.create_dataset("places", data=entry.places.astype(np.int64))
+                stacked = np.stack([*entry.probabilities.values()]).astype(np.float32)
+                group.create_dataset("probabilities", data=stacked, chunks=True, fletcher32=True)
 
 
-def read(path: Path) -> tuple[dict[str, Predictions], tuple[str, ...]]:
+def read(path: Path) -> tuple[Folds, tuple[str, ...]]:
     """Returns the predictions of each split, and the classes' names; raises JaxrnnError for an unreadable file."""
     try:
         with h5py.File(path, "r") as file:
             check_version(file.attrs.get("jaxrnn_version"), path)
-            trials = [str(name) for name in file.attrs["trials"]]  # pyright: ignore
             classes = tuple(str(name) for name in file.attrs["classes"])  # pyright: ignore
             kind, by_decoder = str(file.attrs["kind"]), bool(file.attrs["by_decoder"])
-            return {split: _split(file[split], kind, trials, by_decoder) for split in SCORED_SPLITS}, classes
+            names = [str(name) for name in file]
+            found: Folds = {int(name.removeprefix(_FOLD)): {} for name in names if name.startswith(_FOLD)}
+            found = found or {None: {}}
+            for fold, by_split in found.items():
+                of_fold: Any = file if fold is None else file[f"{_FOLD}{fold}"]
+                by_split |= {split: _split(of_fold[split], kind, by_decoder) for split in SCORED_SPLITS}
+            return found, classes
     except FileNotFoundError:
         raise JaxrnnError(f"{path}: not there yet; run `jaxrnn train --config {path.parent / 'config.yaml'}` first")
     except (OSError, KeyError, ValueError) as error:
         raise JaxrnnError(f"{path}: cannot be read ({error}); remove it and train the job again")
 
 
-def _split(group: Any, kind: str, trials: list[str], by_decoder: bool) -> Predictions:
+def _split(group: Any, kind: str, by_decoder: bool) -> Predictions:
     stacked = group["probabilities"][()]
     ids = np.array([name.decode() for name in group["ids"][()]], dtype=str)
+    trials = [str(name) for name in group.attrs["trials"]]
     probabilities = dict(zip(trials, stacked, strict=True))
     labels, lengths, places = (group[name][()] for name in ("labels", "lengths", "places"))
     return Predictions(kind, ids, labels, lengths, places, probabilities, by_decoder)

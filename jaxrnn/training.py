@@ -26,13 +26,13 @@ INITIALISATION, ORDER, DROPOUT, AUGMENTATION, TEACHER = range(5)
 EVALUATION_BATCH = 512
 LEAST = np.finfo(np.float32).tiny  # instead of a sum of weights of 0
 
-# From a batch, and the key of a trial's epoch, to the batch that is trained on.
-Augment = Callable[[Bucket, Array], Bucket]
+# From a batch, the key of a trial's epoch and its fold to the batch that is trained on.
+Augment = Callable[[Bucket, Array, Any], Bucket]
 
 
 class Hyperparameters(NamedTuple):
     """The traced keys of one trial; of a pack, each with a leading [trial] axis. Those with a value here do nothing by
-    it. gradient_clip: inf for none."""
+    it. gradient_clip: inf for none. fold: which of the folds that windows hold is the trial's."""
 
     seed: Any
     learning_rate: Any
@@ -51,18 +51,21 @@ class Hyperparameters(NamedTuple):
     plateau_patience: Any = np.int32(1)
     teacher_share: Any = np.float32(0)
     final_teacher_share: Any = np.float32(0)
+    fold: Any = np.int32(0)
 
 
 class Targets(NamedTuple):
     """What a network is to say at its places: a place is a row, or a row's step where it predicts at every step.
 
-    labels [place] class indices, weights [place] of each in the loss (0: counts nowhere), scored [place] indices of
-    the places whose predictions are scored. Of label sequences, whose place is a row, labels is how many there are.
+    labels [place] class indices, weights [place] of each in the loss (0: counts nowhere), scored [scored] indices of
+    the places whose predictions are scored, valid [scored] which of these are not filling. Of label sequences, whose
+    place is a row, labels is how many there are. Programs take them with a leading [fold] axis (`of_folds`).
     """
 
     labels: Any
     weights: Any
     scored: Any
+    valid: Any
 
 
 class State(NamedTuple):
@@ -108,7 +111,7 @@ class Program(NamedTuple):
 
     begin: Callable[[Hyperparameters], State]
     advance: Callable[..., State]
-    evaluate: Callable[[State, tuple[Bucket, ...]], Array]
+    evaluate: Callable[[State, Hyperparameters, tuple[Bucket, ...]], Array]
     finish_epoch: Callable[..., tuple[State, EpochReport]]
     own: jax.sharding.NamedSharding | None
     common: jax.sharding.NamedSharding | None
@@ -126,6 +129,8 @@ def make(
     recurrent_dropout: bool = False,
     importance: Sequence[float] | None = None,
     target: int | None = None,
+    folds: int = 1,
+    waits: bool = False,
     devices: int = 1,
 ) -> Program:
     """Returns the program that trains packs of trials of one network. kind: `task.kind`. Label sequences are spelled by
@@ -134,13 +139,15 @@ def make(
     begin(hyperparameters) -> state. advance(state, hyperparameters, buckets, schedule, window, start, stop) -> state
     after the steps [start, stop) of a window's schedule; all but the states' shapes is traced, so that any cut of any
     window runs the same program. It and finish_epoch write over the state that they are given. evaluate(state,
-    buckets) -> logits [trial, place, class], or of label sequences the loss and the edit distance [trial, row, 2] of
-    greedy decoding. finish_epoch(state, hyperparameters, what `evaluate` gives of validation, targets) -> state,
-    report.
+    hyperparameters, buckets) -> logits [trial, place, class], or of label sequences the loss and the edit distance
+    [trial, row, 2] of greedy decoding. finish_epoch(state, hyperparameters, what `evaluate` gives of validation,
+    targets) -> state, report.
     outputs: how many output units the network has, one a class, or a single one for two classes.
     augment: changes each batch before it is trained on; None compiles nothing in. recurrent_dropout: whether any trial
     has some; else nothing of it is compiled in. importance, target: what `monitoring.scores` needs of the task.
-    devices: how many share the trials out; the width of a pack is a multiple of it.
+    folds: how many the windows hold; a trial sees nothing but its own rows. waits: whether the schedule may have steps
+    in which a trial has no batch, because another fold has one more; they leave it as it is. devices: how many share
+    the trials out; the width of a pack is a multiple of it.
     """
     template = network(model, features, metadata, outputs, kind)
     structure = nnx.graphdef(template)
@@ -204,12 +211,14 @@ def make(
         key = jax.random.fold_in(_epoch_key(hyper, ORDER, epoch), window)
         orders = []
         for index, bucket in enumerate(buckets):
-            rows = len(bucket.lengths)
+            rows = len(bucket.lengths) // folds
+            first = hyper.fold * rows if folds > 1 else 0
+            lengths = jax.lax.dynamic_slice_in_dim(jnp.asarray(bucket.lengths), first, rows)
             drawn = jax.random.permutation(jax.random.fold_in(key, index), rows)
-            present = jnp.asarray(bucket.lengths)[drawn] > 0
+            present = lengths[drawn] > 0
             slots = rows + -rows % training.batch_size
             place = jnp.where(present, jnp.cumsum(present) - 1, slots)  # beyond the end: dropped
-            drawn = jnp.full(slots, -1).at[place].set(drawn, mode="drop")
+            drawn = jnp.full(slots, -1).at[place].set(drawn + first, mode="drop")
             orders.append(drawn.reshape(-1, training.batch_size))
         return tuple(orders)
 
@@ -312,9 +321,13 @@ def make(
                 batch = jax.tree.map(lambda values: values[jnp.maximum(rows, 0)], buckets[index])
                 batch = batch._replace(lengths=jnp.where(rows >= 0, batch.lengths, 0))
                 if augment is not None:
-                    batch = augment(batch, _epoch_key(hyper, AUGMENTATION, state.epoch))
+                    batch = augment(batch, _epoch_key(hyper, AUGMENTATION, state.epoch), hyper.fold)
                 teacher_bits = None if taught is None else taught[:, : template.steps_out(batch.features.shape[1])]
-                return update(state, hyper, batch, bits, teacher_bits, over)
+
+                def taught_by_batch() -> State:
+                    return update(state, hyper, batch, bits, teacher_bits, over)
+
+                return jax.lax.cond((rows >= 0).any(), taught_by_batch, lambda: state) if waits else taught_by_batch()
 
             return branch
 
@@ -341,10 +354,10 @@ def make(
     def finish_epoch(
         state: State, hyper: Hyperparameters, logits: Array, targets: Targets
     ) -> tuple[State, EpochReport]:
+        targets = jax.tree.map(lambda values: values[hyper.fold if folds > 1 else 0], targets)
         each = logits[:, 0] if spells else unreduced(logits, targets.labels, hyper)
         loss = _weighted_sum(targets.weights, each) / targets.weights.sum()
-        places = targets.scored
-        valid = jnp.ones(places.shape, dtype=bool)
+        places, valid = targets.scored, targets.valid
         if spells:
             scored = monitoring.spelling_scores(each[places], logits[places, 1], targets.labels[places], valid)
         else:
@@ -374,9 +387,10 @@ def make(
         )
         return state, EpochReport(state.learning_rate, train_loss, train_accuracy, scored)
 
-    def scored(state: State, buckets: tuple[Bucket, ...]) -> Array:
+    def scored(state: State, hyper: Hyperparameters, buckets: tuple[Bucket, ...]) -> Array:
         told = spelled if spells else None
-        return evaluate(structure, state.parameters, state.statistics, buckets, told)
+        fold = hyper.fold if folds > 1 else 0
+        return evaluate(structure, state.parameters, state.statistics, buckets, told, fold=fold, folds=folds)
 
     over_trials = jax.vmap if together() else one_by_one
     mesh = own = common = None
@@ -399,7 +413,7 @@ def make(
             shared_out(over_trials(advance, (0, 0, None, None, None, None, None)), mesh, own=2, common=5),
             donate_argnums=0,
         ),
-        evaluate=jax.jit(shared_out(over_trials(scored, (0, None)), mesh, own=1, common=1)),
+        evaluate=jax.jit(shared_out(over_trials(scored, (0, 0, None)), mesh, own=2, common=1)),
         finish_epoch=jax.jit(
             shared_out(jax.vmap(finish_epoch, (0, 0, 0, None)), mesh, own=3, common=1), donate_argnums=0
         ),
@@ -515,7 +529,8 @@ def targets(kind: Output, buckets: Iterable[Bucket]) -> Targets:
             labels = (labels >= 0).sum(axis=1)
         if kind == "prefix":
             scored &= np.arange(labels.shape[1]) == np.asarray(bucket.lengths)[:, None] - 1
-        found.append(Targets(labels.ravel(), weights.ravel(), np.flatnonzero(scored)))
+        places = np.flatnonzero(scored)
+        found.append(Targets(labels.ravel(), weights.ravel(), places, np.ones(len(places), dtype=bool)))
     return joined(found)
 
 
@@ -526,7 +541,19 @@ def joined(pieces: list[Targets]) -> Targets:
         np.concatenate([piece.labels for piece in pieces]),
         np.concatenate([piece.weights for piece in pieces]),
         np.concatenate([piece.scored + start for piece, start in zip(pieces, starts, strict=False)]),
+        np.concatenate([piece.valid for piece in pieces]),
     )
+
+
+def of_folds(found: list[Targets]) -> Targets:
+    """Returns the targets of folds, which have equally many places, with a leading [fold] axis; what is scored is
+    filled up to the most that one has."""
+    most = max(len(entry.scored) for entry in found)
+    filled = []
+    for entry in found:
+        scored, valid = (np.pad(values, (0, most - len(values))) for values in (entry.scored, entry.valid))
+        filled.append(entry._replace(scored=scored, valid=valid))
+    return Targets(*(np.stack(values) for values in zip(*filled, strict=True)))
 
 
 def _weighted_sum(weights: Array, values: Array) -> Array:
@@ -551,12 +578,17 @@ def evaluate(
     statistics: Any,
     buckets: tuple[Bucket, ...],
     told: Callable[[Array, Bucket], Array] | None = None,
+    *,
+    fold: int | Array = 0,
+    folds: int = 1,
 ) -> Array:
     """Returns the logits [place, class] of one trial's network for all buckets' rows, in their order: a row's, or those
     of its steps one after another where it predicts at every step.
 
-    told: what of a batch's logits is kept instead, [row, value].
-    Each bucket's rows must be a multiple of the evaluation batch (`evaluation_multiple`), which bounds the memory.
+    told: what of a batch's logits is kept instead, [row, value]. fold: of `folds` that share the rows, the one that is
+    looked at.
+    Each fold's rows of a bucket must be a multiple of the evaluation batch (`evaluation_multiple`), which bounds the
+    memory.
     """
 
     def batch_logits(batch: Bucket) -> Array:
@@ -566,12 +598,14 @@ def evaluate(
 
     logits = []
     for bucket in buckets:
-        rows = len(bucket.lengths)
+        rows = len(bucket.lengths) // folds
         size = min(rows, EVALUATION_BATCH)
-        count = rows // size  # written out: a survey without metadata has arrays of no columns, which -1 can't divide
-        shaped = [values.reshape(count, size, *values.shape[1:]) for values in bucket]
-        batches = Bucket(*shaped)
-        found = jax.lax.map(batch_logits, batches)
+
+        def at(number: Array, bucket: Bucket = bucket, rows: int = rows, size: int = size) -> Array:
+            start = fold * rows + number * size
+            return batch_logits(jax.tree.map(lambda values: jax.lax.dynamic_slice_in_dim(values, start, size), bucket))
+
+        found = jax.lax.map(at, jnp.arange(rows // size))
         logits.append(found.reshape(-1, found.shape[-1]))
     return jnp.concatenate(logits)
 

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from jaxrnn import config, ingest, plan, splits
+from jaxrnn import config, ingest, plan, predictions, splits
 from jaxrnn.config import Experiment
 from jaxrnn.plan import Plan
+from jaxrnn.predictions import Predictions
 from jaxrnn.ranks import Ranks
 from jaxrnn.results import Results
 
@@ -37,6 +38,12 @@ def write_arrays(folder: Path, objects: int = 120, steps: int = 12, classes: int
         np.save(folder / f"{split}_time_features.npy", table)
         np.save(folder / f"{split}_contextual_features.npy", generator.normal(0, 1, (count, 2)))
         np.save(folder / f"{split}_labels.npy", np.eye(classes)[label])
+
+
+def read_predictions(path: Path) -> tuple[dict[str, Predictions], tuple[str, ...]]:
+    """Returns the predictions of a job of an experiment without folds, by split, and the classes."""
+    content, classes = predictions.read(path)
+    return content[None], classes
 
 
 def write_config(folder: Path, **changes: Any) -> Path:

@@ -604,7 +604,7 @@ def predicted(tmp_path: Path) -> Path:
     part = Predictions(
         "sequence", np.array(["a", "b"]), np.array([0, 1]), np.ones(2), np.ones(2), {"one": np.full((2, 2), 0.5)}
     )
-    predictions.write(tmp_path / "predictions.h5", {"validation": part, "test": part}, ("x", "y"))
+    predictions.write(tmp_path / "predictions.h5", {None: {"validation": part, "test": part}}, ("x", "y"))
     assert predictions.read(tmp_path / "predictions.h5")[1] == ("x", "y")
     return tmp_path / "predictions.h5"
 

@@ -75,20 +75,20 @@ def test_jobs_of_one_program_are_measured_once_and_many_programs_by_their_neighb
 ) -> None:
     grid = {"model.units": list(range(1, 21)), "loss.gamma": [0, 1, 2]}
     split = {"method": "exact", "train": 0.5, "validation": 0.2, "folds": 2}
-    _, at, made = prepared(tmp_path, grid=grid, split=split, training__trials_per_job=2)
+    _, at, made = prepared(tmp_path, grid=grid, split=split, training__trials_per_job=4)
     measured: list[str] = []
 
     def measure(_: Any, job: plan.Job, *__: Any) -> dict[str, Any]:
         measured.append(job.name)
-        return TOOK | {"parameters": int(job.name.split("_")[0].removeprefix("units-"))}
+        return TOOK | {"parameters": int(job.name.split("-")[1])}
 
     monkeypatch.setattr(estimates, "_measure", measure)
     rows = estimates.estimate(made, at, 2, quiet)
-    # of each program a job of the most trials, in one of its folds
-    assert len(measured) == estimates.MOST_PROGRAMS and len(made.jobs) == len(rows) == 20 * 2 * 2
-    assert {measured[0], measured[-1]} == {"units-1_fold-0-1", "units-20_fold-0-1"}
+    # of each program a job of the most trials
+    assert len(measured) == estimates.MOST_PROGRAMS and len(made.jobs) == len(rows) == 20 * 2
+    assert {measured[0], measured[-1]} == {"units-1-1", "units-20-1"}
     for row in rows:
-        units = int(row["job"].split("_")[0].removeprefix("units-"))
+        units = int(row["job"].split("-")[1])
         assert abs(row["parameters"] - units) <= 2
         assert (row["scaled_from"] == "") == (row["parameters"] == units)
         # 4 epochs of 8 steps; a CPU trains half of the trials in half of the time

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from experiments import prepared
+from experiments import prepared, read_predictions
 
 from jaxrnn import (
     aggregate,
@@ -51,7 +51,7 @@ def train_all(at: Results, made: plan.Plan, say: jobs.Say = quiet) -> None:
 def outputs(at: Results, made: plan.Plan) -> dict[str, pd.DataFrame]:
     """Returns a job's tables without what was measured by the clock, and its probabilities."""
     folder = at.job(made.experiment.experiment, made.jobs[0].name)
-    content, _ = predictions.read(folder / "predictions.h5")
+    content, _ = read_predictions(folder / "predictions.h5")
     tables = {name: pd.read_csv(folder / name) for name in ("trials.csv", "history.csv")}
     tables["trials.csv"] = tables["trials.csv"].drop(columns=["seconds", "input_seconds"])
     for split, entry in content.items():
@@ -243,7 +243,7 @@ def test_the_bundle_predicts_what_the_table_holds(undisturbed: tuple[Path, Resul
     corpus = batches.Corpus(at.dataset(made.dataset_key), splits.read_splits(folder), statistics)
     part = corpus.part("test")
     bundle = bundles.load(folder / "best")
-    stored, _ = predictions.read(at.job("tiny", best["job"]) / "predictions.h5")
+    stored, _ = read_predictions(at.job("tiny", best["job"]) / "predictions.h5")
     # the job predicted both splits together, in one shape: another shape, another order of rounding
     whole = predict.predict(bundle, part)
     np.testing.assert_allclose(whole, stored["test"].probabilities[best["trial"]], atol=1e-6)
@@ -350,7 +350,7 @@ def test_few_trials_are_shared_out_among_all_devices(tmp_path: Path) -> None:
     _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1, 2, 3, 4, 5, 6, 7]})
     job_file = plan.load_job(at.job("tiny", made.jobs[0].name) / "config.yaml")
     inputs = jobs._read_inputs(job_file, at)
-    store = stages.Store(at, "tiny", inputs.statistics.data_digest)
+    store = stages.Store(at, "tiny", inputs.data_digests)
     stage = stages.of(job_file, at, None)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     with jobs._Pack(job_file, stage, inputs, [*stage.trials[:3]], store, checkpoints, quiet) as pack:
@@ -398,8 +398,8 @@ def test_a_replay_leaves_the_experiment_as_it_is(undisturbed: tuple[Path, Result
     before = {path: path.stat().st_mtime_ns for path in at.experiment("tiny").rglob("*")}
     jobs.train(plan.load_job(folder / "config.yaml"), at, tmp_path / "replay", quiet, retrain=True)
     assert before == {path: path.stat().st_mtime_ns for path in at.experiment("tiny").rglob("*")}
-    replayed, _ = predictions.read(tmp_path / "replay" / "predictions.h5")
-    stored, _ = predictions.read(folder / "predictions.h5")
+    replayed, _ = read_predictions(tmp_path / "replay" / "predictions.h5")
+    stored, _ = read_predictions(folder / "predictions.h5")
     for trial, probabilities in stored["test"].probabilities.items():
         np.testing.assert_array_equal(replayed["test"].probabilities[trial], probabilities)
 
@@ -433,7 +433,7 @@ def test_a_binary_network_is_trained_by_any_score_and_kept_with_one_output(tmp_p
     train_all(at, made)
     statistics = splits.read_statistics(at.experiment("tiny"))
     for job, monitor in zip(made.jobs, grid["training.monitor"], strict=True):
-        content, _ = predictions.read(at.job("tiny", job.name) / "predictions.h5")
+        content, _ = read_predictions(at.job("tiny", job.name) / "predictions.h5")
         history = pd.read_csv(at.job("tiny", job.name) / "history.csv")
         table = pd.read_csv(at.job("tiny", job.name) / "trials.csv").set_index("trial")
         other = "figure_of_merit" if monitor == "plasticc_log_loss" else "plasticc_log_loss"
@@ -453,7 +453,7 @@ def test_a_binary_network_is_trained_by_any_score_and_kept_with_one_output(tmp_p
     assert bundle.outputs == 1
     folder = at.experiment("tiny")
     part = batches.Corpus(at.dataset(made.dataset_key), splits.read_splits(folder), statistics).part("test")
-    stored, _ = predictions.read(at.job("tiny", best["job"]) / "predictions.h5")
+    stored, _ = read_predictions(at.job("tiny", best["job"]) / "predictions.h5")
     predicted = predict.predict(bundle, part)
     assert predicted.shape == (len(part), 2)
     np.testing.assert_allclose(predicted, stored["test"].probabilities[best["trial"]], atol=1e-6)
@@ -535,7 +535,7 @@ def test_a_job_in_windows_is_the_same_however_it_is_interrupted_and_its_trials_o
     def trained(name: str, file: plan.JobFile) -> pd.DataFrame:
         jobs.train(file, at, tmp_path / name, quiet, retrain=True)
         history = pd.read_csv(tmp_path / name / "history.csv")
-        content, _ = predictions.read(tmp_path / name / "predictions.h5")
+        content, _ = read_predictions(tmp_path / name / "predictions.h5")
         for split, entry in content.items():
             for trial, probabilities in entry.probabilities.items():
                 assert np.isfinite(probabilities).all()
@@ -568,6 +568,69 @@ def test_a_job_in_windows_is_the_same_however_it_is_interrupted_and_its_trials_o
         update={"job": job_file.job.model_copy(update={"trials": job_file.job.trials[::-1]})}
     )
     pd.testing.assert_frame_equal(trained("backwards", backwards), whole, check_exact=True)
+
+
+ALIKE = {
+    "training__epochs": 3,
+    "training__length_buckets": 1,
+    "augmentation": {"noise": 0.5},
+    "loss": {"class_weights": "balanced"},
+}
+
+
+def fold_results(at: Results, made: plan.Plan) -> dict[int | None, tuple[np.ndarray, dict[str, Any]]]:
+    """Returns the history and, by split, the predictions of each fold's trial."""
+    found = {}
+    for job in made.jobs:
+        folder = at.job(made.experiment.experiment, job.name)
+        history = pd.read_csv(folder / "history.csv").set_index("trial")
+        content, _ = predictions.read(folder / "predictions.h5")
+        for trial in job.trials:
+            own = content[trial.fold]
+            by_split = {split: (entry.ids.tolist(), entry.probabilities[trial.id]) for split, entry in own.items()}
+            of_trial = history.loc[trial.id].to_numpy(dtype=float)
+            found[trial.fold] = of_trial, by_split
+    return found
+
+
+def assert_alike(one: tuple[np.ndarray, dict[str, Any]], other: tuple[np.ndarray, dict[str, Any]]) -> None:
+    np.testing.assert_allclose(one[0], other[0], rtol=1e-3, atol=1e-4)
+    for split, (ids, probabilities) in one[1].items():
+        assert ids == other[1][split][0]
+        np.testing.assert_allclose(probabilities, other[1][split][1], atol=1e-4)
+
+
+def test_a_trial_in_a_pack_of_several_folds_is_what_its_split_alone_gives(tmp_path: Path) -> None:
+    """Random folds are the splits of neighbouring seeds: statistics, noise, class weights, all are the fold's own."""
+    shares = {"method": "exact", "train": 0.5, "validation": 0.2}
+    folds = {**shares, "folds": 2, "fold_kind": "random", "seed": 5}
+    _, at, made = prepared(tmp_path, split=folds, **ALIKE)
+    assert len(made.jobs) == 1
+    train_all(at, made)
+    together = fold_results(at, made)
+    assert not np.allclose(together[0][0], together[1][0], rtol=1e-3)
+    for fold in range(2):
+        # what they share is compiled once
+        _, at, alone = prepared(tmp_path, experiment=f"alone-{fold}", split={**shares, "seed": 5 + fold}, **ALIKE)
+        train_all(at, alone)
+        assert_alike(together[fold], fold_results(at, alone)[None])
+
+
+def test_which_folds_share_a_pack_changes_no_trial(tmp_path: Path) -> None:
+    """Folds of different sizes in windows, of which one has a batch more: a job of all folds, two of two and one."""
+    folds = {"method": "exact", "train": 0.5, "validation": 0.23, "folds": 3}
+    found = []
+    for most in (3, 2):
+        place = tmp_path / str(most)
+        _, at, made = prepared(place, split=folds, training__trials_per_job=most, **IN_WINDOWS)
+        assert [job.folds for job in made.jobs] == ([[0, 1, 2]] if most == 3 else [[0, 1], [2]])
+        train_all(at, made)
+        found.append(fold_results(at, made))
+        best = aggregate.aggregate(made.experiment, at)
+        assert bundles.load(at.experiment("tiny") / "best").statistics.fold == best["fold"]
+    assert found[0].keys() == found[1].keys() and len(found[0]) == 3
+    for key in found[0]:
+        assert_alike(found[0][key], found[1][key])
 
 
 def test_augmentation_changes_training_and_what_it_cannot_do_stops_the_job(
@@ -606,7 +669,7 @@ def test_networks_of_ones_own_from_the_file_to_the_report(tmp_path: Path) -> Non
     page = report.write(folder, at.dataset(made.dataset_key)).read_text()
     assert f"the network {best['grid_point']['model.layers']}, trained with" in page.replace("\n", " ")
     # what was hidden of a recurrent state changed what was learnt; a network without one does not care
-    content = predictions.read(at.job("tiny", made.jobs[0].name) / "predictions.h5")[0]["test"].probabilities
+    content = read_predictions(at.job("tiny", made.jobs[0].name) / "predictions.h5")[0]["test"].probabilities
     one, other = content.values()
     assert not np.array_equal(one, other)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from experiments import prepared
+from experiments import prepared, read_predictions
 from numpy.random import default_rng
 from test_reader_mnist import ink
 
@@ -22,7 +22,6 @@ from jaxrnn import (
     jobs,
     plan,
     predict,
-    predictions,
     report,
     results,
     splits,
@@ -93,7 +92,7 @@ def test_a_network_learns_to_spell(learnt: Any) -> None:
     of, at, made, best = learnt
     folder = at.experiment("tiny")
     assert best["test"]["label_error_rate"]["value"] < 0.1
-    content, classes = predictions.read(at.job("tiny", made.jobs[0].name) / "predictions.h5")
+    content, classes = read_predictions(at.job("tiny", made.jobs[0].name) / "predictions.h5")
     test = content["test"]
     assert classes == ("<b>deep</b>", "high", "low")
     assert test.kind == "label_sequence" and test.places.tolist() == (-(-test.lengths // 2)).tolist()
@@ -141,7 +140,7 @@ def test_networks_of_one_grid_may_have_other_strides(tmp_path: Path) -> None:
 
 def test_both_decoders_are_told_with_intervals(learnt: Any) -> None:
     _, at, made, best = learnt
-    content, _ = predictions.read(at.job("tiny", made.jobs[0].name) / "predictions.h5")
+    content, _ = read_predictions(at.job("tiny", made.jobs[0].name) / "predictions.h5")
     assert best["decoder"] == "greedy" and best["interval"] == transcripts.INTERVALS
     for split, entry in content.items():
         for name, width in (("greedy", None), ("beam", best["beam_width"])):
@@ -160,7 +159,7 @@ def test_both_decoders_are_told_with_intervals(learnt: Any) -> None:
 
 def test_the_table_of_edits_adds_up(learnt: Any) -> None:
     _, at, made, best = learnt
-    content, classes = predictions.read(at.job("tiny", made.jobs[0].name) / "predictions.h5")
+    content, classes = read_predictions(at.job("tiny", made.jobs[0].name) / "predictions.h5")
     for split, entry in content.items():
         counts = pd.read_csv(at.experiment("tiny") / f"edit_operations_{split}.csv").set_index("truth")
         assert [*counts.index] == [*classes, "(inserted)"] and [*counts] == [*classes, "(deleted)"]
@@ -272,7 +271,7 @@ def check_resumed(at: Any, made: Any, tmp_path: Path, monkeypatch: pytest.Monkey
     assert any("goes on from the checkpoint" in line for line in said)
     histories = [pd.read_csv(where / "history.csv") for where in (folder, tmp_path)]
     pd.testing.assert_frame_equal(histories[0], histories[1], check_exact=True)
-    before, after = (predictions.read(where / "predictions.h5")[0]["test"] for where in (folder, tmp_path))
+    before, after = (read_predictions(where / "predictions.h5")[0]["test"] for where in (folder, tmp_path))
     for trial, probabilities in before.probabilities.items():
         np.testing.assert_array_equal(probabilities, after.probabilities[trial])
 
@@ -355,8 +354,8 @@ def test_the_device_scores_as_the_host_does(program: Any) -> None:
     part = Part.of([examples])
     with Windows(part, batches.edges(part.lengths, 3), np.inf, multiple=4) as windows:
         window = windows.get()
-    told = made.evaluate(state, window.buckets)
-    targets = training.targets("label_sequence", window.buckets)
+    told = made.evaluate(state, hypers, window.buckets)
+    targets = training.of_folds([training.targets("label_sequence", window.buckets)])
     _, epoch = made.finish_epoch(jax.tree.map(jnp.copy, state), hypers, told, targets)
     arrays = predict.flattened(
         *(jax.tree.map(lambda leaf: leaf[0], tree) for tree in (state.parameters, state.statistics))

@@ -1,5 +1,6 @@
 """The choice: the best grid point by validation alone, not the luckiest trial."""
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -221,20 +222,19 @@ def invented(folder: Path, folds: int | None) -> tuple[Experiment, Results]:
     listed = splits.read_splits(at.experiment("tiny"))
     plan.write(made, at)
     for job in made.jobs:
-        places = splits.assigned(listed, job.fold)
-        digest = splits.read_statistics(at.experiment("tiny"), job.fold).data_digest
-        content, records, history = {}, [], []
-        for split in SCORED_SPLITS:
-            rows = listed.loc[places == split]
+        content, records, history = {fold: {} for fold in job.folds}, [], []
+        for fold, split in itertools.product(job.folds, SCORED_SPLITS):
+            rows = listed.loc[splits.assigned(listed, fold) == split]
             labels = np.array([name == "b" for name in rows["class"]]).astype(int)
             probabilities = {}
-            for entry in job.trials:
+            for entry in [entry for entry in job.trials if entry.fold == fold]:
                 skill = 1 if entry.hyperparameters["training.learning_rate"] == 0.001 else 4
                 odds = 1 / (1 + np.exp(-skill * (labels - 0.5) - rng.normal(0, 1, len(labels))))
                 probabilities[entry.id] = np.column_stack([1 - odds, odds]).astype(np.float32)
             ids, ones = rows["id"].to_numpy(dtype=str), np.ones(len(labels))
-            content[split] = Predictions("sequence", ids, labels, ones, ones, probabilities)
+            content[fold][split] = Predictions("sequence", ids, labels, ones, ones, probabilities)
         for entry in job.trials:
+            digest = splits.read_statistics(at.experiment("tiny"), entry.fold).data_digest
             record = {"trial": entry.id, "fingerprint": entry.fingerprint, "data_digest": digest, "loss": 0.5}
             record |= {
                 "epochs": 1,
@@ -246,7 +246,7 @@ def invented(folder: Path, folds: int | None) -> tuple[Experiment, Results]:
             }
             records.append(record)
             history.append({"trial": entry.id, "epoch": 1})
-            by_split = {split: content[split].probabilities[entry.id] for split in SCORED_SPLITS}
+            by_split = {split: content[entry.fold][split].probabilities[entry.id] for split in SCORED_SPLITS}
             finished = trials.FinishedTrial(
                 [[1.0] * len(results.HISTORY_COLUMNS)],
                 {"weights": np.array([float(entry.fold or 0), entry.seed])},
@@ -274,7 +274,7 @@ def test_tables_and_choice_come_from_each_trials_own_validation(tmp_path: Path, 
     truth = dict(zip(listed["id"], listed["class"], strict=True))
     for row in training.to_dict("records"):
         content, _ = predictions.read(at.job("tiny", row["job"]) / "predictions.h5")
-        seen = content["validation"]
+        seen = content[row.get("fold")]["validation"]
         if folds is not None:
             own = listed[listed["fold"] == str(row["fold"])]["id"]
             assert seen.ids.tolist() == own.tolist()
@@ -316,7 +316,7 @@ def test_scores_that_the_task_defines_stand_in_every_table_and_may_choose(tmp_pa
         for row in both.to_dict("records"):
             content, _ = predictions.read(at.job("tiny", row["job"]) / "predictions.h5")
             for prefix, split in (("", "validation"), ("test_", "test")):
-                seen = content[split]
+                seen = content[None][split]
                 found = scores(seen.probabilities[row["trial"]], seen.labels, ("a", "b"), task)
                 for name in ("figure_of_merit", "plasticc_log_loss"):
                     assert row[f"{prefix}{name}"] == pytest.approx(found[name])
@@ -334,10 +334,10 @@ def test_scores_that_the_task_defines_stand_in_every_table_and_may_choose(tmp_pa
 
 def test_a_job_of_other_splits_is_not_read(tmp_path: Path) -> None:
     experiment, at = invented(tmp_path, 3)
-    path = at.job("tiny", "cell-gru_fold-1-1") / "predictions.h5"
+    path = at.job("tiny", "cell-gru-1") / "predictions.h5"
     content, classes = predictions.read(path)
-    other = {split: replace(entry, ids=entry.ids[::-1]) for split, entry in content.items()}
-    predictions.write(path, other, classes)
-    # the other job of the same fold tells
-    with pytest.raises(JaxrnnError, match=r"cell-lstm_fold-1-1 was trained on other splits than job cell-gru_fold-1-1"):
+    other = {split: replace(entry, ids=entry.ids[::-1]) for split, entry in content[1].items()}
+    predictions.write(path, content | {1: other}, classes)
+    # the other job that has the fold tells
+    with pytest.raises(JaxrnnError, match=r"cell-lstm-1 was trained on other splits than job cell-gru-1"):
         aggregate.aggregate(experiment, at)

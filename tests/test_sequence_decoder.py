@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from experiments import prepared
+from experiments import prepared, read_predictions
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +18,7 @@ from numpy.random import default_rng
 from padded import FEATURES, METADATA, arrays, batch, split, torch_decoded, with_garbage
 from test_label_sequences import RATES, TASK, check_edits, check_resumed, noise, ready
 
-from jaxrnn import aggregate, attention, decoding, jobs, plan, predict, predictions, report, training, transcripts
+from jaxrnn import aggregate, attention, decoding, jobs, plan, predict, report, training, transcripts
 from jaxrnn.config import Model
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.layers import Call
@@ -44,7 +44,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any, dic
 
 def test_a_decoder_learns_to_name_sequences(learnt: Any) -> None:
     _, at, made, best = learnt
-    content, classes = predictions.read(at.job("tiny", made.jobs[0].name) / "predictions.h5")
+    content, classes = read_predictions(at.job("tiny", made.jobs[0].name) / "predictions.h5")
     assert best["test"]["label_error_rate"]["value"] < 0.1
     for split_name, entry in content.items():
         # its labels and the end, whatever the input's length
@@ -70,7 +70,7 @@ def test_what_training_watched_is_what_the_tables_score(learnt: Any) -> None:
 
 def test_attention_ends_with_the_sequence(learnt: Any) -> None:
     _, at, made, best = learnt
-    content, _ = predictions.read(at.job("tiny", made.jobs[0].name) / "predictions.h5")
+    content, _ = read_predictions(at.job("tiny", made.jobs[0].name) / "predictions.h5")
     test = content["test"]
     decoded = dict(zip(test.ids.tolist(), Transcripts.of(test, best["trial"]).decoded, strict=True))
     lengths = dict(zip(test.ids.tolist(), test.lengths.tolist(), strict=True))

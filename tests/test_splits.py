@@ -560,9 +560,12 @@ def test_fewer_sequences_keep_the_shares_of_classes_and_are_parts_of_more(tmp_pa
             # normalised by what is trained on alone
             alone = table.assign(split=np.where(used, "train", "surplus"))
             check_statistics(statistics, *rows_of(entries, alone))
-            corpus = batches.Corpus(tmp_path / "dataset", table, statistics, fold, seed=1)
-            assert corpus.part("train").ids.tolist() == table["id"][used].tolist()
-            assert corpus.part("test").ids.tolist() == table["id"][splits.assigned(table, fold) == "test"].tolist()
+            corpus = batches.Corpus(tmp_path / "dataset", table, statistics, seed=1)
+            assert corpus.part("train", fold=fold).ids.tolist() == table["id"][used].tolist()
+            assert (
+                corpus.part("test", fold=fold).ids.tolist()
+                == table["id"][splits.assigned(table, fold) == "test"].tolist()
+            )
             before = used
     others = splits.trained_on(table, fold, 40, seed=2)
     assert others.sum() == 40 and (others != splits.trained_on(table, fold, 40, seed=1)).any()

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
-from experiments import prepared
+from experiments import prepared, read_predictions
 from numpy.random import default_rng
 from test_leaks import experiment, shard, write_dataset
 
@@ -22,7 +22,6 @@ from jaxrnn import (
     metrics,
     plan,
     predict,
-    predictions,
     report,
     splits,
     training,
@@ -240,7 +239,7 @@ def resumed_to_the_same_bits(at: Results, folder: Path, output: Path, monkeypatc
             train(told.append)
     train(told.append)
     assert any(re.search("goes on from the checkpoint: epoch ., step [1-9]", line) for line in told)
-    (first, _), (second, _) = (predictions.read(place / "predictions.h5") for place in (folder, output))
+    (first, _), (second, _) = (read_predictions(place / "predictions.h5") for place in (folder, output))
     for split, entry in first.items():
         for trial, found in entry.probabilities.items():
             np.testing.assert_array_equal(found, second[split].probabilities[trial])
@@ -270,7 +269,7 @@ def test_a_task_goes_from_the_survey_to_the_report(
     if decoder is not None:
         resumed_to_the_same_bits(at, folder, tmp_path / "again", monkeypatch)
     best = aggregate.aggregate(of, at)
-    content, classes = predictions.read(folder / "predictions.h5")
+    content, classes = read_predictions(folder / "predictions.h5")
     test = content["test"]
     (trial, *_) = test.probabilities
     assert test.kind == kind and len(test.probabilities[trial]) == test.lengths.sum()

@@ -63,7 +63,7 @@ class Setting:
         self.schedule = batches.schedule(window.counts, self.training.batch_size, self.steps)
         self.validation = Windows(Part.of([validation], labels_by_step=by_step), longest, np.inf).get()
         kind = "step" if by_step else "sequence"
-        self.targets = training.targets(kind, self.validation.buckets)
+        self.targets = training.of_folds([training.targets(kind, self.validation.buckets)])
         self.make = partial(
             training.make,
             self.model,
@@ -120,7 +120,7 @@ class Setting:
         return self.program.advance(copied(states), hypers, self.buckets, self.schedule, *numbers)
 
     def finish_epoch(self, states: State, hypers: Hyperparameters) -> tuple[State, Any]:
-        logits = self.program.evaluate(states, self.validation.buckets)
+        logits = self.program.evaluate(states, hypers, self.validation.buckets)
         return self.program.finish_epoch(copied(states), hypers, logits, self.targets)
 
     def trained(self, pack: list[Hyperparameters], epochs: int = 3) -> tuple[State, list[Any]]:
@@ -396,7 +396,7 @@ def test_one_output_is_trained_by_the_binary_cross_entropy() -> None:
     hypers = training.stacked([Hyperparameters(np.uint32(3), *map(np.float32, (0.5, 0, 0, 0, 0)), weights)])  # pyright: ignore[reportCallIssue]
     program = training.make(model, settings, FEATURES, METADATA, 1)
     before = program.begin(hypers)
-    logits = np.asarray(program.evaluate(before, window.buckets))[0]
+    logits = np.asarray(program.evaluate(before, hypers, window.buckets))[0]
     assert logits.shape == (len(window.sources), 2)
     assert not logits[:, 0].any()
     after = program.advance(copied(before), hypers, window.buckets, schedule, *map(jnp.int32, (0, 0, 1)))
@@ -471,7 +471,8 @@ def test_labels_teach_and_nothing_else(taught: Setting) -> None:
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
     others = tuple(of._replace(labels=(np.asarray(of.labels) + 1) % CLASSES) for of in taught.validation.buckets)
     np.testing.assert_array_equal(
-        taught.program.evaluate(states, others), taught.program.evaluate(states, taught.validation.buckets)
+        taught.program.evaluate(states, hypers, others),
+        taught.program.evaluate(states, hypers, taught.validation.buckets),
     )
 
 
@@ -542,10 +543,62 @@ def test_what_is_in_filling_rows_changes_no_bit(shallow: Setting) -> None:
     assert all(same(member(found[0], index), member(found[1], index)) for index in range(2))
 
 
+def test_a_fold_sees_its_own_rows_alone_and_waits_where_another_has_a_batch_more() -> None:
+    """Two folds of 40 and 90 sequences: batches of 16 are three of one and six of the other."""
+    setting = Setting(length_buckets=1)
+    parts, checks = (
+        [Part.of([examples(count, seed=seed)]) for count, seed in sizes]
+        for sizes in (((40, 5), (90, 0)), ((30, 6), (40, 1)))
+    )
+    window = Windows(parts, [15], np.inf, held=(0, 1)).get()
+    validation = Windows(checks, [15], np.inf, held=(0, 1)).get()
+    schedule = batches.schedule(window.counts, 16, 6)
+    shares = [[batches.fold_rows(bucket, fold, 2) for bucket in validation.buckets] for fold in range(2)]
+    targets = training.of_folds([training.targets("sequence", buckets) for buckets in shares])
+    program = setting.make(folds=2, waits=True)
+
+    def trained(pack: list[Hyperparameters], buckets: tuple[Bucket, ...]) -> list[Any]:
+        hypers = training.stacked(pack)
+        states = program.begin(hypers)
+        kept = []
+        for start, stop in ((0, 3), (3, 6)):
+            states = program.advance(states, hypers, buckets, schedule, *map(jnp.int32, (0, start, stop)))
+            kept.append(jax.device_get(states.parameters))
+        logits = program.evaluate(states, hypers, validation.buckets)
+        states, report = program.finish_epoch(states, hypers, logits, targets)
+        return [*kept, jax.device_get((states.best_parameters, report))]
+
+    first, second = (setting.hyper(3)._replace(fold=np.int32(fold)) for fold in range(2))
+    other = setting.hyper(4)._replace(fold=np.int32(1))
+    half, whole, (_, report) = trained([first, second], window.buckets)
+    assert same(member(half, 0), member(whole, 0)) and not same(member(half, 1), member(whole, 1))
+    # no companion of another fold, and no row of another fold, has a part in it
+    ones = [
+        [np.concatenate([values[:90], 1 + 0 * values[90:]]) for values in map(np.asarray, b)] for b in window.buckets
+    ]
+    spoilt = tuple(Bucket(*values) for values in ones)
+    for pack, buckets in (([first, other], window.buckets), ([first, other], spoilt), ([first, first], window.buckets)):
+        _, again, (_, told) = trained(pack, buckets)
+        assert same(member(again, 0), member(whole, 0)) and same(member(told, 0), member(report, 0))
+    # as one fold alone with the same number of rows is trained and scored
+    alone = Windows(parts[1], [15], np.inf).get()
+    scored = Windows(checks[1], [15], np.inf).get()
+    hypers = training.stacked([setting.hyper(3)])
+    states = setting.program.begin(hypers)
+    states = setting.program.advance(states, hypers, alone.buckets, schedule, *map(jnp.int32, (0, 0, 6)))
+    logits = setting.program.evaluate(states, hypers, scored.buckets)
+    own = training.of_folds([training.targets("sequence", scored.buckets)])
+    states, expected = setting.program.finish_epoch(states, hypers, logits, own)
+    for one, two in zip(member(whole, 1), member(states.best_parameters, 0), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+    for one, two in zip(member(report, 1), member(expected, 0), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+
+
 class Flipped:
     """Changes each sequence by a draw of its own: its sign."""
 
-    def __call__(self, batch: Bucket, key: jax.Array) -> Bucket:
+    def __call__(self, batch: Bucket, key: jax.Array, fold: Any = 0) -> Bucket:
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.keys)
         signs = jax.vmap(jax.random.rademacher, in_axes=(0, None))(keys, ())
         return batch._replace(features=batch.features * signs[:, None, None])
