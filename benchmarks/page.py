@@ -248,13 +248,19 @@ def _scaling(found: dict[str, Any]) -> str:
         [name, number(part["exponent"]), number(part["standard_error"]), number(part["last_exponent"])]
         for name, part in parts.items()
     ]
-    texts = [table(head, rows)]
+    texts = [table(head, rows), "A program's MB are by its own analysis, besides the data and the trials' states."]
     for name, part in parts.items():
         of_each = [
-            [number(row["size"]), spread(row["seconds"]), spread(row["seconds"], 1 / row["size"])]
+            [
+                number(row["size"]),
+                spread(row["seconds"]),
+                spread(row["seconds"], 1 / row["size"]),
+                number(row["program_mb"]),
+            ]
             for row in part["rows"]
         ]
-        texts += [table(PARTS[name], of_each), f"![{PARTS[name][1]} against {name}](figures/{name}.svg)"]
+        head = [*PARTS[name], "the program's MB"]
+        texts += [table(head, of_each), f"![{PARTS[name][1]} against {name}](figures/{name}.svg)"]
     return section("Cost against trials, steps and objects", *texts)
 
 

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import goto_grid
 import jax
@@ -69,8 +69,16 @@ main()
 """
 
 
-def one_epoch(model: Model, trials: int, objects: int, steps: int, batch: int) -> Callable[[], float]:
-    """Returns what trains an epoch of a pack on random sequences, compiled, and says the seconds that it took."""
+class Epoch(NamedTuple):
+    """What trains an epoch and says the seconds that it took, and the bytes that its compiled program needs besides the
+    data and the states, by its own analysis."""
+
+    run: Callable[[], float]
+    program_bytes: int
+
+
+def one_epoch(model: Model, trials: int, objects: int, steps: int, batch: int) -> Epoch:
+    """Returns an epoch of a pack on random sequences, compiled."""
     program = training.make(model, Training.model_validate({"batch_size": batch}), FEATURES, COLUMNS, CLASSES)
     generator = np.random.default_rng(0)
     bucket = Bucket(
@@ -106,8 +114,9 @@ def one_epoch(model: Model, trials: int, objects: int, steps: int, batch: int) -
         jax.block_until_ready(states.loss_sum)
         return time.perf_counter() - began
 
-    advance(1)  # compiles; one program for any number of steps
-    return lambda: advance(count)
+    compiled = program.advance.lower(states, hypers, *shared, *map(jnp.int32, (0, 0, 1))).compile()  # pyright: ignore
+    program = program._replace(advance=compiled)  # one program for any number of steps
+    return Epoch(lambda: advance(count), training.memory_needed(compiled))
 
 
 @dataclass(frozen=True)
@@ -122,14 +131,16 @@ class Extent:
 
 
 def measured(
-    sizes: list[int], runs: int, epoch: Callable[[int], Callable[[], float]], share: Callable[[int], float]
+    sizes: list[int], runs: int, epoch: Callable[[int], Epoch], share: Callable[[int], float]
 ) -> dict[str, Any]:
-    """Returns a row a size, in seconds of an epoch over `share`, and the exponent: of all sizes together, and of the
-    two largest, where fixed costs weigh least."""
+    """Returns a row a size, in seconds of an epoch over `share` and the program's MB, and the exponent of the time: of
+    all sizes together, and of the two largest, where fixed costs weigh least."""
     rows = []
     for size in sizes:
-        run = epoch(size)
-        rows.append({"size": size, "seconds": record.spread([run() / share(size) for _ in range(runs)])})
+        of_size = epoch(size)
+        of_size.run()  # the first one also meets cold caches
+        seconds = record.spread([of_size.run() / share(size) for _ in range(runs)])
+        rows.append({"size": size, "seconds": seconds, "program_mb": of_size.program_bytes / 1e6})
         print(f"  {size}: {rows[-1]['seconds']['median']:.4f} s", file=sys.stderr, flush=True)
         jax.clear_caches()
     logs = np.log([[row["size"], row["seconds"]["median"]] for row in rows]).T
@@ -148,7 +159,7 @@ def shallow() -> Model:
 def trials(extent: Extent) -> dict[str, Any]:
     model = load(CHECKOUT / "config" / "goto.yaml").model
 
-    def epoch(size: int) -> Callable[[], float]:
+    def epoch(size: int) -> Epoch:
         return one_epoch(model, size, GOTO_OBJECTS, GOTO_STEPS, GOTO_BATCH)
 
     return measured(extent.of(TRIALS), extent.runs, epoch, share=lambda _: 1)
@@ -158,7 +169,7 @@ def steps(extent: Extent) -> dict[str, Any]:
     def batch_count(size: int) -> int:
         return max(2, 8192 // size)
 
-    def epoch(size: int) -> Callable[[], float]:
+    def epoch(size: int) -> Epoch:
         return one_epoch(shallow(), 1, 32 * batch_count(size), size, 32)
 
     return measured(extent.of(STEPS), extent.runs, epoch, share=batch_count)
