@@ -20,7 +20,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from jaxrnn import shards, splits
+from jaxrnn import shards, shares, splits
 from jaxrnn.config import Task
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.shards import Shard
@@ -439,7 +439,7 @@ class Windows:
                 sources[number][at] = chosen + part.starts[shard]
                 filled[held, number] += len(chosen)
         # waited for here, so that the transfer is over when the window is asked for
-        on_device = jax.block_until_ready(jax.device_put(tuple(buckets), self.sharding))
+        on_device = jax.block_until_ready(shares.put(tuple(buckets), self.sharding))
         together = np.concatenate(sources) if sources else np.zeros(0, dtype=np.int64)
         return Window(on_device, together, self.counts(epoch, index))
 

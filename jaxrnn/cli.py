@@ -353,6 +353,7 @@ def promote(
     epilog=_examples(
         "jaxrnn train --config results/goto/jobs/cell-gru-1/config.yaml",
         "jaxrnn train --config results/goto/jobs/cell-gru-1/config.yaml --output replay --retrain",
+        "mpirun -n 4 jaxrnn train --config results/goto/jobs/cell-gru-1/config.yaml",
     )
 )
 def train(
@@ -368,12 +369,16 @@ def train(
 ) -> None:
     """Trains a job's trials at once, on from its checkpoint."""
     from jaxrnn import plan as plan_module
+    from jaxrnn import ranks as mpi
 
-    job_file = plan_module.load_job(config)
+    place = mpi.join(None)
+    job_file = place.each(lambda: plan_module.load_job(config, place.size))[place.rank]
     from jaxrnn import jobs
     from jaxrnn.results import Results
 
-    jobs.train(job_file, Results(results), output or config.parent, say, rung=rung, retrain=retrain)
+    output = output or config.parent
+    with place.as_one():
+        jobs.train(job_file, Results(results), output, say, rung=rung, retrain=retrain, ranks=place)
 
 
 @app.command(epilog=_examples("jaxrnn aggregate --config config/goto.yaml"))

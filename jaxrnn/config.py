@@ -44,7 +44,7 @@ TRACED_KEYS = (
 )
 GRID_SECTIONS = ("model", "loss", "augmentation", "training")
 # Keys of `training` that change how a job runs but not what a trial becomes.
-RUN_KEYS = ("device", "trials_per_job", "checkpoint_minutes", "segment_seconds")
+RUN_KEYS = ("device", "processes", "trials_per_job", "checkpoint_minutes", "segment_seconds")
 # Scores of which less is better; of all others, which lie between 0 and 1, more is.
 LOWER_IS_BETTER = ("loss", "log_loss", "plasticc_log_loss", "label_error_rate", "sequence_error_rate")
 # Scores that label sequences have, and those of them that nothing else has.
@@ -1194,6 +1194,13 @@ class Training(Section):
         description="Where jobs train. `gpu` stops at once where JAX finds no usable GPU; nothing falls back to the "
         "CPU silently.",
     )
+    processes: Annotated[Whole, Field(ge=1)] = Field(
+        default=1,
+        description="Processes of a job, on one node or several, that share the rows of every batch out, each with a "
+        "GPU or cores of its own: for a network that takes days on one. Grids of small ones train faster with 1, where "
+        "a job's devices share its trials out. `batch_size` must be a multiple of it; the profile's MPI launcher "
+        "starts them (slurm/README.md). Results differ by rounding alone.",
+    )
     trials_per_job: Annotated[Whole, Field(ge=1, le=4096)] = Field(
         default=16,
         description="A job holds at most so many trials; they train in one program, shared out among the job's GPUs or "
@@ -1621,6 +1628,15 @@ def _check_grid(values: dict[str, Any], mistakes: dict[tuple[Any, ...], str]) ->
                 f"trials would be the same but for their names, as no layer of `model.layers` takes its rate from "
                 f"`model.{key}`; leave it out, or the layer's own rate"
             )
+    processes = values.get("training", {}).get("processes", 1)
+    sizes = grid.get("training.batch_size", [values.get("training", {}).get("batch_size", Training().batch_size)])
+    if processes > 1 and (
+        isinstance(values["grid"].get("training.batch_size"), dict) or any(s % processes for s in sizes)
+    ):
+        mistakes[("training", "processes")] = (
+            f"{processes} processes share every batch out, and a `training.batch_size` is no multiple of that; a grid "
+            "must list them"
+        )
     depths = grid.get("model.dense_depth", [model.get("dense_depth", Model().dense_depth)])
     if max(grid.get("loss.l2", [loss.get("l2", Loss().l2)])) > 0:
         if any(layers and not _has_dense(layers) for layers in lists):

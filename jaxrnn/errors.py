@@ -43,5 +43,5 @@ def listed(words: Sequence[object], limit: int = 8) -> str:
 
 def plural(count: float, noun: str) -> str:
     """Returns a count with its noun: 1 trial, 1,200 trials."""
-    many = {"class": "classes", "loss": "losses"}.get(noun, f"{noun}s")
+    many = {"class": "classes", "loss": "losses", "process": "processes"}.get(noun, f"{noun}s")
     return f"{int(count):,} {noun if count == 1 else many}"

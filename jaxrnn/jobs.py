@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -33,12 +33,14 @@ from jaxrnn import (
     blueprint,
     bundles,
     compilation,
+    distributed,
     losses,
     native,
     plan,
     predict,
     predictions,
     results,
+    shares,
     splits,
     stages,
     training,
@@ -52,6 +54,7 @@ from jaxrnn.errors import Interrupted, JaxrnnError, listed, plural
 from jaxrnn.estimates import duration
 from jaxrnn.plan import JobFile, Trial
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
+from jaxrnn.ranks import Ranks
 from jaxrnn.results import Results
 from jaxrnn.splits import Statistics
 from jaxrnn.stages import Stage, Store
@@ -59,12 +62,23 @@ from jaxrnn.training import Hyperparameters, State
 from jaxrnn.trials import FinishedTrial
 
 Say = Callable[[str], None]
+T = TypeVar("T")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 FIRST_SEGMENT_STEPS = 16
+# A signal within this time of the first one is the same one.
+AGAIN_SECONDS = 1.0
+ALONE = Ranks()
 
 
 def train(
-    job_file: JobFile, at: Results, output: Path, say: Say, *, rung: int | None = None, retrain: bool = False
+    job_file: JobFile,
+    at: Results,
+    output: Path,
+    say: Say,
+    *,
+    rung: int | None = None,
+    retrain: bool = False,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Trains the job's trials that are not finished yet, and writes the job's outputs into `output`.
 
@@ -72,18 +86,23 @@ def train(
     into `output`/rung-<rung>.
     retrain: train all of them to the end, with a store and checkpoints of their own under `output`, so that the
     experiment's stay as they are; interrupted, it goes on as any job does.
+    ranks: the processes that train together, of which the first one alone looks into folders, writes and speaks.
     Raises JaxrnnError for a missing device or faulty input, Interrupted after a signal (with a checkpoint written).
     """
-    stage = stages.of(job_file, at, rung, retrain=retrain)
+    say = say if ranks.rank == 0 else _nothing
+    stage = ranks.first(lambda: stages.of(job_file, at, rung, retrain=retrain))
     if not stage.last:
         output = output / f"rung-{rung}"
         if not stage.trials:
-            _write_rung(job_file, stage, {}, output)
+            ranks.first(lambda: _write_rung(job_file, stage, {}, output))
             say(f"job {job_file.job.name}: none of its trials went on to rung {rung}")
             return
-    device = _choose_device(job_file.training.device)
-    inputs = _read_inputs(job_file, at)
-    data, folds = inputs.data[inputs.folds[0]], len(inputs.folds)
+    distributed.join(ranks, job_file.training.device)
+    device = ranks.here(lambda: _choose_device(job_file.training.device))
+    _check_alike(ranks)
+    _check_rows(job_file.training.batch_size)
+    inputs = ranks.here(lambda: _read_inputs(job_file, at))
+    data, folds = inputs.any_data, len(inputs.folds)
     counts = {name: int((data.scored.splits == name).sum()) for name in SCORED_SPLITS}
     say(
         f"job {job_file.job.name}: {len(job_file.job.trials)} trials on {device}; "
@@ -96,26 +115,42 @@ def train(
         say(f"recurrent layers run as XLA compiles them, and not in their own kernel, which is faster: {reason}")
     base = Results(output) if retrain else at
     store = Store(base, job_file.experiment, inputs.data_digests)
-    waiting = [trial for trial in stage.trials if store.found(trial, stage) is None]
+
+    def missing() -> list[Trial]:
+        return ranks.first(lambda: [trial for trial in stage.trials if store.found(trial, stage) is None])
+
+    waiting = missing()
     for trial in waiting:
-        if store.of_other_data(trial):
+        if ranks.rank == 0 and store.of_other_data(trial):
             say(f"trial {trial.id} was trained on other data or splits; it is trained again")
     if len(waiting) < len(stage.trials):
         finished = len(stage.trials) - len(waiting)
         say(f"{finished} trials are finished already and are kept (--retrain --output FOLDER trains them again there)")
     if waiting:
         name = job_file.job.name + ("" if stage.last else f".rung-{rung}")
-        checkpoints = Checkpoints(base.checkpoints(job_file.experiment, name))
-        with compilation.shared(_compiled(job_file, inputs, at), say) as publish:
-            _train_all(job_file, stage, inputs, store, checkpoints, say, publish)
+        checkpoints = Checkpoints(base.checkpoints(job_file.experiment, name), ranks)
+        # several processes must find the same programs or all compile them, and jobs of several are few and long
+        shared = contextlib.nullcontext(lambda: None)
+        if ranks.size == 1:
+            shared = compilation.shared(_compiled(job_file, inputs, at), say)
+        with shared as publish:
+            _train_all(job_file, stage, inputs, missing, store, checkpoints, say, publish, ranks)
         checkpoints.close(remove=True)
+    ranks.first(lambda: _write(job_file, at, stage, inputs, store, output, rung))
+    say(f"job {job_file.job.name}: done, results in {output}")
+
+
+def _write(
+    job_file: JobFile, at: Results, stage: Stage, inputs: "_Inputs", store: Store, output: Path, rung: int | None
+) -> None:
+    """Writes the job's outputs, of trials that are all in the store."""
     folders = {}
     for trial in job_file.job.trials if stage.last else stage.trials:
         folder = store.found(trial, stage)
         if folder is None:
             raise JaxrnnError(
                 f"trial {trial.id}: successive halving ended it, and what it was then is no longer in "
-                f"{base.trial(job_file.experiment, '')}; run `jaxrnn train --rung 1` with "
+                f"{store.results.trial(job_file.experiment, '')}; run `jaxrnn train --rung 1` with "
                 f"{at.job(job_file.experiment, job_file.job.name) / 'config.yaml'}, then the next ones"
             )
         folders[trial.fingerprint] = folder
@@ -123,23 +158,24 @@ def train(
         _write_outputs(job_file, inputs, stage, folders, output)
     else:
         _write_rung(job_file, stage, folders, output, inputs.data_digests)
-    say(f"job {job_file.job.name}: done, results in {output}")
 
 
 def _train_all(
     job_file: JobFile,
     stage: Stage,
     inputs: "_Inputs",
+    missing: Callable[[], list[Trial]],
     store: Store,
     checkpoints: Checkpoints,
     say: Say,
     publish: Callable[[], None],
+    ranks: Ranks,
 ) -> None:
-    """Trains what the stage asks for and is not found yet; a pack that does not fit the device at half its width."""
+    """Trains what the stage asks for and is missing yet; a pack that does not fit the device at half its width."""
 
     def train(halvings: int) -> None:
-        while waiting := [trial for trial in stage.trials if store.found(trial, stage) is None]:
-            with _Pack(job_file, stage, inputs, waiting, store, checkpoints, say, halvings) as pack:
+        while waiting := missing():
+            with _Pack(job_file, stage, inputs, waiting, store, checkpoints, say, halvings, ranks) as pack:
                 began = time.monotonic()
                 pack.run(publish)
                 say(f"waited for input {100 * pack.waited / (time.monotonic() - began):.1f} % of the time")
@@ -160,7 +196,9 @@ def _fitting(job_file: JobFile, run: Callable[[int], Any], checkpoints: Checkpoi
             return run(halvings)
         except (jax.errors.JaxRuntimeError, _DoesNotFit) as error:
             reason = str(error).strip().partition("\n")[0]
-            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in reason:
+            # of several processes others may have had memory enough, and be where they can't be called back from
+            final = "RESOURCE_EXHAUSTED" not in reason or jax.process_count() > 1
+            if isinstance(error, jax.errors.JaxRuntimeError) and final:
                 raise
         if _most_places(job_file, halvings) == 1:
             raise JaxrnnError(
@@ -315,7 +353,7 @@ def _choose_device(wanted: str) -> str:
             with contextlib.suppress(RuntimeError):
                 jax.config.update("jax_num_cpu_devices", native.cores())
     try:
-        devices = jax.devices(wanted)
+        devices, own = jax.devices(wanted), jax.local_devices(backend=wanted)
     except RuntimeError as error:
         raise JaxrnnError(
             f"training.device: gpu, and JAX {jax.__version__} on {platform.node()} finds only {_usable_devices()} "
@@ -323,9 +361,33 @@ def _choose_device(wanted: str) -> str:
             "Ask the scheduler for a GPU, install the CUDA build (pip install 'jaxrnn[cuda12]' or [cuda13]), or set "
             "`training.device: cpu`"
         )
-    jax.config.update("jax_default_device", devices[0])
+    jax.config.update("jax_default_device", own[0])
     several = f" x {len(devices)}" if len(devices) > 1 else ""
     return f"{devices[0].platform} ({devices[0].device_kind}){several}"
+
+
+def _check_alike(ranks: Ranks) -> None:
+    """Raises JaxrnnError where the processes would not come to the same digits: each makes the same step for itself."""
+    if ranks.size == 1:
+        return
+    found = ranks.each(lambda: {**_software(), "processor": compilation.key([])})
+    values = {
+        name: sorted({str(other[name]) for other in found}) for name in found[0] if name not in ("cores", "recurrence")
+    }
+    if differ := [f"{name} ({listed(values[name])})" for name in values if len(values[name]) > 1]:
+        raise JaxrnnError(
+            f"training.processes: {ranks.size}, which differ in {', '.join(differ)}. Those that train together must "
+            "come to the same digits; ask the scheduler for nodes of one kind, with the same software"
+        )
+
+
+def _check_rows(batch_size: int) -> None:
+    devices = training.row_devices()
+    if batch_size % devices:
+        raise JaxrnnError(
+            f"training.batch_size: {batch_size} rows can't be shared out evenly among the {devices} devices of "
+            f"{plural(jax.process_count(), 'process')}; take a multiple, or fewer devices (on a CPU, cores) for each"
+        )
 
 
 def _usable_devices() -> str:
@@ -340,6 +402,7 @@ class _Signals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._since = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "_Signals":
@@ -353,9 +416,12 @@ class _Signals:
 
     def _remember(self, number: int, _: FrameType | None) -> None:
         if self.received is not None:
+            # a launcher hands on what the terminal sent already
+            if time.monotonic() - self._since < AGAIN_SECONDS:
+                return
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self.received = number
+        self.received, self._since = number, time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -404,8 +470,10 @@ class _Pack:
         checkpoints: Checkpoints,
         say: Say,
         halvings: int = 0,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.job_file, self.stage, self.say, self.halvings = job_file, stage, say, halvings
+        self.ranks = ranks
         self.inputs, self.network, self.augment = inputs, inputs.network, inputs.augment
         self.store, self.checkpoints, self.waiting = store, checkpoints, list(waiting)
         settings = job_file.training
@@ -444,7 +512,7 @@ class _Pack:
         """Lets empty places rest: what they hold has no part in anything, and on a CPU then takes no time."""
         occupied = np.array([place is not None for place in self.places])
         running = np.asarray(self.states.running) & occupied
-        self.states = jax.device_put(self.states._replace(running=running), self.program.own)
+        self.states = shares.put(self.states._replace(running=running), self.program.own)
 
     def _fill(self, count: int) -> np.ndarray:
         """Gives so many empty places to the next waiting trials; returns which places."""
@@ -453,7 +521,8 @@ class _Pack:
         own = len(self.places) // training.devices_for(len(self.places))
         empty = sorted(empty, key=lambda index: (index % own, index))[:count]
         for index in empty:
-            self.places[index] = self._place(self.waiting.pop(0))
+            trial = self.waiting.pop(0)
+            self.places[index] = self.ranks.first(lambda trial=trial: self._place(trial))
         began = [place for place in self.places if place is not None]
         if not self.windows.whole and len({len(place.history) for place in began}) > 1:
             # what a window holds depends on the epoch, which must be that of all
@@ -475,7 +544,7 @@ class _Pack:
 
     def _begun(self) -> State:
         """Returns the states in which the trials at all places begin, or go on from an earlier rung."""
-        states = self.program.begin(self.hypers)
+        states = self.program.begin(jax.device_get(self.hypers))
         taken = [(index, place) for index, place in enumerate(self.places) if place is not None]
         resumed = {index: (place, place.halted) for index, place in taken if place.halted is not None}
         if not resumed:
@@ -483,10 +552,10 @@ class _Pack:
         leaves, structure = jax.tree.flatten(jax.device_get(states))
         leaves = [np.array(leaf) for leaf in leaves]
         for index, (place, folder) in resumed.items():
-            for leaf, kept in zip(leaves, trials.state(folder), strict=True):
+            for leaf, kept in zip(leaves, self.ranks.first(lambda folder=folder: trials.state(folder)), strict=True):
                 leaf[index] = kept
             place.halted = None  # it has begun, and is not read again when another place is filled
-        return jax.device_put(jax.tree.unflatten(structure, leaves), self.program.own)
+        return shares.put(jax.tree.unflatten(structure, leaves), self.program.own)
 
     def _make_program(self) -> None:
         """Makes the program for as many places as there are, and their hyperparameters."""
@@ -505,6 +574,7 @@ class _Pack:
             folds=len(self.inputs.folds),
             waits=len(self.inputs.data) > 1,
             devices=training.devices_for(len(self.places)),
+            row_devices=training.row_devices(),
             **_monitored(job_file, self.inputs.classes),
         )
         self.hypers = self._hyperparameters()
@@ -549,42 +619,59 @@ class _Pack:
                 progress.tell()
                 publish()
                 due = time.monotonic() - saved > 60 * self.job_file.training.checkpoint_minutes
-                if due or signals.received is not None:
+                # one process's clock counts, and a signal to any of them
+                told = self.ranks.each(lambda due=due: (due, signals.received))
+                received = next((number for _, number in told if number is not None), None)
+                if told[0][0] or received is not None:
                     self._save()
                     saved = time.monotonic()
-                if signals.received is not None:
+                if received is not None:
                     raise Interrupted(
-                        f"job {self.job_file.job.name}: stopped by {signal.Signals(signals.received).name}; the "
-                        "checkpoint is written, and the same command goes on from it"
+                        f"job {self.job_file.job.name}: stopped by {signal.Signals(received).name}; the checkpoint is "
+                        "written, and the same command goes on from it"
                     )
 
     def some_steps(self) -> None:
         """Trains for a segment, at most to the end of the window."""
-        window = self.windows.get(self.epoch, self.window)
+        # inside of a program no process waits for another one's input
+        window = self.ranks.here(lambda: self.windows.get(self.epoch, self.window))
         batch_size = self.job_file.training.batch_size
         if self._scheduled is None or self._scheduled[0] is not window:
             by_window = self._window_steps()
             before, most_steps = sum(by_window[: self.window]), self._steps(self.windows.rows)
             schedule = batches.schedule(window.counts, batch_size, most_steps, before, sum(by_window))
-            self._scheduled = window, jax.device_put(schedule, self.program.common)
+            self._scheduled = window, shares.put(schedule, self.program.common)
         steps = self._steps(window.counts)
-        began = time.monotonic()
         stop = min(self.step + self.segment_steps, steps)
-        numbers = [jnp.int32(number) for number in (self.window, self.step, stop)]
+        numbers = [np.int32(number) for number in (self.window, self.step, stop)]
         arguments = self.states, self.hypers, window.buckets, self._scheduled[1], *numbers
         if not self.compiled:
             self._check_memory(arguments)
-        self.states = self.program.advance(*arguments)
-        jax.block_until_ready(self.states.loss_sum)
-        self._adapt_segment(time.monotonic() - began, stop - self.step)
+        # all make the next segment as long as the first process does
+        self._adapt_segment(self.ranks.each(lambda: self._advance(arguments))[0], stop - self.step)
         self.window, self.step = (self.window, stop) if stop < steps else (self.window + 1, 0)
+
+    def _advance(self, arguments: Any) -> float:
+        """Trains on; returns the seconds that it took."""
+        began = time.monotonic()
+        self.states = self._together(lambda: self.program.advance(*arguments))
+        return time.monotonic() - began
 
     def _check_memory(self, arguments: Any) -> None:
         """Raises _DoesNotFit where the program, by its own analysis, needs more memory than a device has left."""
-        free = training.free_memory(devices := training.devices_for(len(self.places)))
-        if free is None or not hasattr(self.program.advance, "lower"):  # a function around it, which times it
+        devices = training.devices_for(len(self.places)) * training.row_devices()
+        told = self.ranks.each(lambda: training.free_memory(devices))
+        free = None if None in told else min(told)  # pyright: ignore[reportArgumentType]
+        if not hasattr(self.program.advance, "lower"):  # a function around it, which times it
             return
-        compiled = self.program.advance.lower(*arguments).compile()  # pyright: ignore[reportFunctionMemberAccess]
+        if free is None and self.ranks.size == 1:
+            return
+        lowered = self.program.advance.lower(*arguments)  # pyright: ignore[reportFunctionMemberAccess]
+        # no process waits inside of it for one that still compiles it
+        compiled = self.ranks.here(lowered.compile)
+        if free is None:
+            self.program = self.program._replace(advance=compiled)
+            return
         needed = training.memory_needed(compiled)
         where = "" if devices == 1 else f" on each of {devices} devices"
         trials = plural(len(self.places), "trial")
@@ -626,8 +713,34 @@ class _Pack:
         self._save()
         self._store_all([index for index, place in enumerate(self.places) if place is not None])
 
+    def _together(self, compute: Callable[[], T]) -> T:
+        """Returns what all processes compute together, once it is there; raises JaxrnnError where another one has gone,
+        or this one has no memory left."""
+        try:
+            return jax.block_until_ready(compute())
+        except jax.errors.JaxRuntimeError as error:
+            if self.ranks.size == 1:
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            raise JaxrnnError(
+                f"job {self.job_file.job.name}: process {self.ranks.rank} of {self.ranks.size} on {platform.node()} "
+                f"can't go on with the others ({reason}); another one may have ended, or the memory may be too small. "
+                "The same command goes on from the last checkpoint"
+            )
+
     def _finish_epoch(self) -> tuple[Any, Any, training.EpochReport]:
         """Returns the trials' epochs, which of them go on, and their reports."""
+        told = self.ranks.each(lambda: self._together(self._epoch_ended))
+        for other in told[1:]:
+            same = zip(jax.tree.leaves(told[0]), jax.tree.leaves(other), strict=True)
+            if not all(np.array_equal(a, b, equal_nan=True) for a, b in same):
+                raise JaxrnnError(
+                    f"job {self.job_file.job.name}: its {self.ranks.size} processes came to different digits in epoch "
+                    f"{self.epoch + 1}; ask the scheduler for nodes of one kind"
+                )
+        return told[0]
+
+    def _epoch_ended(self) -> tuple[Any, Any, training.EpochReport]:
         logits, targets, folds = [], [], len(self.inputs.folds)
         for index in range(self.validation.count()):
             window = self.validation.get(0, index)
@@ -637,7 +750,7 @@ class _Pack:
                 targets.append([training.targets(self.kind, buckets) for buckets in of_fold])
         if self._targets is None:  # the same in every epoch
             found = training.of_folds([training.joined(list(pieces)) for pieces in zip(*targets, strict=True)])
-            self._targets = jax.device_put(found, self.program.common)
+            self._targets = shares.put(found, self.program.common)
         together = logits[0] if len(logits) == 1 else jnp.concatenate(logits, axis=1)
         self.states, report = self.program.finish_epoch(self.states, self.hypers, together, self._targets)
         return jax.device_get((self.states.epoch, self.states.running, report))
@@ -677,6 +790,11 @@ class _Pack:
 
     def _store_all(self, ended: list[int]) -> None:
         """Stores the finished trials and empties their places."""
+        self.ranks.first(lambda: self._store_each(ended))
+        for index in ended:
+            self.places[index] = None
+
+    def _store_each(self, ended: list[int]) -> None:
         # what makes a finished trial leaves the device at once, not leaf by leaf for each of them
         kept = ("best_parameters", "best_statistics", "best_epoch", "epoch", "diverged")
         halts = not self.stage.last
@@ -703,7 +821,6 @@ class _Pack:
             places = int(self.network.places(self.inputs.data[folds[place]].scored.lengths).sum())
             nothing = np.full((places, max(self.outputs, 2)), np.nan, dtype=np.float32)
             self._store(index, states[place], networks[place], predicted.get(place, nothing), attention.get(place, {}))
-            self.places[index] = None
 
     def _trial_at(self, index: int) -> Trial:
         """Returns the trial that trains at a place."""
@@ -723,7 +840,7 @@ class _Pack:
         if fresh.any():
             self.hypers = self._hyperparameters()
             replaced = self._replace(self.states, self._begun(), fresh)
-            self.states = jax.device_put(replaced, self.program.own)
+            self.states = shares.put(replaced, self.program.own)
 
     @staticmethod
     def _replaced(states: State, fresh_states: State, fresh: jax.Array) -> State:
@@ -766,7 +883,7 @@ class _Pack:
                     fold=np.int32(self.inputs.folds.index(trial.fold)),
                 )
             )
-        return jax.device_put(training.stacked(rows), self.program.own)
+        return shares.put(training.stacked(rows), self.program.own)
 
     def _store(
         self,
@@ -813,7 +930,7 @@ class _Pack:
             "segment_steps": self.segment_steps,
             "until": self.stage.until,
             "places": [None if place is None else place.to_json() for place in self.places],
-            "devices": training.devices_for(len(self.places)),
+            "devices": training.devices_for(len(self.places)) * training.row_devices(),
             **_software(),
         }
         self.checkpoints.save(jax.device_get(self.states), values)
@@ -869,7 +986,7 @@ class _Pack:
             self.places.append(place)
         if not any(self.places) and not self.waiting:
             return None
-        devices = training.devices_for(len(self.places))
+        devices = training.devices_for(len(self.places)) * training.row_devices()
         if values["devices"] != devices:
             self.say(f"{values['devices']} devices shared the pack out, {devices} do now: the last digits may differ")
         self._make_program()
@@ -930,7 +1047,7 @@ class _Progress:
 
 def _software() -> dict[str, str]:
     """Returns what a trial's last digits may depend on, by the names in `trials.SOFTWARE`."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     versions = (__version__, *(importlib.metadata.version(name) for name in trials.LIBRARIES))
     hardware = f"{device.platform} ({device.device_kind})", str(native.cores())
     return dict(zip(trials.SOFTWARE, (*versions, *hardware, native.told()), strict=True))

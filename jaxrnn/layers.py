@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt16
 
-from jaxrnn import config, native
+from jaxrnn import config, native, shares
 from jaxrnn.blueprint import GATES, Placed, Shape
 from jaxrnn.config import ConvLayer, DenseLayer, DropoutLayer, FlattenLayer, PoolLayer, RecurrentLayer, WindowPoolLayer
 from jaxrnn.recurrence import recur
@@ -43,9 +43,10 @@ class Call:
     """One call of a network: what every layer may need beside the values that it is given.
 
     lengths: of the input. metadata: [batch, column]. In training `bits` holds random numbers, as many as the blueprint
-    says, which the layers take in their order; in evaluation it is None. They come in one array, drawn outside, because
-    each draw inside a differentiated loop costs seconds of compilation. dropout_rate and recurrent_rate: of layers
-    that have none of their own; a recurrent_rate of None leaves recurrent dropout out of the program.
+    says for the whole batch, which the layers take in their order; in evaluation it is None. They come in one array,
+    drawn outside, because each draw inside a differentiated loop costs seconds of compilation. dropout_rate and
+    recurrent_rate: of layers that have none of their own; a recurrent_rate of None leaves recurrent dropout out of the
+    program.
     """
 
     lengths: Int[Array, " batch"]
@@ -72,9 +73,11 @@ class Call:
     def dropped(self, values: Array, rate: Float[Array, ""] | float) -> Array:
         """Returns `values` after dropout."""
         assert self.bits is not None
-        bits = self.bits[self.used : self.used + values.size].reshape(values.shape)
-        self.used += values.size
-        return dropout(values, rate, bits)
+        # those of the whole batch, so that a row has the same ones whoever works on it
+        whole = values.size * shares.count()
+        bits = self.bits[self.used : self.used + whole].reshape(-1, *values.shape[1:])
+        self.used += whole
+        return dropout(values, rate, shares.own(bits))
 
 
 def dropout(values: Array, rate: Float[Array, ""] | float, bits: UInt16[Array, "..."]) -> Array:
@@ -306,10 +309,11 @@ def moments(
 ) -> tuple[Float[Array, " width"], Float[Array, " width"]]:
     """Returns mean and variance over the valid entries."""
     axes = tuple(range(values.ndim - 1))
-    count = jnp.maximum(valid.sum(axes), 1)
-    mean = jnp.where(valid, values, 0).sum(axes) / count
+    total, count = shares.summed((jnp.where(valid, values, 0).sum(axes), valid.sum(axes).astype(values.dtype)))
+    count = jnp.maximum(count, 1)
+    mean = total / count
     # in two passes: the squares of times in days would leave nothing of their variance
-    return mean, jnp.where(valid, jnp.square(values - mean), 0).sum(axes) / count
+    return mean, shares.summed(jnp.where(valid, jnp.square(values - mean), 0).sum(axes)) / count
 
 
 class LayerNorm(Layer):

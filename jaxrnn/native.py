@@ -79,7 +79,8 @@ def cores() -> int:
 def threads() -> int:
     """Returns how many cores one device has to itself: inside of a map over devices, its share."""
     chosen = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
-    return max(1, (chosen if chosen > 0 else cores()) // max(1, jax.sharding.get_abstract_mesh().size))
+    devices = jax.sharding.get_abstract_mesh().size // jax.process_count()
+    return max(1, (chosen if chosen > 0 else cores()) // max(1, devices))
 
 
 def _target(name: str) -> str:

@@ -209,8 +209,9 @@ def job_digest(job: Job) -> str:
     return digest([[trial.id, trial.fingerprint] for trial in job.trials])
 
 
-def load_job(path: Path) -> JobFile:
-    """Returns the job in a `config.yaml`; raises JaxrnnError where it is none, or of another version."""
+def load_job(path: Path, processes: int | None = None) -> JobFile:
+    """Returns the job in a `config.yaml`; raises JaxrnnError where it is none, of another version, or wants another
+    number of processes than there are."""
     values = read_yaml(path)
     if "job" not in values:
         raise JaxrnnError(
@@ -223,6 +224,13 @@ def load_job(path: Path) -> JobFile:
             f"{path}: changed since `jaxrnn plan` wrote it, so its trials would not be what their names say; change "
             "the experiment file and run `jaxrnn plan` again. By hand only "
             f"{listed([f'training.{key}' for key in RUN_KEYS])} may be changed"
+        )
+    wanted = job_file.training.processes
+    if processes is not None and processes != wanted:
+        came = f"{processes} came together" if processes > 1 else "1 came"
+        start = f"`mpirun -n {wanted} jaxrnn train ...`, or your site's launcher" if wanted > 1 else "start one alone"
+        raise JaxrnnError(
+            f"{path}: training.processes: {wanted}, and {came}; {start}, or set `training.processes: {processes}`"
         )
     return job_file
 

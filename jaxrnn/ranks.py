@@ -186,6 +186,23 @@ class Ranks:
             self.first(enter)
             yield
 
+    @contextmanager
+    def as_one(self) -> Iterator[None]:
+        """Lets all ranks end as one: what every one of them raises in the block the first one tells alone; where one
+        fails in a way that nobody foresaw, the others don't wait for it."""
+        try:
+            yield
+        except (JaxrnnError, Interrupted) as error:
+            if self.rank > 0:
+                raise EndedElsewhere(EXIT_INTERRUPTED if isinstance(error, Interrupted) else EXIT_USER_ERROR)
+            raise
+        except Exception:
+            if self.communicator is None:
+                raise
+            traceback.print_exc()
+            sys.stderr.flush()
+            self.communicator.Abort(1)
+
     def _end(self, ending: _Ending) -> NoReturn:
         if self.rank != 0:
             raise EndedElsewhere(ending.code)

@@ -15,7 +15,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array
 
-from jaxrnn import attention, ctc, decoding, losses, models, monitoring, optimisers
+from jaxrnn import attention, ctc, decoding, losses, models, monitoring, optimisers, shares
 from jaxrnn.batches import Bucket, Schedule
 from jaxrnn.config import LOWER_IS_BETTER, Model, Output, Training
 from jaxrnn.monitoring import Scores
@@ -132,6 +132,7 @@ def make(
     folds: int = 1,
     waits: bool = False,
     devices: int = 1,
+    row_devices: int = 1,
 ) -> Program:
     """Returns the program that trains packs of trials of one network. kind: `task.kind`. Label sequences are spelled by
     CTC, or by the network's decoder where it has one.
@@ -147,7 +148,8 @@ def make(
     has some; else nothing of it is compiled in. importance, target: what `monitoring.scores` needs of the task.
     folds: how many the windows hold; a trial sees nothing but its own rows. waits: whether the schedule may have steps
     in which a trial has no batch, because another fold has one more; they leave it as it is. devices: how many share
-    the trials out; the width of a pack is a multiple of it.
+    the trials out; the width of a pack is a multiple of it. row_devices: how many share each batch's rows out, every
+    trial's; they divide the batch. One of the two numbers is 1.
     """
     template = network(model, features, metadata, outputs, kind)
     structure = nnx.graphdef(template)
@@ -232,7 +234,7 @@ def make(
             # augmentation may leave too few steps
             steps = template.lengths_out(jnp.asarray(batch.lengths))
             weights = jnp.where(steps >= decoding.needed_steps(jnp.asarray(batch.labels)), weights, 0)
-        total = weights.sum()
+        total = shares.summed(weights.sum())
         learning_rate = optimisers.learning_rate(
             training.schedule,
             state.epoch + over,
@@ -276,12 +278,13 @@ def make(
             loss = _weighted_sum(weights, each) / jnp.maximum(total, LEAST)
             kernel = models.penalised_kernel(parameters)
             if kernel is not None:
-                loss += hyper.l2 * jnp.square(kernel).sum()
+                loss += hyper.l2 * jnp.square(kernel).sum() / shares.count()
             # what is spelled in training is not looked at: decoding takes its time
             hits = jnp.float32(jnp.nan) if spells else _weighted_sum(weights, logits.argmax(axis=-1) == labels)
             return loss, (nnx.state(net, nnx.BatchStat), hits)
 
         (loss, (statistics, hits)), gradient = jax.value_and_grad(objective, has_aux=True)(state.parameters)
+        loss, hits, gradient = shares.summed((loss, hits, gradient))
         steps, memory = optimiser(hyper, learning_rate).update(gradient, state.optimiser, state.parameters)
         return state._replace(
             parameters=optax.apply_updates(state.parameters, steps),
@@ -313,11 +316,11 @@ def make(
         bits = drawn(DROPOUT, (draws,))
         taught = None
         if template.decoder is not None:
-            taught = drawn(TEACHER, (training.batch_size, template.steps_out(longest)))
+            taught = shares.own(drawn(TEACHER, (training.batch_size, template.steps_out(longest))))
 
         def on(index: int) -> Callable[[State], State]:
             def branch(state: State) -> State:
-                rows = orders[index][number]
+                rows = shares.own(orders[index][number])
                 batch = jax.tree.map(lambda values: values[jnp.maximum(rows, 0)], buckets[index])
                 batch = batch._replace(lengths=jnp.where(rows >= 0, batch.lengths, 0))
                 if augment is not None:
@@ -327,7 +330,9 @@ def make(
                 def taught_by_batch() -> State:
                     return update(state, hyper, batch, bits, teacher_bits, over)
 
-                return jax.lax.cond((rows >= 0).any(), taught_by_batch, lambda: state) if waits else taught_by_batch()
+                # of the whole batch: who shares it must not go apart
+                there = (orders[index][number] >= 0).any()
+                return jax.lax.cond(there, taught_by_batch, lambda: state) if waits else taught_by_batch()
 
             return branch
 
@@ -394,17 +399,18 @@ def make(
 
     over_trials = jax.vmap if together() else one_by_one
     mesh = own = common = None
-    if devices > 1:
-        mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("trial",))
-        own, common = (jax.sharding.NamedSharding(mesh, spec) for spec in (jax.P("trial"), jax.P()))
+    if devices * row_devices > 1:
+        axis = "trial" if devices > 1 else shares.AXIS
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[: devices * row_devices]), (axis,))
+        own, common = (jax.sharding.NamedSharding(mesh, spec) for spec in (_of_trials(mesh), jax.P()))
     # on a CPU one by one: LAPACK's decompositions of 64 orthogonal kernels at once never return
     started = jax.jit(jax.vmap(begin) if together() else lambda hypers: jax.lax.map(begin, hypers))
 
     def begun(hypers: Hyperparameters) -> State:
         # on one device: the decompositions of orthogonal kernels, on several of a CPU's at once, never return
-        return (
-            started(hypers) if own is None else jax.device_put(started(jax.device_put(hypers, jax.devices()[0])), own)
-        )
+        if own is None:
+            return started(hypers)
+        return shares.put(started(jax.device_put(hypers, jax.local_devices()[0])), own)
 
     return Program(
         begin=begun,
@@ -452,23 +458,36 @@ def one_by_one(function: Callable[..., Any], in_axes: tuple[int | None, ...]) ->
 def shared_out(
     function: Callable[..., Any], mesh: jax.sharding.Mesh | None, *, own: int, common: int
 ) -> Callable[..., Any]:
-    """Returns a function of a pack that gives each device its share of the trials. own: how many of its values, the
-    first ones, have a leading [trial] axis, a multiple of the devices; common: how many follow without."""
+    """Returns a function of a pack that gives each device its share of the trials, or all of them where the mesh is one
+    of rows. own: how many of its values, the first ones, have a leading [trial] axis, a multiple of the devices;
+    common: how many follow without."""
     if mesh is None:
         return function
-    specs = (jax.P("trial"),) * own + (jax.P(),) * common
-    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=jax.P("trial"), check_vma=False)
+    specs = (_of_trials(mesh),) * own + (jax.P(),) * common
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=_of_trials(mesh), check_vma=False)
+
+
+def _of_trials(mesh: jax.sharding.Mesh) -> jax.P:
+    """Returns how what has a leading [trial] axis lies on the devices."""
+    return jax.P("trial") if "trial" in mesh.axis_names else jax.P()
+
+
+def row_devices() -> int:
+    """Returns how many devices share each batch's rows out: those of several processes, where one trains alone none."""
+    return len(jax.devices()) if jax.process_count() > 1 else 1
 
 
 def devices_for(width: int) -> int:
     """Returns how many of the devices share out a pack of this width, a multiple of it: as many as can."""
+    if row_devices() > 1:
+        return 1
     return max(count for count in range(1, min(len(jax.devices()), width) + 1) if width % count == 0)
 
 
 def width_for(trials: int) -> int:
     """Returns the width of a pack for so many trials: for each of as many devices as there are trials an equal share,
     so that places may stay empty."""
-    return trials + -trials % min(len(jax.devices()), trials)
+    return trials if row_devices() > 1 else trials + -trials % min(len(jax.devices()), trials)
 
 
 def free_memory(devices: int) -> int | None:
@@ -511,8 +530,8 @@ def weighted_labels(kind: Output, batch: Bucket) -> tuple[Array, Array]:
         return labels, (lengths > 0).astype(jnp.float32)
     valid = jnp.arange(batch.features.shape[1]) < lengths[:, None]
     if kind == "prefix":
-        shares = valid / jnp.maximum(lengths, 1)[:, None].astype(jnp.float32)
-        return jnp.broadcast_to(labels[:, None], valid.shape), shares
+        weights = valid / jnp.maximum(lengths, 1)[:, None].astype(jnp.float32)
+        return jnp.broadcast_to(labels[:, None], valid.shape), weights
     return jnp.maximum(labels, 0), (valid & (labels >= 0)).astype(jnp.float32)
 
 
@@ -592,6 +611,7 @@ def evaluate(
     """
 
     def batch_logits(batch: Bucket) -> Array:
+        batch = jax.tree.map(shares.own, batch)
         net = nnx.merge(structure, parameters, statistics)
         found = losses.class_logits(net(batch.features, batch.lengths, batch.metadata))
         return found if told is None else told(found, batch)
@@ -605,7 +625,7 @@ def evaluate(
             start = fold * rows + number * size
             return batch_logits(jax.tree.map(lambda values: jax.lax.dynamic_slice_in_dim(values, start, size), bucket))
 
-        found = jax.lax.map(at, jnp.arange(rows // size))
+        found = shares.gathered(jax.lax.map(at, jnp.arange(rows // size)), size, axis=1)
         logits.append(found.reshape(-1, found.shape[-1]))
     return jnp.concatenate(logits)
 

@@ -232,6 +232,7 @@ OTHER_VALUES: dict[str, Any] = {
     "training.window_mb": 10.0,
     "training.length_buckets": 1,
     "training.device": "gpu",
+    "training.processes": 2,
     "training.trials_per_job": 3,
     "training.checkpoint_minutes": 1.0,
     "training.segment_seconds": 1.0,

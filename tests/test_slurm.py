@@ -1,10 +1,12 @@
 """The workflow on a real SLURM: each job is submitted, and the tables are those of a run without a cluster."""
 
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import slurm_cluster
@@ -53,6 +55,25 @@ def test_the_profile_for_any_site_needs_no_settings(generic: tuple[Workflow, sub
     assert process.returncode == 0, output
     assert sorted(_submitted(output)) == sorted((rule, "1") for rule in SUBMITTED if rule != "simulate")
     assert (workflow.results / "report.html").stat().st_size > 0
+
+
+def test_processes_on_two_nodes_train_one_network_together(generic: object, finished: Workflow, tmp_path: Path) -> None:
+    workflow = finished.copied_to(tmp_path)
+    for path in workflow.results.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+    # one of the finished run's four trials
+    workflow.configure({"training.processes": 2, "grid": {"loss.gamma": [0]}})
+    done = workflow.run("--set-resources", "train:nodes=2", profile="slurm/testcluster")
+    assert done.returncode == 0, done.stdout
+    assert ("train", "2") in _submitted(done.stdout)
+    history, whole = workflow.table("history.csv"), finished.table("history.csv")
+    whole = whole[whole["trial"] == "cell-gru_gamma-0_seed-1"].reset_index(drop=True)
+    assert len(history) == len(whole) == 20
+    # rounding grows with the steps
+    for column in ("train_loss", "validation_loss"):
+        np.testing.assert_allclose(history[column][:4], whole[column][:4], rtol=1e-4)
+        np.testing.assert_allclose(history[column], whole[column], rtol=0.05)
 
 
 def _submitted(output: str) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from workflows import CHECKOUT, TABLES, Workflow, wait_until
+from workflows import CHECKOUT, LOCAL, TABLES, Workflow, wait_until
 
 pytestmark = pytest.mark.mpi  # the local profile ingests with two ranks, and ingest refuses any other number of them
 AFTER_TRAINING = ["aggregate", "report"]
@@ -156,6 +156,16 @@ def test_what_would_merge_settings_is_refused(arguments: list[str], message: str
     done = _snakemake("--dry-run", *arguments)
     assert done.returncode != 0
     assert message in done.stdout
+    assert "File " not in done.stdout
+
+
+def test_several_processes_want_a_launcher(finished: Workflow, tmp_path: Path) -> None:
+    workflow = finished.copied_to(tmp_path)
+    workflow.configure({"training.processes": 2})
+    assert workflow.planned() == []  # the local profile has one, and results stay what they are
+    done = workflow.run("--dry-run", "--set-resources", "ingest:mpi=", profile=LOCAL)
+    assert done.returncode != 0
+    assert "training.processes: 2 are started by an MPI launcher, and the profile names none" in done.stdout
     assert "File " not in done.stdout
 
 

@@ -63,7 +63,25 @@ def experiment_path(wildcards, output) -> str:
 
 def launcher(wildcards, resources) -> str:
     """Returns what starts `tasks` MPI ranks, or nothing for one process alone."""
-    return f"{resources.mpi} -n {resources.tasks}" if resources.mpi else ""
+    return f"{resources.mpi} -n {resources.tasks}" if getattr(resources, "mpi", "") else ""
+
+
+def processes_of_training() -> dict:
+    """Returns the resources of a job of several processes, or none for one: SLURM's plugin takes every job that has an
+    MPI launcher for one of many tasks."""
+    processes = experiment.training.processes
+    if processes == 1:
+        return {}
+    # one fact of the site for all rules: profiles name it for ingest
+    given = workflow.resource_settings.overwrite_resources.get("ingest", {}).get("mpi", "")
+    if not (name := str(getattr(given, "raw", given) or "")):
+        raise JaxrnnError(
+            f"{experiment_file}: training.processes: {processes} are started by an MPI launcher, and the profile names "
+            "none; set `mpi` of the rule `ingest` under `set-resources`, `mpirun` or `srun --mpi=pmi2` "
+            "(slurm/README.md), or train with `training.processes: 1`"
+        )
+    # without the last one SLURM's plugin would ask for so many tasks on each GPU
+    return {"mpi": name, "tasks": processes, **({"tasks_per_gpu": 1} if experiment.training.device == "gpu" else {})}
 
 
 def trials_of(wildcards) -> str:
@@ -73,7 +91,10 @@ def trials_of(wildcards) -> str:
 
 
 def cores_of(wildcards) -> int:
-    """Returns how many cores a training job can use: on a CPU one for each of its trials."""
+    """Returns how many cores a training job can use: on a CPU one for each of its trials. Of several processes each
+    has so many, and one is what their rows need."""
+    if experiment.training.processes > 1:
+        return 1
     return len(jobs[wildcards.job].trials) if experiment.training.device == "cpu" else 1
 
 
@@ -97,6 +118,7 @@ try:
     experiment = load(experiment_file)
     plan = jaxrnn.plan.make(experiment)
     jaxrnn.plan.check_size(plan, Results(Path("results")))
+    processes = processes_of_training()
     surveys = survey_files(plan)
 except JaxrnnError as error:
     sys.exit(f"jaxrnn: {error}")
@@ -106,7 +128,7 @@ jobs = {job.name: job for job in plan.jobs}
 rungs = [[rung.epochs, rung.points] for rung in plan.rungs] if len(plan.rungs) > 1 else []
 values = experiment.model_dump(mode="json")
 manifest = f"results/datasets/{plan.dataset_key}/manifest.json"
-gpus = 1 if experiment.training.device == "gpu" else 0
+gpus = experiment.training.processes if experiment.training.device == "gpu" else 0
 
 
 wildcard_constraints:

@@ -28,17 +28,20 @@ rule train:
         "../../environment.yml"
     threads: cores_of
     resources:
+        **processes,
         runtime=480,
         mem_mb=8000,
         gpu=gpus,
     params:
         config="results/{experiment}/jobs/{job}/config.yaml",
         trials=trials_of,
+        launcher=launcher,
         rung="",
     message:
         "Train the job {wildcards.job}"
     shell:
-        "JAX_NUM_CPU_DEVICES={threads} jaxrnn train --config {params.config:q} {params.rung} >> {log:q} 2>&1"
+        "{params.launcher} env JAX_NUM_CPU_DEVICES={threads} "
+        "jaxrnn train --config {params.config:q} {params.rung} >> {log:q} 2>&1"
 
 
 # With successive halving: each job once a rung, then the choice of what goes on. Which trials these are is known only
@@ -53,6 +56,7 @@ use rule train as rung with:
     params:
         config="results/{experiment}/jobs/{job}/config.yaml",
         trials=trials_of,
+        launcher=launcher,
         rung="--rung {rung}",
     message:
         "Train the job {wildcards.job}, rung {wildcards.rung}"
