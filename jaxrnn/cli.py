@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +37,8 @@ MACHINE_FAULTS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ED
 
 
 def say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # a log on a disk that is full costs no work
+        print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def _progress(noun: str, rank: int = 0) -> Callable[[int, int], None]:
@@ -370,10 +372,11 @@ def train(
     from jaxrnn import plan as plan_module
 
     job_file = plan_module.load_job(config)
-    from jaxrnn import jobs
+    from jaxrnn import deadlines, jobs
     from jaxrnn.results import Results
 
-    jobs.train(job_file, Results(results), output or config.parent, say, rung=rung, retrain=retrain)
+    with deadlines.going_on(say):
+        jobs.train(job_file, Results(results), output or config.parent, say, rung=rung, retrain=retrain)
 
 
 @app.command(epilog=_examples("jaxrnn aggregate --config config/goto.yaml"))

@@ -12,6 +12,7 @@ import importlib.metadata
 import math
 import platform
 import resource
+import shutil
 import signal
 import tempfile
 import time
@@ -32,7 +33,9 @@ from jaxrnn import (
     batches,
     blueprint,
     bundles,
+    claims,
     compilation,
+    deadlines,
     losses,
     native,
     plan,
@@ -47,8 +50,10 @@ from jaxrnn import (
 from jaxrnn.batches import Corpus, Part, Schedule, Window, Windows
 from jaxrnn.blueprint import Blueprint
 from jaxrnn.checkpoints import Checkpoints
+from jaxrnn.claims import Claim
 from jaxrnn.config import LOWER_IS_BETTER, RUN_KEYS, TRACED_KEYS, Output, RecurrentLayer, digest
-from jaxrnn.errors import Interrupted, JaxrnnError, listed, plural
+from jaxrnn.deadlines import Deadline
+from jaxrnn.errors import Interrupted, JaxrnnError, Unwritable, listed, plural
 from jaxrnn.estimates import duration
 from jaxrnn.plan import JobFile, Trial
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
@@ -60,6 +65,9 @@ from jaxrnn.trials import FinishedTrial
 
 Say = Callable[[str], None]
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+REQUEUING = (signal.SIGTERM, signal.SIGUSR1)
+# How long a job waits between attempts to write its results on a full disk.
+WAITS_FOR_ROOM = (5, 15, 30, 60, 120, 240)
 FIRST_SEGMENT_STEPS = 16
 
 
@@ -93,8 +101,24 @@ def train(
     recurrent = any(isinstance(placed.layer, RecurrentLayer) for placed in blueprint.every(inputs.network.placed))
     if recurrent and job_file.training.device == "cpu" and (reason := native.absent()):
         say(f"recurrent layers run as XLA compiles them, and not in their own kernel, which is faster: {reason}")
-    base = Results(output) if retrain else at
-    store = Store(base, job_file.experiment, statistics.data_digest)
+    base, name = Results(output) if retrain else at, job_file.job.name + ("" if stage.last else f".rung-{rung}")
+    with claims.held(base.checkpoints(job_file.experiment, name)) as claim:
+        _train_claimed(job_file, stage, inputs, at, base, output, claim, say)
+
+
+def _train_claimed(
+    job_file: JobFile,
+    stage: Stage,
+    inputs: "_Inputs",
+    at: Results,
+    base: Results,
+    output: Path,
+    claim: Claim,
+    say: Say,
+) -> None:
+    """Trains what is not finished yet, and writes the job's outputs. base: where its store and checkpoints lie."""
+    statistics = inputs.statistics
+    store = Store(base, job_file.experiment, statistics.data_digest, claim)
     waiting = [trial for trial in stage.trials if store.found(trial, stage) is None]
     for trial in waiting:
         if store.of_other_data(trial):
@@ -103,11 +127,8 @@ def train(
         finished = len(stage.trials) - len(waiting)
         say(f"{finished} trials are finished already and are kept (--retrain --output FOLDER trains them again there)")
     if waiting:
-        name = job_file.job.name + ("" if stage.last else f".rung-{rung}")
-        checkpoints = Checkpoints(base.checkpoints(job_file.experiment, name))
         with compilation.shared(_compiled(job_file, inputs, at), say) as publish:
-            _train_all(job_file, stage, inputs, store, checkpoints, say, publish)
-        checkpoints.close(remove=True)
+            _train_all(job_file, stage, inputs, store, Checkpoints(claim.folder, claim), say, publish)
     folders = {}
     for trial in job_file.job.trials if stage.last else stage.trials:
         folder = store.found(trial, stage)
@@ -119,9 +140,11 @@ def train(
             )
         folders[trial.fingerprint] = folder
     if stage.last:
-        _write_outputs(job_file, inputs, stage, folders, output)
+        _patiently(lambda: _write_outputs(job_file, inputs, stage, folders, output, claim), say)
     else:
-        _write_rung(job_file, stage, folders, output, statistics)
+        _patiently(lambda: _write_rung(job_file, stage, folders, output, statistics, claim), say)
+    claim.check()
+    shutil.rmtree(claim.folder, ignore_errors=True)  # results are whole, and need no checkpoint any more
     say(f"job {job_file.job.name}: done, results in {output}")
 
 
@@ -135,15 +158,29 @@ def _train_all(
     publish: Callable[[], None],
 ) -> None:
     """Trains what the stage asks for and is not found yet; a pack that does not fit the device at half its width."""
+    deadline = deadlines.deadline(say)
 
     def train(halvings: int) -> None:
         while waiting := [trial for trial in stage.trials if store.found(trial, stage) is None]:
             with _Pack(job_file, stage, inputs, waiting, store, checkpoints, say, halvings) as pack:
                 began = time.monotonic()
-                pack.run(publish)
+                pack.run(publish, deadline)
                 say(f"waited for input {100 * pack.waited / (time.monotonic() - began):.1f} % of the time")
 
     _fitting(job_file, train, checkpoints, say)
+
+
+def _patiently(write: Callable[[], None], say: Say) -> None:
+    """Calls `write`, and where the disk is full again after a while, for some minutes; then raises Unwritable."""
+    for seconds in WAITS_FOR_ROOM:
+        try:
+            return write()
+        except Unwritable as error:
+            if not error.full:
+                raise
+            say(f"{error}; it is tried again in {seconds} s")
+            time.sleep(seconds)
+    return write()
 
 
 class _DoesNotFit(Exception):
@@ -224,7 +261,6 @@ def calibrate(job_file: JobFile, at: Results, seconds: float) -> dict[str, Any]:
         store = Store(Results(Path(folder)), job_file.experiment, inputs.statistics.data_digest)
         checkpoints = Checkpoints(Path(folder) / "checkpoints")
         found = _fitting(job_file, train, checkpoints, _nothing)
-        checkpoints.close()
     peaks = [(entry.memory_stats() or {}).get("peak_bytes_in_use") for entry in jax.local_devices()]
     return {
         "device": device,
@@ -327,6 +363,10 @@ class _Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    @property
+    def name(self) -> str:
+        return "" if self.received is None else signal.Signals(self.received).name
 
     def _remember(self, number: int, _: FrameType | None) -> None:
         if self.received is not None:
@@ -502,10 +542,11 @@ class _Pack:
         """Returns the seconds in which the device has waited for input."""
         return self.windows.waited + self.validation.waited
 
-    def run(self, publish: Callable[[], None]) -> None:
+    def run(self, publish: Callable[[], None], deadline: Deadline) -> None:
         """Trains until no trial runs or waits; each finished one is in the store before the next epoch begins.
 
-        publish: is called between segments, when programs may have been compiled.
+        publish: is called between segments, when programs may have been compiled. deadline: before which it stops as by
+        a signal.
         """
         progress = _Progress(self)
         saved = time.monotonic()
@@ -522,15 +563,25 @@ class _Pack:
                         break
                 progress.tell()
                 publish()
-                due = time.monotonic() - saved > 60 * self.job_file.training.checkpoint_minutes
-                if due or signals.received is not None:
+                if self.checkpoints.claim:
+                    self.checkpoints.claim.check()
+                late, by = deadline.is_near(), signals.name
+                if late or by:
                     self._save()
-                    saved = time.monotonic()
-                if signals.received is not None:
+                    # every start of a job that is requeued comes further, by a segment at least
                     raise Interrupted(
-                        f"job {self.job_file.job.name}: stopped by {signal.Signals(signals.received).name}; the "
-                        "checkpoint is written, and the same command goes on from it"
+                        f"job {self.job_file.job.name}: stopped by {by or 'the end of its time'}; the checkpoint is "
+                        "written, and the same command goes on from it",
+                        requeue=late or signals.received in REQUEUING,
                     )
+                now = time.monotonic()
+                if now - saved > 60 * self.job_file.training.checkpoint_minutes:
+                    try:
+                        self._save()
+                    except Unwritable as error:
+                        self.say(f"{error}; training goes on, and the checkpoint is tried again when the next is due")
+                    saved = time.monotonic()
+                    deadline.saving = max(deadline.saving, saved - now)
 
     def some_steps(self) -> None:
         """Trains for a segment, at most to the end of the window."""
@@ -627,7 +678,7 @@ class _Pack:
         if ended:
             # the checkpoint comes first: were the store ahead of it, a resumed job would begin with fewer trials, and
             # so another width, than it had
-            self._save()
+            _patiently(self._save, self.say)
             self._store_all(ended)
         self._refill()
         if not self.stage.last and None in self.places:
@@ -767,7 +818,7 @@ class _Pack:
         }
         leaves = jax.tree.leaves(State(**state)) if halted else []
         finished = FinishedTrial(place.history, arrays, probabilities, record, attention, leaves)
-        self.store.save(place.trial, finished)
+        _patiently(lambda: self.store.save(place.trial, finished), self.say)
 
     def _save(self) -> None:
         values = {
@@ -899,7 +950,9 @@ def _software() -> dict[str, str]:
     return dict(zip(trials.SOFTWARE, (*versions, *hardware, native.told()), strict=True))
 
 
-def _write_outputs(job_file: JobFile, inputs: _Inputs, stage: Stage, folders: dict[str, Path], output: Path) -> None:
+def _write_outputs(
+    job_file: JobFile, inputs: _Inputs, stage: Stage, folders: dict[str, Path], output: Path, claim: Claim
+) -> None:
     statistics, data, network = inputs.statistics, inputs.data, inputs.network
     scored = data.scored
     rows, histories = [], []
@@ -929,19 +982,24 @@ def _write_outputs(job_file: JobFile, inputs: _Inputs, stage: Stage, folders: di
         for name in SCORED_SPLITS
     }
     output.mkdir(parents=True, exist_ok=True)
-    predictions.write(output / "predictions.h5", predicted, statistics.classes)
-    with results.written_whole(output / "models") as temporary:
+    predictions.write(output / "predictions.h5", predicted, statistics.classes, claim)
+    with results.written_whole(output / "models", claim=claim) as temporary:
         temporary.mkdir()
         for trial, entry in finished.items():
             bundles.write_arrays(temporary / f"{trial}.npz", entry.arrays)
-    with results.written_whole(output / "history.csv") as temporary:
+    with results.written_whole(output / "history.csv", claim=claim) as temporary:
         pd.concat(histories).to_csv(temporary, index=False)
-    with results.written_whole(output / "trials.csv") as temporary:
+    with results.written_whole(output / "trials.csv", claim=claim) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
 
 
 def _write_rung(
-    job_file: JobFile, stage: Stage, folders: dict[str, Path], output: Path, statistics: Statistics | None = None
+    job_file: JobFile,
+    stage: Stage,
+    folders: dict[str, Path],
+    output: Path,
+    statistics: Statistics | None = None,
+    claim: Claim | None = None,
 ) -> None:
     """Writes `trials.csv` of a rung: its trials, and their scores at the best of the epochs up to its last one."""
     monitor = f"validation_{job_file.training.monitor}"
@@ -961,5 +1019,5 @@ def _write_rung(
         rows.append(row | {"epochs": len(history), "best_epoch": scores.pop("epoch")} | scores)
     columns = ("trial", "fingerprint", "seed", "data_digest", "outcome", "epochs", "best_epoch")
     table = pd.DataFrame(rows, columns=[*columns, *results.HISTORY_COLUMNS[1:]])
-    with results.written_whole(output / "trials.csv") as temporary:
+    with results.written_whole(output / "trials.csv", claim=claim) as temporary:
         table.to_csv(temporary, index=False)

@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 
 from jaxrnn import __version__
+from jaxrnn.claims import Claim
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import check_version, written_whole
 
@@ -64,8 +65,10 @@ class Predictions:
         return found[self.labels >= 0] if self.kind == "step" else found
 
 
-def write(path: Path, predictions: dict[str, Predictions], classes: tuple[str, ...]) -> None:
-    with written_whole(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+def write(
+    path: Path, predictions: dict[str, Predictions], classes: tuple[str, ...], claim: Claim | None = None
+) -> None:
+    with written_whole(path, claim=claim) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
         trials = list(predictions[SCORED_SPLITS[0]].probabilities)
         file.attrs["layout_version"] = LAYOUT_VERSION
         file.attrs["jaxrnn_version"] = __version__
