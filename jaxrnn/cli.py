@@ -367,6 +367,9 @@ def train(
         int | None, typer.Option("--rung", min=1, help="Of search.halving; the last one where left out.")
     ] = None,
     retrain: Annotated[bool, typer.Option("--retrain", help="Train finished trials again, to the end.")] = False,
+    attempt: Annotated[
+        int, typer.Option("--attempt", min=1, help="How often it was started, after errors; the report tells.")
+    ] = 1,
 ) -> None:
     """Trains a job's trials at once, on from its checkpoint."""
     from jaxrnn import plan as plan_module
@@ -376,17 +379,25 @@ def train(
     from jaxrnn.results import Results
 
     with deadlines.going_on(say):
-        jobs.train(job_file, Results(results), output or config.parent, say, rung=rung, retrain=retrain)
+        jobs.train(
+            job_file, Results(results), output or config.parent, say, rung=rung, retrain=retrain, attempt=attempt
+        )
 
 
 @app.command(epilog=_examples("jaxrnn aggregate --config config/goto.yaml"))
-def aggregate(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
+def aggregate(
+    config: ConfigFile,
+    results: ResultsFolder = RESULTS,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Of the jobs that are finished, where others failed; the report says so.")
+    ] = False,
+) -> None:
     """Writes the tables; chooses the best trial by validation."""
     from jaxrnn import aggregate as aggregate_module
     from jaxrnn.config import ERROR_RATES, load
     from jaxrnn.results import Results
 
-    best = aggregate_module.aggregate(load(config), Results(results))
+    best = aggregate_module.aggregate(load(config), Results(results), partial=partial)
 
     def shown_score(name: str) -> str:
         value, low, high = best["test"][name].values()

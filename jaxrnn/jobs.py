@@ -72,7 +72,14 @@ FIRST_SEGMENT_STEPS = 16
 
 
 def train(
-    job_file: JobFile, at: Results, output: Path, say: Say, *, rung: int | None = None, retrain: bool = False
+    job_file: JobFile,
+    at: Results,
+    output: Path,
+    say: Say,
+    *,
+    rung: int | None = None,
+    retrain: bool = False,
+    attempt: int = 1,
 ) -> None:
     """Trains the job's trials that are not finished yet, and writes the job's outputs into `output`.
 
@@ -80,6 +87,7 @@ def train(
     into `output`/rung-<rung>.
     retrain: train all of them to the end, with a store and checkpoints of their own under `output`, so that the
     experiment's stay as they are; interrupted, it goes on as any job does.
+    attempt: how often it was started, after errors; the report tells of it.
     Raises JaxrnnError for a missing device or faulty input, Interrupted after a signal (with a checkpoint written).
     """
     stage = stages.of(job_file, at, rung, retrain=retrain)
@@ -89,6 +97,7 @@ def train(
             _write_rung(job_file, stage, {}, output)
             say(f"job {job_file.job.name}: none of its trials went on to rung {rung}")
             return
+    results.note_attempt(output, attempt, say)
     device = _choose_device(job_file.training.device)
     inputs = _read_inputs(job_file, at)
     statistics, data = inputs.statistics, inputs.data

@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ MISTAKES = {"label_sequence": ("edit_operations_{}.csv", "decoded_{}.csv")}
 CONFUSIONS = ("confusion_matrix_{}.csv", "confusion_matrix_{}_normalised.csv")
 # `halted`: by successive halving, in which it fell behind.
 COMPLETED, EARLY_STOPPED, DIVERGED, HALTED = "completed", "early_stopped", "diverged", "halted"
+ATTEMPTS = "attempts.json"
 SUM_BYTES = hashlib.sha256().digest_size
 
 
@@ -179,6 +180,19 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def note_attempt(job_folder: Path, attempt: int, say: Callable[[str], None]) -> None:
+    """Notes beside a job's outputs how often it was started, where the one before ended by an error."""
+    path = job_folder / ATTEMPTS
+    if attempt == 1:
+        path.unlink(missing_ok=True)
+        return
+    say(f"attempt {attempt}: the one before failed, or had too little memory or time")
+    try:
+        write_json(path, {"attempts": attempt})
+    except Unwritable as error:
+        say(str(error))
 
 
 def write_text(path: Path, text: str) -> None:
