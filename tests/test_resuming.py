@@ -94,7 +94,7 @@ class Job:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """The job after a run without disturbance. Three trials at two places; checkpoints all the time."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    settings = {"training__epochs": 12, "training__trials_per_job": 16, "training__checkpoint_minutes": 1e-5}
+    settings = {"training__epochs": 20, "training__trials_per_job": 16, "training__checkpoint_minutes": 1e-5}
     prepared(folder, grid={"loss.gamma": [0, 1, 2]}, **settings)
     (folder / "tmp").mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "SLURM_"))}
@@ -124,15 +124,17 @@ def test_killed_at_random_instants_it_gives_what_it_would_have_given(
     print(f"seed {seed}")
     instants, kills, completed, lived = random.Random(seed), 0, 0, 5.0
     while kills < KILLS or not completed:
-        began = time.monotonic()
-        process, lines = job.start(), job.log.count("\n")
+        began, before = time.monotonic(), job.checkpoint()
+        process = job.start()
         if kills < KILLS:
-            # half of them at any instant of its life, half from when it trains: what it does before is read files
-            if instants.random() < 0.5:
-                job.arrive(process, lambda lines=lines, process=process: job.log.count("\n") > lines + 1)
-                began = time.monotonic()
             wait = instants.uniform(0, lived)
-            while time.monotonic() - began < wait and process.poll() is None:
+            # most of them after it wrote something: what it does before is to read files
+            if instants.random() < 0.8:
+                wait = instants.uniform(0, lived / 2)
+                while job.checkpoint() <= before and process.poll() is None:
+                    time.sleep(0.001)
+            since = time.monotonic()
+            while time.monotonic() - since < wait and process.poll() is None:
                 time.sleep(0.001)
         else:
             process.wait()
@@ -174,7 +176,10 @@ def test_an_old_copy_that_wakes_after_the_new_one_has_ended_harms_nothing(undist
 def test_a_new_copy_takes_over_from_one_that_is_at_work(undisturbed: Job, job: Job) -> None:
     old = job.start()
     job.arrive(old, lambda: job.checkpoint() >= 3)
+    old.send_signal(signal.SIGSTOP)  # until the new one trains: the job is short
     new = job.start()
+    job.arrive(new, lambda: BEGUN in job.log)
+    old.send_signal(signal.SIGCONT)
     assert old.wait() == 2, job.log
     assert f"a newer copy of this job works here (process {new.pid} on" in job.log
     assert new.wait() == 0, job.log
