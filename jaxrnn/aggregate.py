@@ -1,6 +1,7 @@
 """From the jobs' predictions to the experiment's tables, the choice, its mistakes and its model bundle."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,15 @@ from jaxrnn.trials import FinishedTrial
 BOOKKEEPING = ("epochs", "best_epoch", "seconds", "input_seconds", "pack_halvings", "outcome")
 
 
-def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
+def aggregate(experiment: Experiment, at: Results, *, partial: bool = False) -> dict[str, Any]:
     """Writes the experiment's tables, those of mistakes, `best.json` and `best/`; returns what `best.json` holds.
 
     Only the jobs of the present plan are read. The choice reads validation alone.
+    partial: of the jobs that are whole, where others failed; `best.json` names these, with the end of their logs.
     """
-    made = plan.make(experiment)
+    made, missing = plan.make(experiment), {}
+    if partial:
+        made, missing = _whole(made, at)
     folder = at.experiment(experiment.experiment)
     predicted, trained, history = _read_jobs(made, at)
     first = made.jobs[0]
@@ -57,6 +61,7 @@ def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
         "grid_point": choice.point,
         "grid_point_mean": choice.mean,
         "objects": {split: len(predicted[split][choice.trial].ids) for split in SCORED_SPLITS},
+        "missing_jobs": missing,
     }
     seen = {split: predicted[split][choice.trial] for split in SCORED_SPLITS}
     if task.kind == "label_sequence":
@@ -70,6 +75,34 @@ def aggregate(experiment: Experiment, at: Results) -> dict[str, Any]:
     best["software"] = _write_bundle(made, job, trial, finished, at)
     results.write_json(folder / "best.json", best)
     return best
+
+
+def _whole(made: Plan, at: Results) -> tuple[Plan, dict[str, str]]:
+    """Returns the plan of the jobs that are whole, and of the others the last line of their logs."""
+    jobs, missing = [], {}
+    for job in made.jobs:
+        folder = at.job(made.experiment.experiment, job.name)
+        try:
+            if not (folder / "models").is_dir():
+                raise FileNotFoundError
+            _read_jobs(replace(made, jobs=(job,)), at)
+            jobs.append(job)
+        except (JaxrnnError, OSError, ValueError):
+            missing[job.name] = _last_line(folder / "log.txt")
+    if not jobs:
+        raise JaxrnnError(f"none of the {len(made.jobs)} jobs is finished, so that there is nothing to choose from")
+    trials = {trial.id for job in jobs for trial in job.trials}
+    points = {trial: point for trial, point in made.points.items() if trial in trials}
+    return replace(made, jobs=tuple(jobs), points=points), missing
+
+
+def _last_line(log: Path) -> str:
+    """Returns what a job said last; "" where it said nothing."""
+    with suppress(OSError), log.open("rb") as file:
+        file.seek(max(log.stat().st_size - 4096, 0))
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+        return next((line for line in reversed(lines) if line), "")
+    return ""
 
 
 def promote(experiment: Experiment, at: Results, number: int) -> str:

@@ -1,43 +1,47 @@
-"""Checkpoints of a job's pack: written whole or not at all, two kept, outside of what Snakemake knows and deletes."""
+"""Checkpoints of a job's pack: written whole or not at all, two kept, outside of what Snakemake knows and deletes.
+
+Each is one file with a sum, because a shared file system is slow with many small ones, and because what is damaged must
+be known for such: the plain values as JSON, then the arrays' bytes one after another.
+"""
 
 import copy
-import logging
-import shutil
+import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
+import numpy as np
 
-from jaxrnn.errors import JaxrnnError
+from jaxrnn import results
+from jaxrnn.claims import Claim
+from jaxrnn.errors import Unwritable
 from jaxrnn.ranks import Ranks
 
-# orbax tells of every directory it makes; a job's log is for its user
-logging.getLogger("absl").setLevel(logging.ERROR)
+KEPT = 2
+LENGTH_BYTES = 8
+DAMAGED = "it is damaged"
 
 
 class Checkpoints:
-    """The checkpoints in one folder: arrays on the device and plain values beside them. Of several ranks, which all
-    make the same calls, the first one reads and writes."""
+    """The checkpoints in one folder: arrays and plain values beside them. Of several ranks, which all make the same
+    calls, the first one reads and writes.
 
-    def __init__(self, folder: Path, ranks: Ranks | None = None) -> None:
-        self.folder, self._ranks = folder, ranks or Ranks()
-        self._manager = self._ranks.here(self._opened)
+    claim: the right to write here, where another copy of the job may come.
+    """
 
-    def _opened(self) -> ocp.CheckpointManager | None:
-        if self._ranks.rank > 0:
-            return None
-        # orbax would wait for the other processes of this JAX
-        alone = ocp.options.MultiprocessingOptions(active_processes={0} if self._ranks.size > 1 else None)
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=2, create=False, enable_async_checkpointing=False, multiprocessing_options=alone
-        )
+    def __init__(self, folder: Path, claim: Claim | None = None, ranks: Ranks | None = None) -> None:
+        self.folder, self.claim, self._ranks = folder, claim, ranks or Ranks()
+        self._ranks.first(self._prepare)
+
+    def _prepare(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            return ocp.CheckpointManager(self.folder.absolute(), options=options)
+            for left in self.folder.glob(".*.part"):
+                results.remove(left)
         except OSError as error:
-            raise JaxrnnError(f"{self.folder}: cannot be written ({error.strerror or error}); checkpoints go there")
+            raise Unwritable(self.folder, error)
 
     def restore(
         self, like: Callable[[dict[str, Any]], Any | None], say: Callable[[str], None]
@@ -73,47 +77,74 @@ class Checkpoints:
     def _restored(
         self, like: Callable[[dict[str, Any]], Any | None], say: Callable[[str], None]
     ) -> tuple[Any, dict[str, Any]] | None:
-        assert self._manager is not None
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for number in sorted(self._numbers(), reverse=True):
+            file = self.folder / str(number)
             try:
-                record = ocp.args.Composite(record=ocp.args.JsonRestore())
-                values = self._manager.restore(step, args=record)["record"]
+                content, reason = results.kept(file), DAMAGED
+            except OSError as error:
+                content, reason = None, error.strerror or str(error)
+            if content is not None:
+                start = LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "little")
+                values = json.loads(bytes(content[LENGTH_BYTES:start]))
                 wanted = like(values)
                 if wanted is None:
                     return None
-                arrays = ocp.args.Composite(arrays=ocp.args.StandardRestore(wanted))
-                return self._manager.restore(step, args=arrays)["arrays"], values
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                say(f"checkpoint {self.folder / str(step)} can't be read ({reason}); the one before it is tried")
+                return _arrays(content[start:], wanted), values
+            older = [other for other in self._numbers() if other < number]
+            then = "the one before it is tried" if older else "there is none before it, and training begins anew"
+            say(f"checkpoint {file} can't be read ({reason}); {then}")
+            if reason == DAMAGED or file.is_dir():
+                results.remove(file)  # of the two that are kept, none is of no use
         return None
 
-    def save(self, arrays: Any, values: dict[str, Any]) -> None:
-        """Writes the next checkpoint and waits until it is whole on disk."""
+    def save(
+        self, arrays: Any, values: dict[str, Any], by: Callable[[Callable[[], None]], None] = lambda write: write()
+    ) -> None:
+        """Writes the next checkpoint and waits until it is on the disk; raises Unwritable, and keeps the ones before.
 
-        def written() -> None:
-            assert self._manager is not None
-            number = (self._manager.latest_step() or 0) + 1
-            arguments = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(values))
-            self._manager.save(number, args=arguments)
-            self._manager.wait_until_finished()
+        arrays: on the host. by: calls what it is given, which does it, and may call it again.
+        """
+        self._ranks.first(lambda: by(lambda: self._write(arrays, values)))
 
-        self._ranks.first(written)
+    def _write(self, arrays: Any, values: dict[str, Any]) -> None:
+        record = json.dumps(values).encode()
+        leaves = [np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data for leaf in jax.tree.leaves(arrays)]
+        numbers = sorted(self._numbers())
+        file = self.folder / str(numbers[-1] + 1 if numbers else 1)
+        try:
+            length = len(record).to_bytes(LENGTH_BYTES, "little")
+            results.keep(file, length, record, *leaves, durable=True, claim=self.claim)
+        except OSError as error:
+            if self.claim:
+                self.claim.check()
+            raise Unwritable(file, error)
+        for number in numbers[: 1 - KEPT]:
+            with suppress(OSError):
+                results.remove(self.folder / str(number))
 
     def clear(self) -> None:
         """Removes all checkpoints; the next ones may be of another kind."""
+        self._ranks.first(self._remove)
 
-        def removed() -> None:
-            assert self._manager is not None
-            for step in self._manager.all_steps():
-                self._manager.delete(step)
+    def _remove(self) -> None:
+        if self.claim:
+            self.claim.check()
+        for number in self._numbers():
+            results.remove(self.folder / str(number))
 
-        self._ranks.first(removed)
+    def _numbers(self) -> list[int]:
+        with suppress(FileNotFoundError):
+            return [int(path.name) for path in self.folder.iterdir() if path.name.isdecimal()]
+        return []
 
-    def close(self, *, remove: bool = False) -> None:
-        """Ends the work here; with `remove` the checkpoints go, once results are whole and need them no more."""
-        if self._manager is None:
-            return
-        self._manager.close()
-        if remove:
-            shutil.rmtree(self.folder, ignore_errors=True)
+
+def _arrays(content: memoryview, like: Any) -> Any:
+    leaves, structure = jax.tree.flatten(like)
+    found, start = [], 0
+    for leaf in leaves:
+        shape, kind = leaf.shape, np.dtype(leaf.dtype)
+        stop = start + kind.itemsize * int(np.prod(shape))
+        # a copy: JAX may write over what it was given
+        found.append(np.frombuffer(content[start:stop], kind).reshape(shape).copy())
+        start = stop
+    return jax.tree.unflatten(structure, found)

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +37,8 @@ MACHINE_FAULTS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ED
 
 
 def say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # a log on a disk that is full costs no work
+        print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def _progress(noun: str, rank: int = 0) -> Callable[[int, int], None]:
@@ -366,6 +368,9 @@ def train(
         int | None, typer.Option("--rung", min=1, help="Of search.halving; the last one where left out.")
     ] = None,
     retrain: Annotated[bool, typer.Option("--retrain", help="Train finished trials again, to the end.")] = False,
+    attempt: Annotated[
+        int, typer.Option("--attempt", min=1, help="How often it was started, after errors; the report tells.")
+    ] = 1,
 ) -> None:
     """Trains a job's trials at once, on from its checkpoint."""
     from jaxrnn import plan as plan_module
@@ -373,22 +378,28 @@ def train(
 
     place = mpi.join(None)
     job_file = place.each(lambda: plan_module.load_job(config, place.size))[place.rank]
-    from jaxrnn import jobs
+    from jaxrnn import deadlines, jobs
     from jaxrnn.results import Results
 
-    output = output or config.parent
-    with place.as_one():
-        jobs.train(job_file, Results(results), output, say, rung=rung, retrain=retrain, ranks=place)
+    at, output = Results(results), output or config.parent
+    with place.as_one(), deadlines.going_on(place, say):
+        jobs.train(job_file, at, output, say, rung=rung, retrain=retrain, attempt=attempt, ranks=place)
 
 
 @app.command(epilog=_examples("jaxrnn aggregate --config config/goto.yaml"))
-def aggregate(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
+def aggregate(
+    config: ConfigFile,
+    results: ResultsFolder = RESULTS,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Of the jobs that are finished, where others failed; the report says so.")
+    ] = False,
+) -> None:
     """Writes the tables; chooses the best trial by validation."""
     from jaxrnn import aggregate as aggregate_module
     from jaxrnn.config import ERROR_RATES, load
     from jaxrnn.results import Results
 
-    best = aggregate_module.aggregate(load(config), Results(results))
+    best = aggregate_module.aggregate(load(config), Results(results), partial=partial)
 
     def shown_score(name: str) -> str:
         value, low, high = best["test"][name].values()

@@ -6,11 +6,9 @@ which all jobs of the same settings share, and which is only ever replaced as a 
 """
 
 import contextlib
-import hashlib
 import io
 import os
 import platform
-import secrets
 import tempfile
 import zipfile
 from collections import Counter
@@ -23,6 +21,7 @@ import jax
 import jax.monitoring
 from jax.experimental.compilation_cache import compilation_cache
 
+from jaxrnn import results
 from jaxrnn.config import digest
 
 # Of all files together; the least recently used ones go.
@@ -39,7 +38,6 @@ REQUEST, HIT, MISS = f"{EVENTS}compile_requests_use_cache", f"{EVENTS}cache_hits
 CPUINFO = Path("/proc/cpuinfo")
 PROCESSOR = ("vendor_id", "cpu family", "model", "flags")
 PROCESSOR += ("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features")
-SUM_BYTES = hashlib.sha256().digest_size
 
 
 def key(values: Any) -> str:
@@ -134,30 +132,9 @@ def _refusal(file: Path, error: OSError) -> str:
     return f"compiled programs cannot be shared in {file.parent} ({error.strerror or error}); the job goes on without"
 
 
-def kept(file: Path) -> bytes | None:
-    """Returns what `keep` was given; None where the file is not there, or damaged."""
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
-        return None
-    total, content = content[:SUM_BYTES], content[SUM_BYTES:]
-    return content if hashlib.sha256(content).digest() == total else None
-
-
-def keep(file: Path, content: bytes) -> None:
-    """Writes a file, whole or not at all, whatever other jobs do: no two have the same temporary name."""
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}.part")
-    try:
-        # the sum makes it needless to wait for the disk: what a power cut leaves is found out
-        temporary.write_bytes(hashlib.sha256(content).digest() + content)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _read(file: Path) -> dict[str, bytes]:
     """Returns the programs in a shared file, by JAX's names; none where it is not there, or damaged."""
-    archive = kept(file)
+    archive = results.kept(file)
     if archive is None:
         return {}
     with zipfile.ZipFile(io.BytesIO(archive)) as opened:
@@ -170,7 +147,8 @@ def _replace(file: Path, programs: dict[str, bytes]) -> None:
         for name in sorted(programs):
             opened.writestr(name, programs[name])
     file.parent.mkdir(parents=True, exist_ok=True)
-    keep(file, archive.getvalue())
+    # the sum makes it needless to wait for the disk: what a power cut leaves is found out
+    results.keep(file, archive.getvalue())
 
 
 def _bound(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """The one error that users see, and the exit codes of the `jaxrnn` command."""
 
+import errno
 from collections.abc import Sequence
+from pathlib import Path
 
 EXIT_USER_ERROR = 2  # the input, the configuration or the machine is not as it must be
 EXIT_INTERRUPTED = 130  # stopped by a signal; what was done is kept, the same command goes on
@@ -18,8 +20,26 @@ class JaxrnnError(Exception):
         super().__init__("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message))
 
 
+class Unwritable(JaxrnnError):
+    """That the file system refused what was to be written at `path`; nothing was left half-written.
+
+    full: whether it may take it later.
+    """
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f"{path}: cannot be written ({error.strerror or error}); nothing was left half-written")
+        self.full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 class Interrupted(Exception):
-    """A signal stopped the work; what was done is kept."""
+    """A signal, or the end of its time, stopped the work; what was done is kept.
+
+    requeue: whether the SLURM job is meant to go on.
+    """
+
+    def __init__(self, message: str, *, requeue: bool = False) -> None:
+        super().__init__(message)
+        self.requeue = requeue
 
 
 class EndedElsewhere(SystemExit):

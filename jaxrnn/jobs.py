@@ -12,6 +12,7 @@ import importlib.metadata
 import math
 import platform
 import resource
+import shutil
 import signal
 import tempfile
 import time
@@ -32,7 +33,9 @@ from jaxrnn import (
     batches,
     blueprint,
     bundles,
+    claims,
     compilation,
+    deadlines,
     distributed,
     losses,
     native,
@@ -49,8 +52,10 @@ from jaxrnn import (
 from jaxrnn.batches import Corpus, Part, Schedule, Window, Windows
 from jaxrnn.blueprint import Blueprint
 from jaxrnn.checkpoints import Checkpoints
+from jaxrnn.claims import Claim
 from jaxrnn.config import LOWER_IS_BETTER, RUN_KEYS, TRACED_KEYS, Output, RecurrentLayer, digest
-from jaxrnn.errors import Interrupted, JaxrnnError, listed, plural
+from jaxrnn.deadlines import Deadline
+from jaxrnn.errors import Interrupted, JaxrnnError, Unwritable, listed, plural
 from jaxrnn.estimates import duration
 from jaxrnn.plan import JobFile, Trial
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
@@ -64,6 +69,9 @@ from jaxrnn.trials import FinishedTrial
 Say = Callable[[str], None]
 T = TypeVar("T")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+REQUEUING = (signal.SIGTERM, signal.SIGUSR1)
+# How long a job waits between attempts to write its results on a full disk.
+WAITS_FOR_ROOM = (5, 15, 30, 60, 120, 240)
 FIRST_SEGMENT_STEPS = 16
 # A signal within this time of the first one is the same one.
 AGAIN_SECONDS = 1.0
@@ -78,6 +86,7 @@ def train(
     *,
     rung: int | None = None,
     retrain: bool = False,
+    attempt: int = 1,
     ranks: Ranks = ALONE,
 ) -> None:
     """Trains the job's trials that are not finished yet, and writes the job's outputs into `output`.
@@ -86,6 +95,7 @@ def train(
     into `output`/rung-<rung>.
     retrain: train all of them to the end, with a store and checkpoints of their own under `output`, so that the
     experiment's stay as they are; interrupted, it goes on as any job does.
+    attempt: how often it was started, after errors; the report tells of it.
     ranks: the processes that train together, of which the first one alone looks into folders, writes and speaks.
     Raises JaxrnnError for a missing device or faulty input, Interrupted after a signal (with a checkpoint written).
     """
@@ -97,6 +107,7 @@ def train(
             ranks.first(lambda: _write_rung(job_file, stage, {}, output))
             say(f"job {job_file.job.name}: none of its trials went on to rung {rung}")
             return
+    ranks.first(lambda: results.note_attempt(output, attempt, say))
     distributed.join(ranks, job_file.training.device)
     device = ranks.here(lambda: _choose_device(job_file.training.device))
     _check_alike(ranks)
@@ -113,8 +124,30 @@ def train(
     recurrent = any(isinstance(placed.layer, RecurrentLayer) for placed in blueprint.every(inputs.network.placed))
     if recurrent and job_file.training.device == "cpu" and (reason := native.absent()):
         say(f"recurrent layers run as XLA compiles them, and not in their own kernel, which is faster: {reason}")
-    base = Results(output) if retrain else at
-    store = Store(base, job_file.experiment, inputs.data_digests)
+    base, name = Results(output) if retrain else at, job_file.job.name + ("" if stage.last else f".rung-{rung}")
+    folder = base.checkpoints(job_file.experiment, name)
+    with contextlib.ExitStack() as stack:
+        claim = ranks.here(lambda: stack.enter_context(claims.held(folder)) if ranks.rank == 0 else None)
+        store = Store(base, job_file.experiment, inputs.data_digests, claim)
+        _train_missing(job_file, stage, inputs, at, store, Checkpoints(folder, claim, ranks), say, ranks)
+        ranks.first(lambda: _write(job_file, at, stage, inputs, store, output, rung, say))
+        if claim:
+            claim.check()
+            shutil.rmtree(folder, ignore_errors=True)  # results are whole, and need no checkpoint any more
+    say(f"job {job_file.job.name}: done, results in {output}")
+
+
+def _train_missing(
+    job_file: JobFile,
+    stage: Stage,
+    inputs: "_Inputs",
+    at: Results,
+    store: Store,
+    checkpoints: Checkpoints,
+    say: Say,
+    ranks: Ranks,
+) -> None:
+    """Trains what is not finished yet."""
 
     def missing() -> list[Trial]:
         return ranks.first(lambda: [trial for trial in stage.trials if store.found(trial, stage) is None])
@@ -127,21 +160,23 @@ def train(
         finished = len(stage.trials) - len(waiting)
         say(f"{finished} trials are finished already and are kept (--retrain --output FOLDER trains them again there)")
     if waiting:
-        name = job_file.job.name + ("" if stage.last else f".rung-{rung}")
-        checkpoints = Checkpoints(base.checkpoints(job_file.experiment, name), ranks)
         # several processes must find the same programs or all compile them, and jobs of several are few and long
         shared = contextlib.nullcontext(lambda: None)
         if ranks.size == 1:
             shared = compilation.shared(_compiled(job_file, inputs, at), say)
         with shared as publish:
             _train_all(job_file, stage, inputs, missing, store, checkpoints, say, publish, ranks)
-        checkpoints.close(remove=True)
-    ranks.first(lambda: _write(job_file, at, stage, inputs, store, output, rung))
-    say(f"job {job_file.job.name}: done, results in {output}")
 
 
 def _write(
-    job_file: JobFile, at: Results, stage: Stage, inputs: "_Inputs", store: Store, output: Path, rung: int | None
+    job_file: JobFile,
+    at: Results,
+    stage: Stage,
+    inputs: "_Inputs",
+    store: Store,
+    output: Path,
+    rung: int | None,
+    say: Say,
 ) -> None:
     """Writes the job's outputs, of trials that are all in the store."""
     folders = {}
@@ -155,9 +190,9 @@ def _write(
             )
         folders[trial.fingerprint] = folder
     if stage.last:
-        _write_outputs(job_file, inputs, stage, folders, output)
+        _patiently(lambda: _write_outputs(job_file, inputs, stage, folders, output, store.claim), say)
     else:
-        _write_rung(job_file, stage, folders, output, inputs.data_digests)
+        _patiently(lambda: _write_rung(job_file, stage, folders, output, inputs.data_digests, store.claim), say)
 
 
 def _train_all(
@@ -172,15 +207,29 @@ def _train_all(
     ranks: Ranks,
 ) -> None:
     """Trains what the stage asks for and is missing yet; a pack that does not fit the device at half its width."""
+    deadline = deadlines.deadline(say) if ranks.rank == 0 else Deadline(None)
 
     def train(halvings: int) -> None:
         while waiting := missing():
             with _Pack(job_file, stage, inputs, waiting, store, checkpoints, say, halvings, ranks) as pack:
                 began = time.monotonic()
-                pack.run(publish)
+                pack.run(publish, deadline)
                 say(f"waited for input {100 * pack.waited / (time.monotonic() - began):.1f} % of the time")
 
     _fitting(job_file, train, checkpoints, say)
+
+
+def _patiently(write: Callable[[], None], say: Say) -> None:
+    """Calls `write`, and where the disk is full again after a while, for some minutes; then raises Unwritable."""
+    for seconds in WAITS_FOR_ROOM:
+        try:
+            return write()
+        except Unwritable as error:
+            if not error.full:
+                raise
+            say(f"{error}; it is tried again in {seconds} s")
+            time.sleep(seconds)
+    return write()
 
 
 class _DoesNotFit(Exception):
@@ -263,7 +312,6 @@ def calibrate(job_file: JobFile, at: Results, seconds: float) -> dict[str, Any]:
         store = Store(Results(Path(folder)), job_file.experiment, inputs.data_digests)
         checkpoints = Checkpoints(Path(folder) / "checkpoints")
         found = _fitting(job_file, train, checkpoints, _nothing)
-        checkpoints.close()
     peaks = [(entry.memory_stats() or {}).get("peak_bytes_in_use") for entry in jax.local_devices()]
     return {
         "device": device,
@@ -598,10 +646,11 @@ class _Pack:
         """Returns the seconds in which the device has waited for input."""
         return self.windows.waited + self.validation.waited
 
-    def run(self, publish: Callable[[], None]) -> None:
+    def run(self, publish: Callable[[], None], deadline: Deadline) -> None:
         """Trains until no trial runs or waits; each finished one is in the store before the next epoch begins.
 
-        publish: is called between segments, when programs may have been compiled.
+        publish: is called between segments, when programs may have been compiled. deadline: before which it stops as by
+        a signal.
         """
         progress = _Progress(self)
         saved = time.monotonic()
@@ -618,18 +667,37 @@ class _Pack:
                         break
                 progress.tell()
                 publish()
-                due = time.monotonic() - saved > 60 * self.job_file.training.checkpoint_minutes
+
+                def look(saved: float = saved) -> tuple[bool, bool, int | None]:
+                    if self.checkpoints.claim:
+                        self.checkpoints.claim.check()
+                    due = time.monotonic() - saved > 60 * self.job_file.training.checkpoint_minutes
+                    return due, deadline.is_near(), signals.received
+
                 # one process's clock counts, and a signal to any of them
-                told = self.ranks.each(lambda due=due: (due, signals.received))
-                received = next((number for _, number in told if number is not None), None)
-                if told[0][0] or received is not None:
+                told = self.ranks.each(look)
+                (due, late, _), received = told[0], next((number for *_, number in told if number is not None), None)
+                if late or received is not None:
                     self._save()
-                    saved = time.monotonic()
-                if received is not None:
+                    by = "the end of its time" if received is None else signal.Signals(received).name
+                    # every start of a job that is requeued comes further, by a segment at least
                     raise Interrupted(
-                        f"job {self.job_file.job.name}: stopped by {signal.Signals(received).name}; the checkpoint is "
-                        "written, and the same command goes on from it"
+                        f"job {self.job_file.job.name}: stopped by {by}; the checkpoint is written, and the same "
+                        "command goes on from it",
+                        requeue=late or received in REQUEUING,
                     )
+                if due:
+                    began = time.monotonic()
+                    self._save(self._unless_refused)
+                    saved = time.monotonic()
+                    deadline.saving = max(deadline.saving, saved - began)
+
+    def _unless_refused(self, write: Callable[[], None]) -> None:
+        """Writes a checkpoint that another one follows: training is worth more than each of them."""
+        try:
+            write()
+        except Unwritable as error:
+            self.say(f"{error}; training goes on, and the checkpoint is tried again when the next is due")
 
     def some_steps(self) -> None:
         """Trains for a segment, at most to the end of the window."""
@@ -768,7 +836,7 @@ class _Pack:
         if ended:
             # the checkpoint comes first: were the store ahead of it, a resumed job would begin with fewer trials, and
             # so another width, than it had
-            self._save()
+            self._save(lambda write: _patiently(write, self.say))
             self._store_all(ended)
         self._refill()
         if not self.stage.last and None in self.places:
@@ -920,9 +988,10 @@ class _Pack:
         }
         leaves = jax.tree.leaves(State(**state)) if halted else []
         finished = FinishedTrial(place.history, arrays, probabilities, record, attention, leaves)
-        self.store.save(place.trial, finished)
+        _patiently(lambda: self.store.save(place.trial, finished), self.say)
 
-    def _save(self) -> None:
+    def _save(self, by: Callable[[Callable[[], None]], None] = lambda write: write()) -> None:
+        """Writes a checkpoint; by: as in `Checkpoints.save`."""
         values = {
             "program": self._program_digest(),
             "window": self.window,
@@ -933,7 +1002,7 @@ class _Pack:
             "devices": training.devices_for(len(self.places)) * training.row_devices(),
             **_software(),
         }
-        self.checkpoints.save(jax.device_get(self.states), values)
+        self.checkpoints.save(jax.device_get(self.states), values, by)
 
     def _program_digest(self) -> str:
         """Returns what a checkpoint's arrays depend on: the static settings and the data."""
@@ -1053,7 +1122,14 @@ def _software() -> dict[str, str]:
     return dict(zip(trials.SOFTWARE, (*versions, *hardware, native.told()), strict=True))
 
 
-def _write_outputs(job_file: JobFile, inputs: _Inputs, stage: Stage, folders: dict[str, Path], output: Path) -> None:
+def _write_outputs(
+    job_file: JobFile,
+    inputs: _Inputs,
+    stage: Stage,
+    folders: dict[str, Path],
+    output: Path,
+    claim: Claim | None = None,
+) -> None:
     network, digests = inputs.network, inputs.data_digests
     rows, histories = [], []
     finished = {trial.id: trials.load(folders[trial.fingerprint]) for trial in job_file.job.trials}
@@ -1086,14 +1162,14 @@ def _write_outputs(job_file: JobFile, inputs: _Inputs, stage: Stage, folders: di
 
     output.mkdir(parents=True, exist_ok=True)
     of_folds = {fold: {split: predicted(fold, split) for split in SCORED_SPLITS} for fold in inputs.folds}
-    predictions.write(output / "predictions.h5", of_folds, inputs.classes)
-    with results.written_whole(output / "models") as temporary:
+    predictions.write(output / "predictions.h5", of_folds, inputs.classes, claim)
+    with results.written_whole(output / "models", claim=claim) as temporary:
         temporary.mkdir()
         for trial, entry in finished.items():
             bundles.write_arrays(temporary / f"{trial}.npz", entry.arrays)
-    with results.written_whole(output / "history.csv") as temporary:
+    with results.written_whole(output / "history.csv", claim=claim) as temporary:
         pd.concat(histories).to_csv(temporary, index=False)
-    with results.written_whole(output / "trials.csv") as temporary:
+    with results.written_whole(output / "trials.csv", claim=claim) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
 
 
@@ -1103,6 +1179,7 @@ def _write_rung(
     folders: dict[str, Path],
     output: Path,
     data_digests: dict[int | None, str] | None = None,
+    claim: Claim | None = None,
 ) -> None:
     """Writes `trials.csv` of a rung: its trials, and their scores at the best of the epochs up to its last one."""
     monitor = f"validation_{job_file.training.monitor}"
@@ -1122,5 +1199,5 @@ def _write_rung(
         rows.append(row | {"epochs": len(history), "best_epoch": scores.pop("epoch")} | scores)
     columns = ("trial", "fingerprint", "seed", "data_digest", "outcome", "epochs", "best_epoch")
     table = pd.DataFrame(rows, columns=[*columns, *results.HISTORY_COLUMNS[1:]])
-    with results.written_whole(output / "trials.csv") as temporary:
+    with results.written_whole(output / "trials.csv", claim=claim) as temporary:
         table.to_csv(temporary, index=False)

@@ -50,6 +50,11 @@ def held(folder: Path) -> Iterator[None]:
             folder.rmdir()  # where nothing came of it
 
 
+def holder() -> dict[str, Any]:
+    """Returns what a lock or a claim says of who holds it: this process."""
+    return {"host": os.uname().nodename, "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+
+
 def _taken(path: Path) -> int:
     """Returns the open file of the lock, which is now this process's."""
     while True:
@@ -61,9 +66,8 @@ def _taken(path: Path) -> int:
                 continue
             if not (is_new and not has_flock):
                 _refuse_living(file, path, has_flock)
-            me = {"host": os.uname().nodename, "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
             os.ftruncate(file, 0)
-            os.pwrite(file, json.dumps(me).encode(), 0)
+            os.pwrite(file, json.dumps(holder()).encode(), 0)
         except BaseException:
             os.close(file)
             raise
@@ -99,21 +103,21 @@ def _is_at(file: int, path: Path) -> bool:
 
 def _refuse_living(file: int, path: Path, has_flock: bool) -> None:
     """Raises JaxrnnError where who the file names may be at work, for all that this host can tell."""
-    holder = _holder(file)
+    found = _holder(file)
     silent = _now(path) - os.fstat(file).st_mtime
-    if holder.get("host") == os.uname().nodename:
-        if not has_flock and _lives(int(holder.get("process", 0))):
-            raise _refusal(path, holder, f"wait for it to end, or end it; if it is another program, remove {path}")
-    elif silent < DEAD_SECONDS and (holder or not has_flock):
+    if found.get("host") == os.uname().nodename:
+        if not has_flock and _lives(int(found.get("process", 0))):
+            raise _refusal(path, found, f"wait for it to end, or end it; if it is another program, remove {path}")
+    elif silent < DEAD_SECONDS and (found or not has_flock):
         raise _refusal(
             path,
-            holder,
+            found,
             f"if that process is dead, run this again {DEAD_SECONDS:g} seconds after its death, or remove {path}",
         )
 
 
-def _refusal(path: Path, holder: dict[str, Any], remedy: str) -> JaxrnnError:
-    who = "process {process} on {host}, since {since}".format_map(holder) if holder else "a process that just began"
+def _refusal(path: Path, found: dict[str, Any], remedy: str) -> JaxrnnError:
+    who = "process {process} on {host}, since {since}".format_map(found) if found else "a process that just began"
     return JaxrnnError(
         f"{path.parent}: another run works in this folder ({who}); {remedy}. Ranks of one MPI run share the folder: if "
         "you started them together, each of them thinks that it is alone, because the MPI library of mpi4py does not "

@@ -25,7 +25,7 @@ import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 
-from jaxrnn import compilation
+from jaxrnn import compilation, results
 from jaxrnn.blueprint import GATES
 
 SOURCE = Path(__file__).with_name("recurrence.cc")
@@ -100,16 +100,16 @@ def _loaded() -> ctypes.CDLL:
     if file:
         # what is torn is not loaded, which would end the process
         with suppress(OSError):  # also: compiled against libraries that this node has not
-            if kept := compilation.kept(file):
+            if kept := results.kept(file):
                 return _opened(kept)
     content = _compiled()
     if file:
         with suppress(OSError):
-            compilation.keep(file, content)
+            results.keep(file, content)
     return _opened(content)
 
 
-def _opened(content: bytes) -> ctypes.CDLL:
+def _opened(content: bytes | memoryview) -> ctypes.CDLL:
     """Returns a library from memory: nobody replaces its file while it is read, nor is that on a disk that may not
     hold programs."""
     if not hasattr(os, "memfd_create"):

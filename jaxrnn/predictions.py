@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 
 from jaxrnn import __version__
+from jaxrnn.claims import Claim
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import check_version, written_whole
 
@@ -68,8 +69,8 @@ class Predictions:
 Folds = dict[int | None, dict[str, Predictions]]  # by fold, None where there are none, and split
 
 
-def write(path: Path, predictions: Folds, classes: tuple[str, ...]) -> None:
-    with written_whole(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+def write(path: Path, predictions: Folds, classes: tuple[str, ...], claim: Claim | None = None) -> None:
+    with written_whole(path, claim=claim) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
         any_entry = next(iter(predictions.values()))[SCORED_SPLITS[0]]
         file.attrs["layout_version"] = LAYOUT_VERSION
         file.attrs["jaxrnn_version"] = __version__

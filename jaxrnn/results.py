@@ -3,17 +3,21 @@
 `Results(root)` is the one place that knows the layout; ARCHITECTURE.md shows it as a tree.
 """
 
+import glob
+import hashlib
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jaxrnn import __version__
-from jaxrnn.errors import JaxrnnError
+from jaxrnn.claims import Claim
+from jaxrnn.errors import JaxrnnError, Unwritable
 
 # Of the tables `history.csv`, beside `trial`, and `trials.csv`.
 HISTORY_COLUMNS = (
@@ -36,6 +40,8 @@ MISTAKES = {"label_sequence": ("edit_operations_{}.csv", "decoded_{}.csv")}
 CONFUSIONS = ("confusion_matrix_{}.csv", "confusion_matrix_{}_normalised.csv")
 # `halted`: by successive halving, in which it fell behind.
 COMPLETED, EARLY_STOPPED, DIVERGED, HALTED = "completed", "early_stopped", "diverged", "halted"
+ATTEMPTS = "attempts.json"
+SUM_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -74,35 +80,90 @@ def mistakes_tables(kind: str) -> list[str]:
 
 
 @contextmanager
-def written_whole(path: Path, *, durable: bool = True) -> Iterator[Path]:
+def written_whole(path: Path, *, durable: bool = True, claim: Claim | None = None) -> Iterator[Path]:
     """Yields a temporary name beside `path` for a file or folder; renames it to `path` when the block ends well.
 
-    After a failure nothing is left. A kill leaves at most the temporary name, which the next write of `path` clears.
+    After a failure nothing is left; Unwritable says why. A kill leaves at most the temporary name, which the next write
+    of `path` clears.
     durable: False doesn't wait for the disk: for what a power cut may take, because it is made again.
+    claim: of the writer, where several may be at work; one that lost it writes nothing and touches no other's.
     """
-    temporary, aside = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
+    token = f".{claim.token}" if claim else ""
+    temporary, aside = (path.with_name(f".{path.name}{token}.{end}") for end in ("part", "old"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(temporary)
+        _remove_left(path, "part", claim)
         yield temporary
         if durable:
             for file in [*temporary.rglob("*")] if temporary.is_dir() else [temporary]:
                 _flush(file)
+        if claim:
+            claim.check()
         if path.is_dir():
             # a folder can't be replaced in one step: the old one steps aside, and is whole until the new one stands
-            _remove(aside)
+            remove(aside)
             os.replace(path, aside)
         os.replace(temporary, path)
         if durable:
             _flush(path.parent)
-        _remove(aside)
+        _remove_left(path, "old", claim)
     except OSError as error:
-        raise JaxrnnError(f"{path}: cannot be written ({error.strerror or error}); nothing was left half-written")
+        if claim:
+            claim.check()  # who has it now has cleared what was being written here
+        raise Unwritable(path, error)
     finally:
         with suppress(OSError):
             if aside.is_dir() and not path.exists():
                 os.replace(aside, path)
-            _remove(temporary)
+            remove(temporary)
+
+
+def _remove_left(path: Path, end: str, claim: Claim | None) -> None:
+    """Removes the temporary names that earlier writes of `path` left, under earlier claims too."""
+    remove(path.with_name(f".{path.name}.{end}"))
+    if claim:
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.{end}"):
+            if left.name.split(".")[-2] <= claim.token:
+                with suppress(OSError):  # who wrote it may still be at work in it
+                    remove(left)
+
+
+def keep(file: Path, *parts: bytes | memoryview, durable: bool = False, claim: Claim | None = None) -> None:
+    """Writes a file of these parts and their sum, whole or not at all, whatever other processes do: no two have the
+    same temporary name. Raises OSError where it can't.
+
+    durable: waits for the disk. Else the sum alone tells what a power cut left.
+    claim: of the writer, where several may be at work; one that lost it writes nothing.
+    """
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}.part")
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part)
+    try:
+        with temporary.open("wb") as opened:
+            opened.write(total.digest())
+            for part in parts:
+                opened.write(part)
+        if durable:
+            _flush(temporary)
+        if claim:
+            claim.check()
+        os.replace(temporary, file)
+        if durable:
+            _flush(file.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def kept(file: Path) -> memoryview | None:
+    """Returns what `keep` was given; None where the file is not there, or damaged."""
+    try:
+        content = memoryview(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    total, content = content[:SUM_BYTES], content[SUM_BYTES:]
+    return content if hashlib.sha256(content).digest() == total else None
 
 
 def _flush(path: Path) -> None:
@@ -114,11 +175,24 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def note_attempt(job_folder: Path, attempt: int, say: Callable[[str], None]) -> None:
+    """Notes beside a job's outputs how often it was started, where the one before ended by an error."""
+    path = job_folder / ATTEMPTS
+    if attempt == 1:
+        path.unlink(missing_ok=True)
+        return
+    say(f"attempt {attempt}: the one before failed, or had too little memory or time")
+    try:
+        write_json(path, {"attempts": attempt})
+    except Unwritable as error:
+        say(str(error))
 
 
 def write_text(path: Path, text: str) -> None:

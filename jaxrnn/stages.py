@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxrnn import search, trials
+from jaxrnn.claims import Claim
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.plan import JobFile, Trial
 from jaxrnn.results import Results
@@ -45,12 +46,15 @@ def of(job_file: JobFile, at: Results, rung: int | None, *, retrain: bool = Fals
 
 @dataclass(frozen=True)
 class Store:
-    """An experiment's finished trials, and those that rungs halted, as far as they are of the same data. data_digests:
-    what stands for that, by fold."""
+    """An experiment's finished trials, and those that rungs halted, as far as they are of the same data.
+
+    data_digests: what stands for that, by fold. claim: that of the job which writes here.
+    """
 
     results: Results
     experiment: str
     data_digests: dict[int | None, str]
+    claim: Claim | None = None
 
     def found(self, trial: Trial, stage: Stage) -> Path | None:
         """Returns where a trial is that has come as far as the stage asks, None where it has not."""
@@ -75,7 +79,7 @@ class Store:
     def save(self, trial: Trial, finished: FinishedTrial) -> None:
         """Keeps a trial, finished or, where it has a state to go on from, halted; a finished one needs no other."""
         epochs = int(finished.record["epochs"])
-        trials.save(self._folder(trial, epochs if finished.state else None), finished)
+        trials.save(self._folder(trial, epochs if finished.state else None), finished, self.claim)
         if not finished.state:
             for folder in self._folder(trial).parent.glob(f"{trial.fingerprint}.epoch-*"):
                 shutil.rmtree(folder, ignore_errors=True)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from jaxrnn import bundles, results
+from jaxrnn.claims import Claim
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import HISTORY_COLUMNS, written_whole
 
@@ -36,9 +37,9 @@ class FinishedTrial:
     state: list[np.ndarray] = field(default_factory=list)
 
 
-def save(folder: Path, finished: FinishedTrial) -> None:
-    """Writes the trial whole or not at all."""
-    with written_whole(folder) as temporary:
+def save(folder: Path, finished: FinishedTrial, claim: Claim | None = None) -> None:
+    """Writes the trial whole or not at all, and under a claim only while it holds."""
+    with written_whole(folder, claim=claim) as temporary:
         temporary.mkdir()
         pd.DataFrame(finished.history, columns=list(HISTORY_COLUMNS)).to_csv(temporary / "history.csv", index=False)
         bundles.write_arrays(temporary / "parameters.npz", finished.arrays)

@@ -49,7 +49,7 @@ def users_of(library: str) -> set[str]:
     [
         ("h5py", {"jaxrnn.shards", "jaxrnn.predictions", "jaxrnn.readers.hdf5", "jaxrnn.clips"}),
         ("mpi4py", {"jaxrnn.ranks"}),
-        ("orbax", {"jaxrnn.checkpoints"}),
+        ("orbax", set()),
         ("altair", {"jaxrnn.report.figures"}),
         ("vl_convert", {"jaxrnn.report.figures"}),
         ("typer", {"jaxrnn.cli"}),

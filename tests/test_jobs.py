@@ -355,7 +355,6 @@ def test_few_trials_are_shared_out_among_all_devices(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     with jobs._Pack(job_file, stage, inputs, [*stage.trials[:3]], store, checkpoints, quiet) as pack:
         occupied = [place is not None for place in pack.places]
-    checkpoints.close()
     # four places a device
     assert (sum(occupied[:4]), sum(occupied[4:])) == (2, 1)
 

@@ -44,7 +44,7 @@ from jaxrnn.errors import JaxrnnError, listed, plural
 from jaxrnn.readers import SPLITS
 from jaxrnn.report import figures
 from jaxrnn.report.figures import SCORES, Figure
-from jaxrnn.results import DIVERGED, HALTED, HISTORY_COLUMNS, read_json, write_text, written_whole
+from jaxrnn.results import ATTEMPTS, DIVERGED, HALTED, HISTORY_COLUMNS, read_json, write_text, written_whole
 from jaxrnn.splits import EXCLUDED, POOL
 from jaxrnn.transcripts import DECODED_COLUMNS, DELETED, INSERTED
 
@@ -97,7 +97,8 @@ class Inputs:
     the last row and what was deleted in the last column. decoded: the rows of decoded_test.csv, none where no label
     sequence is decoded. keys: the grid's dotted keys. ranges: those whose values were drawn from a range. rungs: of
     successive halving, all but the last: rows of the grid points that were in them. experiment: the
-    digest of the experiment's values. chosen: the chosen trial's row.
+    digest of the experiment's values. chosen: the chosen trial's row. attempts: of the jobs that were started again
+    after an error, how often they were.
     """
 
     folder: Path
@@ -123,6 +124,7 @@ class Inputs:
     rungs: list[list[Row]]
     experiment: str
     chosen: Row
+    attempts: dict[str, int]
 
     @property
     def metric(self) -> str:
@@ -322,7 +324,13 @@ def _read(folder: Path, dataset: Path) -> Inputs:
         rungs=rungs,
         experiment=experiment,
         chosen=chosen[0],
+        attempts=_attempts(folder),
     )
+
+
+def _attempts(folder: Path) -> dict[str, int]:
+    files = sorted((folder / "jobs").glob(f"**/{ATTEMPTS}"))
+    return {str(f.parent.relative_to(folder / "jobs")): read_json(f, "jaxrnn train")["attempts"] for f in files}
 
 
 def _model_values(config: dict[str, Any], best: dict[str, Any]) -> dict[str, Any]:
@@ -622,13 +630,26 @@ def _edits(inputs: Inputs, most: int = 3) -> list[dict[str, Any]]:
 def _checks(inputs: Inputs) -> list[Check]:
     of_classes = [] if inputs.spells else [_check_baseline(inputs)]
     found = [
-        *of_classes, _check_perfect(inputs), _check_transfer(inputs), _check_objects(inputs),
+        _check_missing(inputs), *of_classes, _check_perfect(inputs), _check_transfer(inputs), _check_objects(inputs),
         _check_margin(inputs), _check_overfit(inputs), _check_epochs(inputs), _check_edges(inputs),
-        _check_diverged(inputs), _check_halted(inputs), _check_packs(inputs), _check_leaks(inputs),
-        _check_rejected(inputs),
+        _check_diverged(inputs), _check_halted(inputs), _check_packs(inputs), _check_attempts(inputs),
+        _check_leaks(inputs), _check_rejected(inputs),
     ]  # fmt: skip
     order = ("warning", "note", "passed")
     return sorted((check for check in found if check), key=lambda check: order.index(check.level))
+
+
+def _check_missing(inputs: Inputs) -> Check | None:
+    missing: dict[str, str] = inputs.best.get("missing_jobs", {})
+    if not missing:
+        return None
+    said = listed([f"{job} ({line or 'it said nothing'})" for job, line in missing.items()], 4)
+    return Check(
+        "warning",
+        f"{_sentence(plural(len(missing), 'job'))} failed, and this report is of the others",
+        f"Its trials are in no table, and the choice was made without them: {said}. Their `log.txt` says more. The "
+        "command that trained the others trains them again, and then writes the whole report.",
+    )
 
 
 def _check_baseline(inputs: Inputs) -> Check | None:
@@ -825,6 +846,19 @@ def _check_packs(inputs: Inputs) -> Check | None:
         "A pack did not fit the device's memory",
         f"It began anew with half as many trials at once: {jobs}. A lower `training.trials_per_job` saves "
         "what was lost.",
+    )
+
+
+def _check_attempts(inputs: Inputs) -> Check | None:
+    if not inputs.attempts:
+        return None
+    jobs = listed([f"{job} ({plural(count, 'attempt')})" for job, count in inputs.attempts.items()], 4)
+    return Check(
+        "note",
+        "A job was started again",
+        f"It failed, or had too little memory or time: {jobs}. It went on from its last checkpoint, with more memory, "
+        "and gave what it would have given; its `log.txt` and SLURM's say more. More `mem_mb` or `runtime` in the "
+        "profile saves what was lost.",
     )
 
 

@@ -5,6 +5,8 @@
 # share one ingest.
 import os
 import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +20,10 @@ from jaxrnn.results import Results, mistakes_tables
 
 # Jobs find the commands of this very environment, also where it was not activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]))
+
+
+# A site may send it before a job's time ends; Snakemake's own processes around a job would die of it.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def given_file() -> Path:
@@ -98,10 +104,36 @@ def cores_of(wildcards) -> int:
     return len(jobs[wildcards.job].trials) if experiment.training.device == "cpu" else 1
 
 
+def memory_mb(wildcards, attempt) -> int:
+    """Returns the memory of a training job, which may have run out of it before."""
+    return 8000 * attempt
+
+
+def attempt_number(wildcards, attempt) -> int:
+    return attempt
+
+
 def promoted(wildcards) -> list[str]:
     """Returns the table of what went on from the rung before, or nothing for the first one."""
     before = int(wildcards.get("rung", len(plan.rungs))) - 1
     return [f"results/{experiment.experiment}/rungs/{before}.csv"] if before else []
+
+
+def report_on_the_rest(run_log: str) -> None:
+    """Writes tables and report of the jobs that are finished, where others failed; the report names these.
+
+    The files are made older than all input, so that the next run makes them anew whatever has become of the others.
+    """
+    folder, command = Path("results") / experiment.experiment, [sys.executable, "-m", "jaxrnn"]
+    if "Terminating processes on user request" in Path(run_log).read_text():
+        return
+    for name in ("aggregate --partial", "report"):
+        words = [*command, *name.split(), "--config", str(folder / "experiment.yaml")]
+        if subprocess.run(words).returncode:
+            return
+    for name in ("best.json", "report.html"):
+        os.utime(folder / name, (1, 1))
+    logger.error(f"Some jobs failed. {folder / 'report.html'} is of the others, and names them.")
 
 
 def write_plan() -> None:

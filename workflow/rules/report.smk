@@ -1,6 +1,10 @@
 # From trained jobs to the choice and the report.
 
 
+onerror:
+    report_on_the_rest(log)
+
+
 rule aggregate:
     input:
         splits=rules.split.output.splits,

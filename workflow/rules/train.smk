@@ -30,8 +30,9 @@ rule train:
     resources:
         **processes,
         runtime=480,
-        mem_mb=8000,
+        mem_mb=memory_mb,
         gpu=gpus,
+        attempt=attempt_number,
     params:
         config="results/{experiment}/jobs/{job}/config.yaml",
         trials=trials_of,
@@ -41,7 +42,8 @@ rule train:
         "Train the job {wildcards.job}"
     shell:
         "{params.launcher} env JAX_NUM_CPU_DEVICES={threads} "
-        "jaxrnn train --config {params.config:q} {params.rung} >> {log:q} 2>&1"
+        "jaxrnn train --config {params.config:q} {params.rung}"
+        " --attempt {resources.attempt} >> {log:q} 2>&1"
 
 
 # With successive halving: each job once a rung, then the choice of what goes on. Which trials these are is known only

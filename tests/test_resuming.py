@@ -1,0 +1,357 @@
+"""Jobs as processes that are killed, stopped, doubled and starved: what they leave in the end is always the same.
+
+JAXRNN_SOAK=1 kills a hundred times instead of a few.
+"""
+
+import os
+import random
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from commands import assert_whole
+from experiments import prepared
+
+from jaxrnn import deadlines, slurm
+from jaxrnn.deadlines import Deadline
+
+KILLS = 100 if os.environ.get("JAXRNN_SOAK") else 4
+JOB = "all-1"
+BEGUN = "goes on from the checkpoint"
+
+
+@dataclass
+class Job:
+    """A job in a results folder of its own, with its programs compiled."""
+
+    root: Path
+    environment: dict[str, str]
+
+    @property
+    def output(self) -> Path:
+        return self.root / "tiny" / "jobs" / JOB
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "tiny" / "checkpoints" / JOB
+
+    @property
+    def log(self) -> str:
+        path = self.root.parent / "log.txt"
+        return path.read_text() if path.exists() else ""
+
+    def start(self, **environment: str) -> subprocess.Popen[bytes]:
+        """Starts the job, which writes into the log, behind what is there."""
+        command = [sys.executable, "-m", "jaxrnn", "train", "--config", str(self.output / "config.yaml")]
+        with (self.root.parent / "log.txt").open("ab") as log:
+            return subprocess.Popen(
+                [*command, "--results", str(self.root)], stderr=log, env=self.environment | environment
+            )
+
+    def checkpoint(self) -> int:
+        """Returns the number of the newest checkpoint, 0 where there is none."""
+        numbers = [int(path.name) for path in self.checkpoints.glob("[0-9]*")]
+        return max(numbers, default=0)
+
+    def arrive(self, process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
+        """Waits until `condition` holds, while the job runs."""
+        end = time.monotonic() + 120
+        while not condition():
+            assert process.poll() is None, self.log
+            assert time.monotonic() < end, self.log
+            time.sleep(0.005)
+
+    def files(self) -> dict[str, object]:
+        """Returns all that the job gave, to the bit; without what the clock measured."""
+        found: dict[str, object] = {
+            str(path.relative_to(self.root)): path.read_bytes()
+            for path in (self.output / "history.csv", self.output / "predictions.h5")
+        }
+        for path in [*self.output.glob("models/*.npz"), *self.root.glob("tiny/trials/*/*.npz")]:
+            with np.load(path) as archive:
+                found |= {f"{path.relative_to(self.root)}/{name}": archive[name].tobytes() for name in archive.files}
+        table = pd.read_csv(self.output / "trials.csv").drop(columns=["seconds", "input_seconds"])
+        return found | {"trials.csv": table.to_csv()}
+
+    def assert_gave(self, wanted: dict[str, object]) -> None:
+        found = self.files()
+        assert found.keys() == wanted.keys()
+        assert [name for name in wanted if found[name] != wanted[name]] == []
+        assert not self.checkpoints.exists()
+        assert_whole(self.root)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """The job after a run without disturbance. Three trials at two places; checkpoints all the time."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    settings = {"training__epochs": 20, "training__trials_per_job": 16, "training__checkpoint_minutes": 1e-5}
+    prepared(folder, grid={"loss.gamma": [0, 1, 2]}, **settings)
+    (folder / "tmp").mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "SLURM_"))}
+    environment |= {"TMPDIR": str(folder / "tmp"), "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"}
+    job = Job(folder / "results", environment)
+    config = job.output / "config.yaml"
+    config.write_text(config.read_text().replace("trials_per_job: 16", "trials_per_job: 2"))
+    shutil.copytree(job.root, folder / "before")
+    assert job.start().wait() == 0, job.log
+    shutil.copytree(job.root / "compiled", folder / "before" / "compiled")
+    assert not list((folder / "tmp").iterdir())
+    return job
+
+
+@pytest.fixture
+def job(undisturbed: Job, tmp_path: Path) -> Job:
+    """The job before it is trained."""
+    shutil.copytree(undisturbed.root.parent / "before", tmp_path / "results")
+    (tmp_path / "tmp").mkdir()
+    return Job(tmp_path / "results", undisturbed.environment | {"TMPDIR": str(tmp_path / "tmp")})
+
+
+def test_killed_at_random_instants_it_gives_what_it_would_have_given(
+    undisturbed: Job, job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    instants, kills, completed, lived = random.Random(seed), 0, 0, 5.0
+    while kills < KILLS or not completed:
+        began, before = time.monotonic(), job.checkpoint()
+        process = job.start()
+        if kills < KILLS:
+            wait = instants.uniform(0, lived)
+            # most of them after it wrote something: what it does before is to read files
+            if instants.random() < 0.8:
+                wait = instants.uniform(0, lived / 2)
+                while job.checkpoint() <= before and process.poll() is None:
+                    time.sleep(0.001)
+            since = time.monotonic()
+            while time.monotonic() - since < wait and process.poll() is None:
+                time.sleep(0.001)
+        else:
+            process.wait()
+        if process.poll() is None:
+            process.kill()
+            kills += 1
+        code = process.wait()
+        if code == 0:
+            completed += 1
+            lived = time.monotonic() - began
+            job.assert_gave(undisturbed.files())
+            if kills < KILLS:
+                shutil.rmtree(job.root)
+                shutil.copytree(undisturbed.root.parent / "before", job.root)
+        else:
+            assert code == -signal.SIGKILL, job.log
+    assert "can't be read" not in job.log and "Traceback" not in job.log
+    with capsys.disabled():
+        print(
+            f"\n{kills} kills, {completed} times to the end, {job.log.count(BEGUN)} times on from a checkpoint", end=""
+        )
+
+
+def test_an_old_copy_that_wakes_after_the_new_one_has_ended_harms_nothing(undisturbed: Job, job: Job) -> None:
+    old = job.start()
+    job.arrive(old, lambda: job.checkpoint() >= 3)
+    old.send_signal(signal.SIGSTOP)
+    new = job.start()
+    assert new.wait() == 0, job.log
+    job.assert_gave(undisturbed.files())
+    times = {path: path.stat().st_mtime_ns for path in job.root.rglob("*")}
+    old.send_signal(signal.SIGCONT)
+    assert old.wait() == 2, job.log
+    assert "a newer copy of this job works here, or has ended" in job.log and "Traceback" not in job.log
+    job.assert_gave(undisturbed.files())
+    assert {path: path.stat().st_mtime_ns for path in job.root.rglob("*")} == times
+
+
+def test_a_new_copy_takes_over_from_one_that_is_at_work(undisturbed: Job, job: Job) -> None:
+    old = job.start()
+    job.arrive(old, lambda: job.checkpoint() >= 3)
+    old.send_signal(signal.SIGSTOP)  # until the new one trains: the job is short
+    new = job.start()
+    job.arrive(new, lambda: BEGUN in job.log)
+    old.send_signal(signal.SIGCONT)
+    assert old.wait() == 2, job.log
+    assert f"a newer copy of this job works here (process {new.pid} on" in job.log
+    assert new.wait() == 0, job.log
+    assert "Traceback" not in job.log
+    job.assert_gave(undisturbed.files())
+
+
+def test_copies_stopped_at_random_instants_harm_nothing(undisturbed: Job, job: Job) -> None:
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    instants, sleeping = random.Random(seed), []
+    for _ in range(max(2, KILLS // 10)):
+        process = job.start()
+        lines = job.log.count("\n")
+        job.arrive(process, lambda lines=lines, process=process: job.log.count("\n") > lines or process.poll() == 0)
+        time.sleep(instants.uniform(0, 2))
+        process.send_signal(signal.SIGSTOP)
+        sleeping.append(process)
+    new = job.start()
+    for process in sleeping:
+        time.sleep(instants.uniform(0, 2))
+        process.send_signal(signal.SIGCONT)
+    assert new.wait() == 0, job.log
+    # one may have ended before it was stopped
+    assert {process.wait() for process in sleeping} <= {0, 2}, job.log
+    assert "Traceback" not in job.log
+    job.assert_gave(undisturbed.files())
+
+
+@pytest.fixture
+def small_disk(job: Job) -> Iterator[Path]:
+    """A file system of a few megabytes, on which all results lie."""
+    aside = job.root.with_name("aside")
+    job.root.rename(aside)
+    job.root.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(job.root)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("only root can mount a small file system")
+    shutil.copytree(aside, job.root, dirs_exist_ok=True)
+    yield job.root
+    subprocess.run(["umount", str(job.root)], check=True)
+
+
+def test_a_disk_that_is_full_for_a_while_costs_nothing_but_time(undisturbed: Job, job: Job, small_disk: Path) -> None:
+    process = job.start()
+    job.arrive(process, lambda: job.checkpoint() >= 2)
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+        newest = job.checkpoint()
+        # a checkpoint, and what is written at the end of a trial, which waits
+        job.arrive(process, lambda: "it is tried again in 5 s" in job.log)
+    assert newest and job.checkpoint() - newest <= 1
+    filler.unlink()
+    assert process.wait() == 0, job.log
+    assert "No space left on device" in job.log and "Traceback" not in job.log
+    job.assert_gave(undisturbed.files())
+
+
+@dataclass
+class Cluster:
+    """Stand-ins for SLURM's programs, which say what the test wants and note what was asked of them."""
+
+    folder: Path
+
+    def answer(self, *, left: str, state: str = "RUNNING", requeue: int = 0) -> None:
+        programs = {
+            "squeue": f'case "$*" in *%L*) echo {left};; *) echo "{state}|None";; esac',
+            "scontrol": f'echo "$*" >> {self.folder}/asked; [ {requeue} = 0 ] || echo "scontrol: {state}" >&2; '
+            f"exit {requeue}",
+        }
+        for name, script in programs.items():
+            path = self.folder / name
+            path.write_text(f"#!/bin/sh\n{script}\n")
+            path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+    @property
+    def asked(self) -> list[str]:
+        file = self.folder / "asked"
+        return file.read_text().splitlines() if file.exists() else []
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"SLURM_JOB_ID": "7", "PATH": f"{self.folder}{os.pathsep}{os.environ['PATH']}"}
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    (tmp_path / "bin").mkdir()
+    return Cluster(tmp_path / "bin")
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGUSR1", "the end of its time"])
+def test_a_job_saves_and_requeues_itself_before_it_is_stopped(
+    undisturbed: Job, job: Job, cluster: Cluster, how: str
+) -> None:
+    cluster.answer(left="1-00:00:00" if how.startswith("SIG") else "0:01")
+    process = job.start(**cluster.environment)
+    if how.startswith("SIG"):
+        job.arrive(process, lambda: job.checkpoint() >= 2)
+        process.send_signal(signal.Signals[how])
+    job.arrive(process, lambda: "SLURM job 7 is requeued" in job.log)
+    assert cluster.asked == ["requeue 7"]
+    assert f"stopped by {how}; the checkpoint is written" in job.log
+    # it waits for SLURM's own signal, so that nobody takes it for one that failed
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.terminate()
+    assert process.wait() == -signal.SIGTERM
+    cluster.answer(left="UNLIMITED")
+    assert job.start(**cluster.environment).wait() == 0, job.log
+    assert job.log.count(BEGUN) == 1 and cluster.asked == ["requeue 7"]
+    job.assert_gave(undisturbed.files())
+
+
+@pytest.mark.parametrize(
+    ("state", "refused", "message"),
+    [
+        ("COMPLETING", 0, "SLURM job 7 is completing and is not requeued"),  # cancelled, or out of time
+        ("RUNNING", 1, "SLURM job 7 is not requeued (`scontrol requeue 7` failed: "),
+    ],
+)
+def test_a_job_that_slurm_ends_or_does_not_requeue_ends_as_ever(
+    job: Job, cluster: Cluster, state: str, refused: int, message: str
+) -> None:
+    cluster.answer(left="1-00:00:00", state=state, requeue=refused)
+    process = job.start(**cluster.environment)
+    job.arrive(process, lambda: job.checkpoint() >= 2)
+    process.terminate()
+    assert process.wait() == 130, job.log
+    assert message in job.log and "the same command goes on from it" in job.log
+    assert cluster.asked == (["requeue 7"] if refused else [])
+
+
+def test_where_slurm_does_not_answer_the_job_runs_all_the_same(undisturbed: Job, job: Job) -> None:
+    process = job.start(SLURM_JOB_ID="7", PATH="/nowhere")
+    assert process.wait() == 0, job.log
+    assert "the end of SLURM job 7's time is not known" in job.log
+    job.assert_gave(undisturbed.files())
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0:01", 1),
+        ("59:59", 3599),
+        ("1:00:00", 3600),
+        ("2-03:04:05", 183845),
+        ("UNLIMITED", None),
+        ("NOT_SET", None),
+        ("INVALID", None),
+        ("", None),
+    ],
+)
+def test_the_time_left_is_read_as_slurm_writes_it(text: str, seconds: float | None) -> None:
+    assert slurm.seconds_in(text) == seconds
+
+
+def test_what_is_left_covers_the_longest_stretch_and_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(deadlines.time, "monotonic", lambda: now[0])
+    deadline, endless = Deadline(3600.0), Deadline(None)
+    looks = []
+    while not deadline.is_near():
+        assert not endless.is_near()
+        looks.append(now[0])
+        now[0] += 100 if len(looks) == 3 else 10
+        deadline.saving = 7.0
+    left = 3700 - looks[-1] - 10
+    # enough for a stretch of 100 s, half as long again, with a checkpoint of 7 s, and no more than a look earlier
+    assert 160.5 + 60 - 10 <= left < 160.5 + 60
