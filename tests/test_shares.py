@@ -14,14 +14,12 @@ from jaxrnn import shares
 # sequences, vectors and states, a teacher. Both directions, and a pool over the steps, to keep them company.
 LAYERS: list[Any] = [
     "input_normalisation",
-    {"layer": "conv", "filters": 4, "kernel": 3},
     "batch_norm",
     {"layer": "dropout"},
     {"layer": "lstm", "units": 4, "bidirectional": True},
     {"layer": "pool", "kind": "attention"},
     "metadata",
     "batch_norm",
-    {"layer": "dense", "units": 4},
     {"layer": "dropout", "rate": 0.2},
 ]
 NETWORKS: dict[str, dict[str, Any]] = {

@@ -64,7 +64,9 @@ def test_processes_on_two_nodes_train_one_network_together(generic: object, fini
             shutil.rmtree(path)
     # one of the finished run's four trials
     workflow.configure({"training.processes": 2, "grid": {"loss.gamma": [0]}})
-    done = workflow.run("--set-resources", "train:nodes=2", profile="slurm/testcluster")
+    # beside what the profile says of ingest
+    resources = ("train:nodes=2", "ingest:tasks=2", "ingest:mpi=srun --mpi=pmi2")
+    done = workflow.run("--set-resources", *resources, profile="slurm/testcluster")
     assert done.returncode == 0, done.stdout
     assert ("train", "2") in _submitted(done.stdout)
     history, whole = workflow.table("history.csv"), finished.table("history.csv")

@@ -79,8 +79,9 @@ def processes_of_training() -> dict:
     if processes == 1:
         return {}
     # one fact of the site for all rules: profiles name it for ingest
-    given = workflow.resource_settings.overwrite_resources.get("ingest", {}).get("mpi", "")
-    if not (name := str(getattr(given, "raw", given) or "")):
+    given = workflow.resource_settings.overwrite_resources.get("ingest", {})
+    name = str(given["mpi"].raw) if "mpi" in given else ""
+    if not name:
         raise JaxrnnError(
             f"{experiment_file}: training.processes: {processes} are started by an MPI launcher, and the profile names "
             "none; set `mpi` of the rule `ingest` under `set-resources`, `mpirun` or `srun --mpi=pmi2` "
