@@ -78,7 +78,7 @@ class Experiment:
         }
         history = pd.read_csv(folder / "history.csv").drop(columns="trial")
         found |= {name: history[name].to_numpy() for name in history}
-        for split, entry in predictions.read(folder / "predictions.h5")[0].items():
+        for split, entry in read_predictions(folder / "predictions.h5")[0].items():
             found |= {f"{split}/{trial}": values for trial, values in entry.probabilities.items()}
         return found
 

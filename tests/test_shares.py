@@ -36,7 +36,7 @@ def test_rows_shared_out_are_those_of_one_device(name: str) -> None:
     pack = [setting.hyper(1, recurrent=0.3 * (name == "layers")), setting.hyper(2, gamma=1.0)]
     hypers, begun = setting.begin(pack)
     alone = setting.advance(begun, hypers, 0, setting.steps)
-    scored = setting.program.evaluate(alone, setting.validation.buckets)
+    scored = setting.program.evaluate(alone, hypers, setting.validation.buckets)
     ended, report = setting.finish_epoch(alone, hypers)
 
     setting.program = setting.make(row_devices=DEVICES)
@@ -49,7 +49,7 @@ def test_rows_shared_out_are_those_of_one_device(name: str) -> None:
         (first, second) = (np.asarray(shard.data) for shard in one.addressable_shards)
         np.testing.assert_array_equal(first, second)
     # 40 rows of validation in two buckets, which two devices need not divide
-    logits = setting.program.evaluate(jax.device_put(alone, setting.program.own), setting.validation.buckets)
+    logits = setting.program.evaluate(jax.device_put(alone, setting.program.own), hypers, setting.validation.buckets)
     np.testing.assert_allclose(logits, scored, rtol=1e-5, atol=1e-5)
     after, reported = setting.finish_epoch(states, hypers)
     for one, other in zip(jax.tree.leaves((after, reported)), jax.tree.leaves((ended, report)), strict=True):
