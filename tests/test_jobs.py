@@ -292,6 +292,21 @@ def test_a_pack_that_does_not_fit_begins_anew_at_half_its_width(
     assert "A pack did not fit the device" in page and "all-1 (2 times)" in page
 
 
+def test_the_report_tells_which_jobs_were_started_again(
+    undisturbed: tuple[Path, Results, plan.Plan], tmp_path: Path
+) -> None:
+    folder, _, made = undisturbed
+    shutil.copytree(folder / "results", tmp_path / "results")
+    at = Results(tmp_path / "results")
+    job = at.job("tiny", made.jobs[0].name)
+    for attempt, said in ((3, "A job was started again"), (1, "")):
+        jobs.train(plan.load_job(job / "config.yaml"), at, job, quiet, attempt=attempt)
+        aggregate.aggregate(made.experiment, at)
+        page = report.write(at.experiment("tiny"), at.dataset(made.dataset_key)).read_text()
+        assert ("A job was started again" in page) == bool(said)
+        assert (f"{made.jobs[0].name} (3 attempts)" in page) == bool(said)
+
+
 def test_the_width_follows_from_the_compiled_programs_own_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU does not say what is free, and so the test does; what is needed is XLA's own analysis."""
     _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1, 2, 3, 4, 5, 6]})

@@ -116,6 +116,7 @@ def test_interrupted_it_goes_on_and_gives_what_it_would_have_given(finished: Wor
     output, _ = process.communicate()
     assert process.returncode != 0, output
     assert "stopped by SIGINT" in _log(workflow, "tiny/jobs/*/log.txt")
+    assert not (workflow.results / "report.html").exists()
 
     workflow.configure()
     done = workflow.run()
@@ -123,6 +124,26 @@ def test_interrupted_it_goes_on_and_gives_what_it_would_have_given(finished: Wor
     assert "goes on from" in _log(workflow, "tiny/jobs/*/log.txt")
     for name in TABLES:
         pd.testing.assert_frame_equal(workflow.table(name), finished.table(name), check_exact=True)
+
+
+def test_where_a_job_always_fails_the_report_is_of_the_others_and_says_so(finished: Workflow, tmp_path: Path) -> None:
+    workflow = finished.copied_to(tmp_path)
+    pool = {"layer": "pool", "kind": "mean"}
+    good, bad = ["gru", pool, "dense"], [{"layer": "flatten", "steps": 1}, "dense"]  # too few, as the job finds out
+    settings = {"model": {}, "training.epochs": 2}
+    workflow.configure(settings | {"grid": {"model.layers": [good, bad]}})
+    done = workflow.run()
+    assert done.returncode != 0, done.stdout
+    page = (workflow.results / "report.html").read_text()
+    assert "1 job failed, and this report is of the others" in page and "sequences of at most 1 steps" in page
+    assert len(workflow.table("experiment_results.csv")) == 1
+    # it fails again, and is not taken for done
+    assert workflow.planned() == [*AFTER_TRAINING, "train"]
+    workflow.configure(settings | {"grid": {"model.layers": [good]}})
+    done = workflow.run()
+    assert done.returncode == 0, done.stdout
+    assert "1 job failed" not in (workflow.results / "report.html").read_text()
+    assert workflow.planned() == []
 
 
 def test_a_job_replays_by_hand(finished: Workflow, tmp_path: Path) -> None:

@@ -120,13 +120,13 @@ def promoted(wildcards) -> list[str]:
     return [f"results/{experiment.experiment}/rungs/{before}.csv"] if before else []
 
 
-def report_on_the_rest(run_log: str) -> None:
+def report_on_the_rest(run_logs: list) -> None:
     """Writes tables and report of the jobs that are finished, where others failed; the report names these.
 
     The files are made older than all input, so that the next run makes them anew whatever has become of the others.
     """
     folder, command = Path("results") / experiment.experiment, [sys.executable, "-m", "jaxrnn"]
-    if "Terminating processes on user request" in Path(run_log).read_text():
+    if any("Terminating processes on user request" in Path(log).read_text() for log in run_logs):
         return
     for name in ("aggregate --partial", "report"):
         words = [*command, *name.split(), "--config", str(folder / "experiment.yaml")]

@@ -2,7 +2,7 @@
 
 
 onerror:
-    report_on_the_rest(log)
+    report_on_the_rest([log] if isinstance(log, str) else log)
 
 
 rule aggregate:
