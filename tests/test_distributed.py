@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from commands import assert_whole, refused
-from experiments import prepared, write_arrays, write_config
+from experiments import prepared, read_predictions, write_arrays, write_config
 from test_ingest import MPIRUN, needs_mpi
 
-from jaxrnn import bundles, config, jobs, plan, predictions
+from jaxrnn import bundles, config, jobs, plan
 from jaxrnn.distributed import Node, own_cores, own_gpus
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import Results
