@@ -38,6 +38,7 @@ from jaxrnn import (
     plan,
     predict,
     predictions,
+    progress,
     results,
     splits,
     stages,
@@ -52,6 +53,7 @@ from jaxrnn.errors import Interrupted, JaxrnnError, listed, plural
 from jaxrnn.estimates import duration
 from jaxrnn.plan import JobFile, Trial
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
+from jaxrnn.progress import COMPILING, PREDICTING, TRAINING, Tell
 from jaxrnn.results import Results
 from jaxrnn.splits import Statistics
 from jaxrnn.stages import Stage, Store
@@ -64,7 +66,14 @@ FIRST_SEGMENT_STEPS = 16
 
 
 def train(
-    job_file: JobFile, at: Results, output: Path, say: Say, *, rung: int | None = None, retrain: bool = False
+    job_file: JobFile,
+    at: Results,
+    output: Path,
+    say: Say,
+    *,
+    rung: int | None = None,
+    retrain: bool = False,
+    tell: Tell = progress.nothing,
 ) -> None:
     """Trains the job's trials that are not finished yet, and writes the job's outputs into `output`.
 
@@ -72,6 +81,7 @@ def train(
     into `output`/rung-<rung>.
     retrain: train all of them to the end, with a store and checkpoints of their own under `output`, so that the
     experiment's stay as they are; interrupted, it goes on as any job does.
+    tell: takes how far it is, as fields of `Progress`.
     Raises JaxrnnError for a missing device or faulty input, Interrupted after a signal (with a checkpoint written).
     """
     stage = stages.of(job_file, at, rung, retrain=retrain)
@@ -106,7 +116,7 @@ def train(
         name = job_file.job.name + ("" if stage.last else f".rung-{rung}")
         checkpoints = Checkpoints(base.checkpoints(job_file.experiment, name))
         with compilation.shared(_compiled(job_file, inputs, at), say) as publish:
-            _train_all(job_file, stage, inputs, store, checkpoints, say, publish)
+            _train_all(job_file, stage, inputs, store, checkpoints, say, publish, tell)
         checkpoints.close(remove=True)
     folders = {}
     for trial in job_file.job.trials if stage.last else stage.trials:
@@ -133,6 +143,7 @@ def _train_all(
     checkpoints: Checkpoints,
     say: Say,
     publish: Callable[[], None],
+    tell: Tell,
 ) -> None:
     """Trains what the stage asks for and is not found yet; a pack that does not fit the device at half its width."""
 
@@ -140,7 +151,7 @@ def _train_all(
         while waiting := [trial for trial in stage.trials if store.found(trial, stage) is None]:
             with _Pack(job_file, stage, inputs, waiting, store, checkpoints, say, halvings) as pack:
                 began = time.monotonic()
-                pack.run(publish)
+                pack.run(publish, tell)
                 say(f"waited for input {100 * pack.waited / (time.monotonic() - began):.1f} % of the time")
 
     _fitting(job_file, train, checkpoints, say)
@@ -402,6 +413,7 @@ class _Pack:
         self.segment_steps = FIRST_SEGMENT_STEPS
         self._scheduled: tuple[Window, Schedule] | None = None
         self.compiled = False
+        self.tell: Tell = progress.nothing  # until it runs
         self.places: list[_Place | None] = []
         self.program: training.Program
         self.hypers: Hyperparameters
@@ -502,12 +514,14 @@ class _Pack:
         """Returns the seconds in which the device has waited for input."""
         return self.windows.waited + self.validation.waited
 
-    def run(self, publish: Callable[[], None]) -> None:
+    def run(self, publish: Callable[[], None], tell: Tell) -> None:
         """Trains until no trial runs or waits; each finished one is in the store before the next epoch begins.
 
-        publish: is called between segments, when programs may have been compiled.
+        publish: is called between segments, when programs may have been compiled. tell: of `train`.
         """
-        progress = _Progress(self)
+        self.tell = tell
+        tell(phase=COMPILING)
+        line = _Progress(self)
         saved = time.monotonic()
         with _Signals() as signals:
             while any(self.places):
@@ -520,7 +534,7 @@ class _Pack:
                     self._keep(report)
                     if not any(self.places):
                         break
-                progress.tell()
+                line.tell()
                 publish()
                 due = time.monotonic() - saved > 60 * self.job_file.training.checkpoint_minutes
                 if due or signals.received is not None:
@@ -649,6 +663,7 @@ class _Pack:
 
     def _store_all(self, ended: list[int]) -> None:
         """Stores the finished trials and empties their places."""
+        self.tell(phase=PREDICTING)
         # what makes a finished trial leaves the device at once, not leaf by leaf for each of them
         kept = ("best_parameters", "best_statistics", "best_epoch", "epoch", "diverged")
         halts = not self.stage.last
@@ -861,10 +876,11 @@ def _monitored(job_file: JobFile, classes: tuple[str, ...]) -> dict[str, Any]:
 
 
 class _Progress:
-    """A line after the first segment, then one every half minute."""
+    """A line after the first segment, then one every half minute; the same is told to who looks from elsewhere."""
 
     def __init__(self, pack: _Pack) -> None:
         self.pack, self.last = pack, -math.inf
+        self.trials = len(pack.waiting) + len(pack.places) - pack.places.count(None)
 
     def tell(self) -> None:
         if time.monotonic() - self.last < 30:
@@ -880,15 +896,31 @@ class _Progress:
         scored = [row[column] for place in places for row in place.history[-1:] if math.isfinite(row[column])]
         best = f", validation {words} {best_of(scored):.3f}" if scored else ""
         waiting = f", {len(self.pack.waiting)} waiting" if self.pack.waiting else ""
-        left = ""
+        left, seconds_left = "", None
         spent = sum(place.seconds for place in places)
         step, steps = self.pack.epoch_steps()
         finished = sum(len(place.history) for place in places) + len(places) * step / steps
         if finished:
             to_do = sum(epochs - len(place.history) for place in places) + epochs * len(self.pack.waiting)
-            left = f", at most {duration(spent / finished * to_do)} left"
+            seconds_left = spent / finished * (to_do - len(places) * step / steps)
+            left = f", at most {duration(seconds_left)} left"
         where = f"epoch {done} of {epochs}, step {step} of {steps}"
         self.pack.say(f"{where}: {len(places)} trials training{waiting}{best}{left}")
+        self.pack.tell(
+            phase=TRAINING,
+            trials_finished=self.trials - len(places) - len(self.pack.waiting),
+            trials_training=len(places),
+            trials_waiting=len(self.pack.waiting),
+            epoch=done,
+            epochs=epochs,
+            step=step,
+            steps=steps,
+            score=name,
+            best=best_of(scored) if scored else None,
+            seconds_left=seconds_left,
+            pack_width=len(self.pack.places),
+            devices=training.devices_for(len(self.pack.places)),
+        )
 
 
 def _software() -> dict[str, str]:
