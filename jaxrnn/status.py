@@ -29,7 +29,7 @@ from jaxrnn.slurm import QueuedJob
 DONE, RUNNING, WAITING = "done", "running", "waiting"
 STOPPED, LOST, FAILED = "stopped", "lost", "failed"
 # The order of the table, and how many jobs of each state it shows; `--json` has all.
-MOST_ROWS = {FAILED: 20, LOST: 20, STOPPED: 10, RUNNING: 40, WAITING: 10, DONE: 10}
+MOST_ROWS = {FAILED: 10, LOST: 10, STOPPED: 10, RUNNING: 40, WAITING: 10, DONE: 10}
 # A job on another host, of which no queue knows, is taken for dead after so long without a sign of life.
 DEAD_SECONDS = 5 * progress.SIGN_OF_LIFE_SECONDS
 JUST_NOW_SECONDS = 10.0  # a job that began after the queue was read is not in it
@@ -175,7 +175,7 @@ class _Look:
         try:
             self.experiment = parsed(Experiment, read_yaml(path), path)
         except JaxrnnError as error:
-            self.remarks.append(f"stages and rungs are not known: {error}")
+            self.remarks.append(_plain(f"stages and rungs are not known: {error}"))
         training, halving = (self.experiment.training, self.experiment.search.halving) if self.experiment else (0, None)
         self.rungs = len(search.rungs(training.epochs, halving)) if training else 1
         store = at.trial(name, "")
@@ -237,6 +237,8 @@ class _Look:
         entry = self.queued.get(comment)
         if entry is None and told is not None and told.state == progress.RUNNING and told.slurm_job is not None:
             entry = self.queued.get(told.slurm_job)  # the id of one that has ended may be another job's by now
+        if entry is not None and not entry.waits and told is not None and told.slurm_job != entry.id:
+            told = None  # of an earlier run: this one has not said a word yet
         state, message = self._running_state(folder, told, entry, comment)
         return replace(
             found,
@@ -260,7 +262,7 @@ class _Look:
         if entry is not None and entry.waits:
             before = f"; before: {told.message or told.state}" if told and told.state in (STOPPED, FAILED) else ""
             return WAITING, f"in the queue: {entry.reason}{before}"
-        if entry is not None and (told is None or told.slurm_job != entry.id):
+        if entry is not None and told is None:
             return RUNNING, "begins"
         if told is None:
             error = _error(_tail(folder / "log.txt"))
@@ -306,16 +308,15 @@ class _Look:
                 kept = results.read_json(self.folder / estimates.FILE, "jaxrnn plan")
                 if kept["experiment"] == digest(self.experiment.model_dump(mode="json")):
                     expected = {row["job"]: float(row["seconds"]) for row in kept["jobs"]}
-        lefts: list[float | None] = []
-        for job in jobs:
+
+        def left(job: JobStatus) -> float | None:
+            if job.state == RUNNING and job.told is not None and job.told.seconds_left is not None:
+                return max(0.0, job.told.seconds_left - (time.time() - job.told.written))
             whole = expected.get(job.name) if each is None else each * job.trials
-            guess = None if whole is None else whole * (1 - job.trials_finished / job.trials)
-            if job.state == RUNNING:
-                said = job.told.seconds_left if job.told and job.message != "begins" else None
-                lefts.append(guess if said is None else max(0.0, said - (time.time() - job.told.written)))  # pyright: ignore
-            elif job.state == WAITING:
-                lefts.append(guess)
-        known = [left for left in lefts if left is not None]
+            return None if whole is None else whole * (1 - job.trials_finished / job.trials)
+
+        lefts = [left(job) for job in jobs if job.state in (RUNNING, WAITING)]
+        known = [seconds for seconds in lefts if seconds is not None]
         return max(sum(known) / len(running), *known) if len(known) == len(lefts) else None
 
     # --- stages ---
@@ -517,7 +518,7 @@ def _job_lines(entry: ExperimentStatus) -> list[str]:
 
 
 def _row(job: JobStatus) -> list[str]:
-    told = job.told if job.state in (RUNNING, LOST, STOPPED, FAILED) and job.message != "begins" else None
+    told = job.told if job.state in (RUNNING, LOST, STOPPED, FAILED) else None
     epoch = f"{told.epoch}/{told.epochs}" if told and told.epoch is not None else ""
     best = f"{told.score} {told.best:.3f}" if told and told.score and told.best is not None else ""
     left = duration(told.seconds_left) if told and told.seconds_left is not None and job.state == RUNNING else ""
