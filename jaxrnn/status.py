@@ -237,8 +237,10 @@ class _Look:
         entry = self.queued.get(comment)
         if entry is None and told is not None and told.state == progress.RUNNING and told.slurm_job is not None:
             entry = self.queued.get(told.slurm_job)  # the id of one that has ended may be another job's by now
-        if entry is not None and not entry.waits and told is not None and told.slurm_job != entry.id:
-            told = None  # of an earlier run: this one has not said a word yet
+        if told is not None and (
+            told.state == progress.DONE or (entry is not None and not entry.waits and told.slurm_job != entry.id)
+        ):
+            told = None  # of an earlier run, whose outputs are gone or of other trials; this one has said nothing yet
         state, message = self._running_state(folder, told, entry, comment)
         return replace(
             found,
@@ -267,8 +269,6 @@ class _Look:
         if told is None:
             error = _error(_tail(folder / "log.txt"))
             return (FAILED, error) if error else (WAITING, "")
-        if told.state == DONE:
-            return WAITING, ""  # an earlier run, whose outputs are gone or of other trials
         if told.state != RUNNING:
             return told.state, told.message
         if self._lives(told, folder, entry):

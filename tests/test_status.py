@@ -15,13 +15,12 @@ from typing import Any
 
 import pytest
 from commands import jaxrnn, refused
-from experiments import prepared
 from workflows import Workflow, wait_until
 
-from jaxrnn import jobs, plan, progress, slurm, status
+from jaxrnn import progress, slurm, status
 from jaxrnn.errors import Interrupted, JaxrnnError
 from jaxrnn.progress import Progress
-from jaxrnn.results import Results
+from jaxrnn.results import Results, write_text
 from jaxrnn.status import Queue
 
 pytestmark = pytest.mark.mpi  # of the fixture `finished`
@@ -63,6 +62,20 @@ def start(workflow: Workflow, job: str = GRU) -> subprocess.Popen[str]:
         )
 
 
+def replan(workflow: Workflow) -> None:
+    at = ("--results", workflow.folder / "results")
+    code, _, messages = jaxrnn("plan", "--no-measure", "--config", workflow.config, *at)
+    assert code == 0, messages
+
+
+def wait_for_training(workflow: Workflow, process: subprocess.Popen[str]) -> None:
+    def trains() -> bool:
+        job = look(workflow)[GRU]
+        return job.state == "running" and job.told is not None and job.told.epoch is not None
+
+    wait_until(trains, process, 120)
+
+
 def edit(workflow: Workflow, **fields: Any) -> None:
     """Changes what the job says of itself."""
     path = workflow.results / "jobs" / GRU / progress.NAME
@@ -74,10 +87,7 @@ def long(finished: Workflow, tmp_path_factory: pytest.TempPathFactory) -> Workfl
     """The tiny experiment planned anew, to train for hours: what the finished one left is of other trials."""
     workflow = finished.copied_to(tmp_path_factory.mktemp("long"))
     workflow.configure({"training.epochs": 1_000_000})
-    code, _, messages = jaxrnn(
-        "plan", "--no-measure", "--config", workflow.config, "--results", workflow.folder / "results"
-    )
-    assert code == 0, messages
+    replan(workflow)
     return workflow
 
 
@@ -86,7 +96,7 @@ def running(long: Workflow) -> Iterator[subprocess.Popen[str]]:
     """One of its jobs, which trains."""
     process = start(long)
     try:
-        wait_until(lambda: getattr(look(long)[GRU].told, "epoch", None) is not None, process, 120)
+        wait_for_training(long, process)
         yield process
     finally:
         process.kill()
@@ -133,7 +143,9 @@ def test_a_running_job_says_how_far_it_is(long: Workflow, running: subprocess.Po
     values = json.loads(jaxrnn("status", "--json", "--results", long.folder / "results")[1])
     (experiment,) = values["experiments"]
     assert (experiment["counts"], experiment["finished"]) == ({"running": 1, "waiting": 1}, False)
-    assert experiment["jobs"][0]["told"]["epochs"] == 1_000_000
+    told = {job["name"]: job["told"] for job in experiment["jobs"]}
+    assert told[GRU]["epochs"] == 1_000_000
+    assert told[SIMPLE] is None, "it is of an earlier run"
 
 
 def test_slurm_knows_whether_a_job_lives(killed: Workflow, tmp_path: Path) -> None:
@@ -184,8 +196,7 @@ def test_a_killed_job_is_lost_and_one_that_a_signal_stopped_goes_on(killed: Work
     assert f"log: {killed.results / 'jobs' / GRU / 'log.txt'}" in page
 
     process = start(killed)
-    wait_until(lambda: getattr(look(killed)[GRU].told, "epoch", None) is not None, process, 120)
-    assert look(killed)[GRU].state == "running"
+    wait_for_training(killed, process)
     process.terminate()
     process.communicate()
     job = look(killed)[GRU]
@@ -262,22 +273,27 @@ def test_a_job_retrained_is_not_in_the_tables_yet(finished: Workflow, tmp_path: 
     assert not found.finished
 
 
-def test_with_halving_a_job_is_in_its_rung(tmp_path: Path) -> None:
-    _, at, made = prepared(
-        tmp_path, grid={"loss.gamma": [0, 1]}, search={"halving": {"reduction": 2, "rungs": 2}}, seeds=1
-    )
-    (job,) = made.jobs
+def test_with_halving_a_job_is_in_its_rung(finished: Workflow, tmp_path: Path) -> None:
+    workflow = finished.copied_to(tmp_path)
+    workflow.configure({"search.halving": {"reduction": 2, "rungs": 3}})
+    replan(workflow)
+    folder = workflow.results / "jobs" / GRU
+    table = (folder / "trials.csv").read_text()
 
     def rung() -> tuple[str, int | None]:
-        (found,) = status.of(at, "tiny", NO_SLURM).jobs
+        found = look(workflow)[GRU]
         return found.state, found.rung
 
+    assert rung() == ("done", 3)
+    (folder / "trials.csv").unlink()
     assert rung() == ("waiting", 1)
-    folder = at.job("tiny", job.name)
-    jobs.train(plan.load_job(folder / "config.yaml"), at, folder, lambda text: None, rung=1)
-    assert rung() == ("waiting", 2)
-    with progress.told(folder):
+    write_text(folder / "rung-1" / "trials.csv", table)
+    with progress.told(folder / "rung-2"):
         assert rung() == ("running", 2)
+    assert rung() == ("waiting", 2)
+    # none of its trials went on
+    write_text(folder / "rung-2" / "trials.csv", table.partition("\n")[0] + "\n")
+    assert rung() == ("waiting", 3)
 
 
 def test_a_thousand_jobs_are_a_screenful_within_seconds(finished: Workflow, tmp_path: Path) -> None:
@@ -360,7 +376,7 @@ def test_the_queue_is_read() -> None:
 
 def test_mistakes(finished: Workflow, tmp_path: Path) -> None:
     at = ("--results", finished.folder / "results")
-    assert "did you mean 'tiny'?; planned here: tiny" in refused("status", "tyni", *at)
+    assert "did you mean 'tiny'?; planned here: tiny" in refused("status", "tinny", *at)
     assert "no experiment has been planned here" in refused("status", "--results", tmp_path)
     assert "no such file" in refused("status", "--config", tmp_path / "none.yaml")
 
