@@ -358,7 +358,9 @@ def test_a_scheduler_that_does_not_answer_is_said_in_a_line(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 0.5)
+    began = time.monotonic()
     code, output, messages = jaxrnn("status", "--results", finished.folder / "results")
+    assert time.monotonic() - began < 20
     assert (code, messages) == (0, "")
     first, *rest = output.splitlines()
     assert said in first
