@@ -11,14 +11,14 @@ from jaxrnn.errors import JaxrnnError
 
 PATIENCE_SECONDS = 20.0
 # The comment comes last, because it may hold anything. %A is a number of its own for each task of an array.
-QUEUE_FORMAT = "\t".join(("%A", "%T", "%M", "%N", "%r", "%Z", "%k"))
+QUEUE_FORMAT = "\t".join(("%A", "%T", "%M", "%N", "%r", "%Z", "%j", "%k"))
 
 
 @dataclass(frozen=True)
 class QueuedJob:
     """A job that waits or runs. state: as SLURM names it (PENDING, RUNNING, ...); elapsed: how long it has run, as
-    SLURM writes it; nodes: where; reason: why it waits; folder: from which it was submitted; comment: of Snakemake's
-    jobs `rule_<rule>_wildcards_<their values, joined by _>`."""
+    SLURM writes it; nodes: where; reason: why it waits; folder: from which it was submitted; name: of Snakemake's
+    jobs the experiment's and the run's; comment: of these `rule_<rule>_wildcards_<their values, joined by _>`."""
 
     id: int
     state: str
@@ -26,6 +26,7 @@ class QueuedJob:
     nodes: str
     reason: str
     folder: str
+    name: str
     comment: str
 
     @property
@@ -65,5 +66,5 @@ def queue() -> tuple[QueuedJob, ...]:
 
 def parsed_queue(text: str) -> tuple[QueuedJob, ...]:
     """Returns the jobs of squeue's output in `QUEUE_FORMAT`; what is no job (a site's greeting) is passed over."""
-    rows = (line.split("\t", 6) for line in text.splitlines())
-    return tuple(QueuedJob(int(row[0]), *row[1:]) for row in rows if len(row) == 7 and row[0].isdigit())
+    rows = (line.split("\t", 7) for line in text.splitlines())
+    return tuple(QueuedJob(int(row[0]), *row[1:]) for row in rows if len(row) == 8 and row[0].isdigit())

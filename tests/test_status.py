@@ -26,11 +26,11 @@ from jaxrnn.status import Queue
 pytestmark = pytest.mark.mpi  # of the fixture `finished`
 NO_SLURM = Queue(None)
 GRU, SIMPLE = "cell-gru-1", "cell-simple-1"
-# what squeue 22.05 said of jobs of Snakemake's plugin 2.8 and of one by hand
+# what squeue 22.05 says, of jobs of Snakemake's plugin 2.8 and of one by hand
 SQUEUE = """\
-5\tPENDING\t0:00\t\tResources\t/home/me/jaxrnn\trule_train_wildcards_tiny_cell-gru-1
-4\tRUNNING\t1:02\tnode1\tNone\t/home/me/jaxrnn\trule_train_wildcards_tiny_cell-simple-1
-3\tRUNNING\t1-02:03:04\tnode[1-2]\tNone\t/home/me\t(null)
+5\tPENDING\t0:00\t\tResources\t/home/me/jaxrnn\ta-run\trule_train_wildcards_tiny_cell-gru-1
+4\tRUNNING\t1:02\tnode1\tNone\t/home/me/jaxrnn\ta-run\trule_train_wildcards_tiny_cell-simple-1
+3\tRUNNING\t1-02:03:04\tnode[1-2]\tNone\t/home/me\tby hand\t(null)
 """
 
 
@@ -154,7 +154,8 @@ def test_slurm_knows_whether_a_job_lives(killed: Workflow, tmp_path: Path) -> No
 
     def entry(number: int, state: str, job: str, folder: Path = workflow.folder) -> slurm.QueuedJob:
         comment = f"rule_train_wildcards_tiny_{job}"
-        return slurm.QueuedJob(number, state, "0:10", "node1", "Priority", str(folder), comment)
+        line = "\t".join([str(number), state, "0:10", "node1", "Priority", str(folder), "a-run", comment])
+        return slurm.parsed_queue(line)[0]
 
     def states(*entries: slurm.QueuedJob) -> tuple[str, str]:
         found = look(workflow, Queue(entries))
