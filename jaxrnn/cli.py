@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -378,12 +378,45 @@ def train(
 
     place = mpi.join(None)
     job_file = place.each(lambda: plan_module.load_job(config, place.size))[place.rank]
-    from jaxrnn import deadlines, jobs
+    from jaxrnn import deadlines, progress
     from jaxrnn.results import Results
 
     at, output = Results(results), output or config.parent
-    with place.as_one(), deadlines.going_on(place, say):
-        jobs.train(job_file, at, output, say, rung=rung, retrain=retrain, attempt=attempt, ranks=place)
+    folder = output if rung is None else output / f"rung-{rung}"
+    telling = progress.told(folder) if place.rank == 0 else nullcontext(progress.nothing)
+    with telling as tell, place.as_one(), deadlines.going_on(place, say):
+        from jaxrnn import jobs
+
+        jobs.train(job_file, at, output, say, rung=rung, retrain=retrain, attempt=attempt, ranks=place, tell=tell)
+
+
+@app.command(
+    epilog=_examples("jaxrnn status", "jaxrnn status --config config/goto.yaml --watch 30", "jaxrnn status goto --json")
+)
+def status(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Experiments; all that are planned here where left out.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="The experiment file, in place of a name.")] = None,
+    results: ResultsFolder = RESULTS,
+    watch: Annotated[
+        float | None, typer.Option("--watch", min=5, help="Look again every so many seconds, until all is done.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything, for a program to read.")] = False,
+) -> None:
+    """Shows what is done, running, waiting, failed, and how far."""
+    from jaxrnn import status as status_module
+    from jaxrnn.results import Results
+
+    at = Results(results)
+    while True:
+        page, finished = status_module.page(at, tuple(names or ()), config, as_json=as_json)
+        if watch and sys.stdout.isatty():
+            print("\x1b[H\x1b[2J", end="")  # a screen of its own, from the top
+        print(f"{time.strftime('%H:%M:%S')}\n{page}\n" if watch and not as_json else page, flush=True)
+        if not watch or finished:
+            return
+        time.sleep(watch)
 
 
 @app.command(epilog=_examples("jaxrnn aggregate --config config/goto.yaml"))

@@ -42,6 +42,7 @@ from jaxrnn import (
     plan,
     predict,
     predictions,
+    progress,
     results,
     shares,
     splits,
@@ -59,6 +60,7 @@ from jaxrnn.errors import Interrupted, JaxrnnError, Unwritable, listed, plural
 from jaxrnn.estimates import duration
 from jaxrnn.plan import JobFile, Trial
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
+from jaxrnn.progress import COMPILING, PREDICTING, TRAINING, Tell
 from jaxrnn.ranks import Ranks
 from jaxrnn.results import Results
 from jaxrnn.splits import Statistics
@@ -88,6 +90,7 @@ def train(
     retrain: bool = False,
     attempt: int = 1,
     ranks: Ranks = ALONE,
+    tell: Tell = progress.nothing,
 ) -> None:
     """Trains the job's trials that are not finished yet, and writes the job's outputs into `output`.
 
@@ -97,6 +100,7 @@ def train(
     experiment's stay as they are; interrupted, it goes on as any job does.
     attempt: how often it was started, after errors; the report tells of it.
     ranks: the processes that train together, of which the first one alone looks into folders, writes and speaks.
+    tell: takes how far it is, as fields of `Progress`.
     Raises JaxrnnError for a missing device or faulty input, Interrupted after a signal (with a checkpoint written).
     """
     say = say if ranks.rank == 0 else _nothing
@@ -129,7 +133,7 @@ def train(
     with contextlib.ExitStack() as stack:
         claim = ranks.here(lambda: stack.enter_context(claims.held(folder)) if ranks.rank == 0 else None)
         store = Store(base, job_file.experiment, inputs.data_digests, claim)
-        _train_missing(job_file, stage, inputs, at, store, Checkpoints(folder, claim, ranks), say, ranks)
+        _train_missing(job_file, stage, inputs, at, store, Checkpoints(folder, claim, ranks), say, ranks, tell)
         ranks.first(lambda: _write(job_file, at, stage, inputs, store, output, rung, say))
         if claim:
             claim.check()
@@ -146,6 +150,7 @@ def _train_missing(
     checkpoints: Checkpoints,
     say: Say,
     ranks: Ranks,
+    tell: Tell,
 ) -> None:
     """Trains what is not finished yet."""
 
@@ -165,7 +170,7 @@ def _train_missing(
         if ranks.size == 1:
             shared = compilation.shared(_compiled(job_file, inputs, at), say)
         with shared as publish:
-            _train_all(job_file, stage, inputs, missing, store, checkpoints, say, publish, ranks)
+            _train_all(job_file, stage, inputs, missing, store, checkpoints, say, publish, ranks, tell)
 
 
 def _write(
@@ -205,6 +210,7 @@ def _train_all(
     say: Say,
     publish: Callable[[], None],
     ranks: Ranks,
+    tell: Tell,
 ) -> None:
     """Trains what the stage asks for and is missing yet; a pack that does not fit the device at half its width."""
     deadline = deadlines.deadline(say) if ranks.rank == 0 else Deadline(None)
@@ -213,7 +219,7 @@ def _train_all(
         while waiting := missing():
             with _Pack(job_file, stage, inputs, waiting, store, checkpoints, say, halvings, ranks) as pack:
                 began = time.monotonic()
-                pack.run(publish, deadline)
+                pack.run(publish, deadline, tell)
                 say(f"waited for input {100 * pack.waited / (time.monotonic() - began):.1f} % of the time")
 
     _fitting(job_file, train, checkpoints, say)
@@ -542,6 +548,7 @@ class _Pack:
         self.segment_steps = FIRST_SEGMENT_STEPS
         self._scheduled: tuple[Window, Schedule] | None = None
         self.compiled = False
+        self.tell: Tell = progress.nothing  # until it runs
         self.places: list[_Place | None] = []
         self.program: training.Program
         self.hypers: Hyperparameters
@@ -646,13 +653,15 @@ class _Pack:
         """Returns the seconds in which the device has waited for input."""
         return self.windows.waited + self.validation.waited
 
-    def run(self, publish: Callable[[], None], deadline: Deadline) -> None:
+    def run(self, publish: Callable[[], None], deadline: Deadline, tell: Tell) -> None:
         """Trains until no trial runs or waits; each finished one is in the store before the next epoch begins.
 
         publish: is called between segments, when programs may have been compiled. deadline: before which it stops as by
-        a signal.
+        a signal. tell: of `train`.
         """
-        progress = _Progress(self)
+        self.tell = tell
+        tell(phase=COMPILING)
+        line = _Progress(self)
         saved = time.monotonic()
         with _Signals() as signals:
             while any(self.places):
@@ -665,7 +674,7 @@ class _Pack:
                     self._keep(report)
                     if not any(self.places):
                         break
-                progress.tell()
+                line.tell()
                 publish()
 
                 def look(saved: float = saved) -> tuple[bool, bool, int | None]:
@@ -858,6 +867,7 @@ class _Pack:
 
     def _store_all(self, ended: list[int]) -> None:
         """Stores the finished trials and empties their places."""
+        self.tell(phase=PREDICTING)
         self.ranks.first(lambda: self._store_each(ended))
         for index in ended:
             self.places[index] = None
@@ -1084,10 +1094,11 @@ def _monitored(job_file: JobFile, classes: tuple[str, ...]) -> dict[str, Any]:
 
 
 class _Progress:
-    """A line after the first segment, then one every half minute."""
+    """A line after the first segment, then one every half minute; the same is told to who looks from elsewhere."""
 
     def __init__(self, pack: _Pack) -> None:
         self.pack, self.last = pack, -math.inf
+        self.trials = len(pack.waiting) + len(pack.places) - pack.places.count(None)
 
     def tell(self) -> None:
         if time.monotonic() - self.last < 30:
@@ -1103,15 +1114,31 @@ class _Progress:
         scored = [row[column] for place in places for row in place.history[-1:] if math.isfinite(row[column])]
         best = f", validation {words} {best_of(scored):.3f}" if scored else ""
         waiting = f", {len(self.pack.waiting)} waiting" if self.pack.waiting else ""
-        left = ""
+        left, seconds_left = "", None
         spent = sum(place.seconds for place in places)
         step, steps = self.pack.epoch_steps()
         finished = sum(len(place.history) for place in places) + len(places) * step / steps
         if finished:
             to_do = sum(epochs - len(place.history) for place in places) + epochs * len(self.pack.waiting)
-            left = f", at most {duration(spent / finished * to_do)} left"
+            seconds_left = spent / finished * (to_do - len(places) * step / steps)
+            left = f", at most {duration(seconds_left)} left"
         where = f"epoch {done} of {epochs}, step {step} of {steps}"
         self.pack.say(f"{where}: {len(places)} trials training{waiting}{best}{left}")
+        self.pack.tell(
+            phase=TRAINING,
+            trials_finished=self.trials - len(places) - len(self.pack.waiting),
+            trials_training=len(places),
+            trials_waiting=len(self.pack.waiting),
+            epoch=done,
+            epochs=epochs,
+            step=step,
+            steps=steps,
+            score=name,
+            best=best_of(scored) if scored else None,
+            seconds_left=seconds_left,
+            pack_width=len(self.pack.places),
+            devices=training.devices_for(len(self.pack.places)),
+        )
 
 
 def _software() -> dict[str, str]:

@@ -96,7 +96,10 @@ def test_modules_import_each_other_without_circles() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["cli", "config", "blueprint", "plan", "ingest", "splits", "aggregate", "report", "view", "describe", "decoding"],
+    [
+        *("cli", "config", "blueprint", "plan", "ingest", "splits", "aggregate", "report", "view", "describe"),
+        *("decoding", "status"),
+    ],
 )
 def test_what_runs_without_a_device_loads_no_jax(module: str) -> None:
     code = f"import sys, jaxrnn.{module}; assert 'jax' not in sys.modules and 'flax' not in sys.modules"

@@ -1,16 +1,24 @@
 """The workflow on a real SLURM: each job is submitted, and the tables are those of a run without a cluster."""
 
+import json
+import os
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import slurm_cluster
-from workflows import TABLES, Workflow
+from workflows import TABLES, Workflow, wait_until
+
+from jaxrnn import slurm
 
 pytestmark = [pytest.mark.slurm, pytest.mark.mpi]
 SUBMITTED = ("simulate", "ingest", "split", "train", "results")
@@ -76,6 +84,53 @@ def test_processes_on_two_nodes_train_one_network_together(generic: object, fini
     for column in ("train_loss", "validation_loss"):
         np.testing.assert_allclose(history[column][:4], whole[column][:4], rtol=1e-4)
         np.testing.assert_allclose(history[column], whole[column], rtol=0.05)
+
+
+def test_status_sees_jobs_from_another_shell_with_and_without_a_controller(
+    cluster: None, finished: Workflow, tmp_path: Path
+) -> None:
+    workflow = finished.copied_to(tmp_path)
+    workflow.configure({"training.epochs": 1_000_000, "training.segment_seconds": 0.1})
+
+    def look() -> dict[str, dict[str, Any]]:
+        """Returns the jobs by state, as `jaxrnn status` has them."""
+        command = [sys.executable, "-m", "jaxrnn", "status", "tiny", "--json"]
+        done = subprocess.run(command, cwd=workflow.folder, capture_output=True, text=True, check=True)
+        found = json.loads(done.stdout)
+        assert found["queue"] == ""
+        return {job["state"]: job for job in found["experiments"][0]["jobs"]}
+
+    def trains(found: dict[str, dict[str, Any]]) -> bool:
+        return "running" in found and (found["running"]["told"] or {}).get("epoch") is not None
+
+    # room for one of the two jobs
+    subprocess.run(["scontrol", "update", "nodename=node2", "state=drain", "reason=test"], check=True)
+    process = workflow.start("--set-threads", "train=4", profile="slurm/testcluster")
+    try:
+        wait_until(lambda: trains(look()), process)
+        for controller in ("lives", "is dead"):
+            found = look()
+            assert found.keys() == {"running", "waiting"}, controller
+            assert (found["running"]["nodes"], found["running"]["told"]["phase"]) == ("node1", "training")
+            assert found["waiting"]["message"].startswith("in the queue: ")
+            queue = {entry.id: entry for entry in slurm.queue()}
+            assert queue[found["waiting"]["slurm_job"]].waits
+            runs = queue[found["running"]["slurm_job"]]
+            assert (runs.state, runs.nodes, runs.folder) == ("RUNNING", "node1", str(workflow.folder))
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+        subprocess.run(["scancel", *map(str, queue)], check=True)
+        end = time.monotonic() + 30
+        while (found := look()).keys() & {"running"}:
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        assert found.keys() == {"stopped", "waiting"}
+        assert found["waiting"]["message"] == ""
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        subprocess.run(["scontrol", "update", "nodename=node2", "state=resume"], check=True)
 
 
 def _submitted(output: str) -> list[tuple[str, str]]:
