@@ -1,16 +1,20 @@
 """The workflow on a real SLURM: each job is submitted, and the tables are those of a run without a cluster."""
 
+import os
 import subprocess
+import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import slurm_cluster
-from workflows import TABLES, Workflow
+from workflows import CHECKOUT, TABLES, Workflow
 
 pytestmark = [pytest.mark.slurm, pytest.mark.mpi]
+TEST_CLUSTER = "slurm/testcluster"
 SUBMITTED = ("simulate", "ingest", "split", "train", "results")
 
 
@@ -37,14 +41,14 @@ def test_every_job_is_submitted_and_the_tables_are_those_of_a_local_run(
 ) -> None:
     workflow = Workflow(tmp_path, finished.compiled)
     workflow.configure()
-    done = workflow.run(profile="slurm/testcluster")
+    done = workflow.run(profile=TEST_CLUSTER)
     assert done.returncode == 0, done.stdout
     jobs = _submitted(done.stdout)
     assert Counter(rule for rule, _ in jobs) == {**dict.fromkeys(SUBMITTED, 1), "train": 2}
     assert ("ingest", "2") in jobs, "ingest has two MPI ranks"
     for name in TABLES:
         pd.testing.assert_frame_equal(workflow.table(name), finished.table(name), check_exact=True)
-    assert "Nothing to be done" in workflow.run(profile="slurm/testcluster").stdout
+    assert "Nothing to be done" in workflow.run(profile=TEST_CLUSTER).stdout
 
 
 def test_the_profile_for_any_site_needs_no_settings(generic: tuple[Workflow, subprocess.Popen[str]]) -> None:
@@ -53,6 +57,45 @@ def test_the_profile_for_any_site_needs_no_settings(generic: tuple[Workflow, sub
     assert process.returncode == 0, output
     assert sorted(_submitted(output)) == sorted((rule, "1") for rule in SUBMITTED if rule != "simulate")
     assert (workflow.results / "report.html").stat().st_size > 0
+
+
+def test_a_controller_that_is_a_job_ends_its_jobs_when_its_time_is_over_and_starts_again(
+    cluster: None, finished: Workflow, tmp_path: Path
+) -> None:
+    workflow = finished.copied_to(tmp_path)
+    workflow.configure({"selection.metric": "accuracy"})
+    before = (workflow.results / "report.html").read_bytes()
+    command = ["sbatch", "--parsable", str(CHECKOUT / "slurm" / "controller.sh"), *workflow.arguments(TEST_CLUSTER)]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # as after `activate`
+    environment = {**workflow.environment, "PATH": path}
+    submitted = subprocess.run(
+        command, cwd=workflow.folder, env=environment, check=True, capture_output=True, text=True
+    )
+    controller = submitted.stdout.strip()
+    log = workflow.folder / f"controller-{controller}.log"
+
+    def seen(state: str, **fields: str) -> bool:
+        wanted = {**fields, "JobState": state, "WorkDir": str(workflow.folder)}.items()
+        return any(wanted <= job.items() for job in slurm_cluster.jobs())
+
+    def told() -> str:
+        return log.read_text() if log.exists() else "no log"
+
+    wait_for(lambda: seen("RUNNING", Comment="rule_results"), told)
+    # what SLURM sends five minutes before the end
+    subprocess.run(["scancel", "--batch", "--signal=USR1", controller], check=True)
+    wait_for(lambda: seen("CANCELLED", Comment="rule_results"), told)
+    wait_for(lambda: seen("COMPLETED", JobId=controller, Restarts="1"), told)
+    assert f"SLURM starts job {controller} again" in told()
+    assert (workflow.results / "report.html").read_bytes() != before
+    assert workflow.planned() == []
+
+
+def wait_for(condition: Callable[[], bool], told: Callable[[], str], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, told()
+        time.sleep(0.2)
 
 
 def _submitted(output: str) -> list[tuple[str, str]]:
