@@ -15,6 +15,6 @@ COPY workflow workflow
 RUN INSTALL=1 slurm/install.sh .venv "$EXTRAS" \
     && { .venv/bin/python -m compileall -q -q .venv/lib jaxrnn || true; } \
     && rm -rf /root/.cache /var/lib/apt/lists/*
-# a user by number has no home: caches go where anyone can write
-ENV PATH=/opt/jaxrnn/.venv/bin:$PATH XDG_CACHE_HOME=/tmp/cache
+# a user by number has neither name nor home, and Snakemake asks for both
+ENV PATH=/opt/jaxrnn/.venv/bin:$PATH HOME=/tmp USER=jaxrnn
 CMD ["jaxrnn", "--help"]

@@ -15,8 +15,8 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 APT := DEBIAN_FRONTEND=noninteractive apt-get --quiet --quiet
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --non-interactive --preserve-env)
-TEST_PROGRAMS := slurmctld slurmd sbatch munged chromium g++ shellcheck
-TEST_PACKAGES := slurmctld slurmd slurm-client munge chromium g++ shellcheck
+TEST_PROGRAMS := slurmctld slurmd sbatch munged chromium g++ shellcheck debootstrap
+TEST_PACKAGES := slurmctld slurmd slurm-client munge chromium g++ shellcheck debootstrap
 INSTALL := $(CI)
 # Each test file is run by one of them.
 TEST_PROCESSES := 2
