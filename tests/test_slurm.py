@@ -74,18 +74,22 @@ def test_a_controller_that_is_a_job_ends_its_jobs_when_its_time_is_over_and_star
     controller = submitted.stdout.strip()
     log = workflow.folder / f"controller-{controller}.log"
 
-    def seen(state: str, **fields: str) -> bool:
-        wanted = {**fields, "JobState": state, "WorkDir": str(workflow.folder)}.items()
-        return any(wanted <= job.items() for job in slurm_cluster.jobs())
+    def state(comment: str) -> list[str]:
+        found = [job for job in slurm_cluster.jobs() if job["WorkDir"] == str(workflow.folder)]
+        return [job["JobState"] for job in found if job.get("Comment", "").startswith(comment)]
 
     def told() -> str:
         return log.read_text() if log.exists() else "no log"
 
-    wait_for(lambda: seen("RUNNING", Comment="rule_results"), told)
+    def ended() -> bool:
+        (found,) = [job for job in slurm_cluster.jobs() if job["JobId"] == controller]
+        return (found["JobState"], found["Restarts"]) == ("COMPLETED", "1")
+
+    wait_for(lambda: "RUNNING" in state("rule_results"), told)
     # what SLURM sends five minutes before the end
     subprocess.run(["scancel", "--batch", "--signal=USR1", controller], check=True)
-    wait_for(lambda: seen("CANCELLED", Comment="rule_results"), told)
-    wait_for(lambda: seen("COMPLETED", JobId=controller, Restarts="1"), told)
+    wait_for(ended, told)
+    assert state("rule_results") == ["CANCELLED", "COMPLETED"]
     assert f"SLURM starts job {controller} again" in told()
     assert (workflow.results / "report.html").read_bytes() != before
     assert workflow.planned() == []
