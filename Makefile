@@ -13,11 +13,10 @@ SHELL := /bin/bash
 .PHONY: help env demo test lint bench system-packages
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-PIP := python -m pip install --quiet --no-compile --disable-pip-version-check --no-input --use-pep517 --constraint requirements.lock
 APT := DEBIAN_FRONTEND=noninteractive apt-get --quiet --quiet
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --non-interactive --preserve-env)
-TEST_PROGRAMS := slurmctld slurmd sbatch munged chromium g++
-TEST_PACKAGES := slurmctld slurmd slurm-client munge chromium g++
+TEST_PROGRAMS := slurmctld slurmd sbatch munged chromium g++ shellcheck debootstrap
+TEST_PACKAGES := slurmctld slurmd slurm-client munge chromium g++ shellcheck debootstrap
 INSTALL := $(CI)
 # Each test file is run by one of them.
 TEST_PROCESSES := 2
@@ -27,33 +26,12 @@ help:
 
 env: .venv/installed
 
-.venv/bin/python:
-	for python in python3.11 python3.12 python3.13 python3 none; do
-	    if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi
-	done
-	if [ $$python = none ]; then
-	    echo 'No Python 3.11 or newer on PATH. On Debian 12 and later: apt-get install python3 python3-venv' >&2
-	    exit 1
-	fi
-	if ! $$python -c 'import ensurepip, venv' 2>/dev/null; then
-	    package=$$($$python -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
-	    if [ -z '$(INSTALL)' ]; then
-	        echo "$$python cannot make environments. On Debian: apt-get install $$package" >&2
-	        exit 1
-	    fi
-	    $(SUDO) $(APT) update && $(SUDO) $(APT) install --yes --no-install-recommends $$package >/dev/null
-	fi
-	echo "Making .venv with $$($$python --version)"
-	$$python -m venv --clear .venv
-
-.venv/installed: pyproject.toml requirements.lock | .venv/bin/python
-	echo 'Installing jaxrnn and what it needs into .venv; this takes one to three minutes, once'
-	$(PIP) --editable '.[mpi]'
+.venv/installed: pyproject.toml requirements.lock slurm/install.sh
+	INSTALL='$(INSTALL)' slurm/install.sh .venv mpi
 	touch $@
 
 .venv/installed-for-tests: .venv/installed
-	echo 'Installing what the tests need into .venv'
-	$(PIP) --editable '.[mpi,test]'
+	INSTALL='$(INSTALL)' slurm/install.sh .venv mpi,test
 	touch $@
 
 system-packages:

@@ -9,7 +9,7 @@ from workflows import CHECKOUT, Workflow
 
 DATA = Path(os.environ.get("JAXRNN_DATA") or CHECKOUT.parent / "shared" / "data")
 # Tests with these marks depend on the machine. In CI, where everything that they need is installed, they must run.
-MACHINE_MARKS = ("slurm", "mpi", "browser", "compiler")
+MACHINE_MARKS = ("slurm", "mpi", "browser", "compiler", "shellcheck")
 
 
 # Many tests compile the same small programs, some in processes of their own: each is compiled once a session, whose

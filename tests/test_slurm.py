@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import slurm_cluster
-from workflows import TABLES, Workflow, wait_until
+from workflows import CHECKOUT, TABLES, Workflow, wait_until
 
 from jaxrnn import slurm
 
 pytestmark = [pytest.mark.slurm, pytest.mark.mpi]
+TEST_CLUSTER = "slurm/testcluster"
 SUBMITTED = ("simulate", "ingest", "split", "train", "results")
 
 
@@ -47,14 +48,14 @@ def test_every_job_is_submitted_and_the_tables_are_those_of_a_local_run(
 ) -> None:
     workflow = Workflow(tmp_path, finished.compiled)
     workflow.configure()
-    done = workflow.run(profile="slurm/testcluster")
+    done = workflow.run(profile=TEST_CLUSTER)
     assert done.returncode == 0, done.stdout
     jobs = _submitted(done.stdout)
     assert Counter(rule for rule, _ in jobs) == {**dict.fromkeys(SUBMITTED, 1), "train": 2}
     assert ("ingest", "2") in jobs, "ingest has two MPI ranks"
     for name in TABLES:
         pd.testing.assert_frame_equal(workflow.table(name), finished.table(name), check_exact=True)
-    assert "Nothing to be done" in workflow.run(profile="slurm/testcluster").stdout
+    assert "Nothing to be done" in workflow.run(profile=TEST_CLUSTER).stdout
 
 
 def test_the_profile_for_any_site_needs_no_settings(generic: tuple[Workflow, subprocess.Popen[str]]) -> None:
@@ -131,6 +132,49 @@ def test_status_sees_jobs_from_another_shell_with_and_without_a_controller(
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         subprocess.run(["scontrol", "update", "nodename=node2", "state=resume"], check=True)
+
+
+def test_a_controller_that_is_a_job_ends_its_jobs_when_its_time_is_over_and_starts_again(
+    cluster: None, finished: Workflow, tmp_path: Path
+) -> None:
+    workflow = finished.copied_to(tmp_path)
+    workflow.configure({"selection.metric": "accuracy"})
+    before = (workflow.results / "report.html").read_bytes()
+    command = ["sbatch", "--parsable", str(CHECKOUT / "slurm" / "controller.sh"), *workflow.arguments(TEST_CLUSTER)]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # as after `activate`
+    environment = {**workflow.environment, "PATH": path}
+    submitted = subprocess.run(
+        command, cwd=workflow.folder, env=environment, check=True, capture_output=True, text=True
+    )
+    controller = submitted.stdout.strip()
+    log = workflow.folder / f"controller-{controller}.log"
+
+    def state(comment: str) -> list[str]:
+        found = [job for job in slurm_cluster.jobs() if job["WorkDir"] == str(workflow.folder)]
+        return [job["JobState"] for job in found if job.get("Comment", "").startswith(comment)]
+
+    def told() -> str:
+        return log.read_text() if log.exists() else "no log"
+
+    def ended() -> bool:
+        (found,) = [job for job in slurm_cluster.jobs() if job["JobId"] == controller]
+        return (found["JobState"], found["Restarts"]) == ("COMPLETED", "1")
+
+    wait_for(lambda: "RUNNING" in state("rule_results"), told)
+    # what SLURM sends five minutes before the end
+    subprocess.run(["scancel", "--batch", "--signal=USR1", controller], check=True)
+    wait_for(ended, told)
+    assert state("rule_results") == ["CANCELLED", "COMPLETED"]
+    assert f"SLURM starts job {controller} again" in told()
+    assert (workflow.results / "report.html").read_bytes() != before
+    assert workflow.planned() == []
+
+
+def wait_for(condition: Callable[[], bool], told: Callable[[], str], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, told()
+        time.sleep(0.2)
 
 
 def _submitted(output: str) -> list[tuple[str, str]]:

@@ -88,10 +88,8 @@ class Workflow:
 
     def start(self, *arguments: str, profile: str = LOCAL) -> subprocess.Popen[str]:
         """Starts Snakemake in a process group of its own, as a terminal does."""
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(CHECKOUT / "Snakefile")]
-        command += ["--profile", str(CHECKOUT / profile), "--configfile", str(self.config), *arguments]
         return subprocess.Popen(
-            command,
+            [sys.executable, "-m", "snakemake", *self.arguments(profile), *arguments],
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -100,6 +98,11 @@ class Workflow:
             start_new_session=True,
             env=self.environment,
         )
+
+    def arguments(self, profile: str) -> list[str]:
+        """Returns what Snakemake is told."""
+        words = ["--snakefile", str(CHECKOUT / "Snakefile"), "--profile", str(CHECKOUT / profile)]
+        return [*words, "--configfile", str(self.config)]
 
     @property
     def environment(self) -> dict[str, str]:

@@ -1,0 +1,190 @@
+"""Site profiles: each is whole, asks for nothing that isn't there, and knows what nothing else knows of its site."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import snakemake_executor_plugin_slurm as plugin
+import yaml
+from snakemake_executor_plugin_slurm import partitions, submit_string, utils, validation
+from workflows import CHECKOUT, Workflow
+
+SLURM = CHECKOUT / "slurm"
+GENERIC = SLURM / "config.yaml"
+PROFILES = [GENERIC, *sorted(SLURM.glob("*/config.yaml"))]
+SITES = [path for path in PROFILES if (path.parent / "partitions.yaml").exists()]
+# What the cluster of the tests leaves out, to see a failure at once.
+NOT_ON_THE_TEST_CLUSTER = {"retries"}
+RULES = {path.name: path.read_text() for path in (CHECKOUT / "workflow" / "rules").glob("*.smk")}
+# Settings that are there to be chosen: `#` and no space before the key.
+OPTIONAL = re.compile(r"^( *)#(?=(?:  )*[\w-]+:(?: |$))", re.MULTILINE)
+
+
+class Resources(dict[str, Any]):
+    """A job's resources, as the plugin reads them: by key and by attribute."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self:
+            raise AttributeError(name)
+        return self[name]
+
+
+class Job:
+    """A job of a rule as the plugin sees it: what the rule asks for, and then what the profile says."""
+
+    threads = 1
+
+    def __init__(self, profile: Path, rule: str, **asked: Any) -> None:
+        values = yaml.safe_load(profile.read_text())
+        own = values.get("set-resources", {}).get(rule, {})
+        given = asked | values.get("default-resources", {}) | own
+        unquoted = {key: value.strip("'") if isinstance(value, str) else value for key, value in given.items()}
+        self.name, self.resources = rule, Resources(unquoted)
+
+    def submitted(self) -> list[str]:
+        """Returns the words of the call of sbatch."""
+        params = {"run_uuid": "run", "slurm_logfile": "log", "comment_str": "rule", "account": "", "partition": ""}
+        call = submit_string.get_submit_command(self, params | {"workdir": "."})
+        return shlex.split(call + utils.set_gres_string(self))  # pyright: ignore[reportArgumentType]
+
+
+def name_of(profile: Path) -> str:
+    return profile.parent.name
+
+
+def with_all_options(profile: Path) -> str:
+    return OPTIONAL.sub(r"\1", profile.read_text())
+
+
+def asked_by_the_rules() -> dict[str, int]:
+    """Returns the most that any rule asks for by itself."""
+    text = "".join(RULES.values())
+    return {name: max(int(value) for value in re.findall(rf"{name}=(\d+)", text)) for name in ("runtime", "mem_mb")}
+
+
+@pytest.mark.parametrize("options", ["as it stands", "with every option"])
+@pytest.mark.parametrize("profile", PROFILES, ids=name_of)
+def test_snakemake_takes_a_profile(profile: Path, options: str, tmp_path: Path) -> None:
+    copy = shutil.copytree(profile.parent, tmp_path / "profile", ignore=shutil.ignore_patterns("results"))
+    if options == "with every option":
+        (copy / "config.yaml").write_text(with_all_options(profile))
+    workflow = Workflow(tmp_path, tmp_path)
+    workflow.configure()
+    done = workflow.run("--dry-run", profile=str(copy))
+    assert done.returncode == 0, done.stdout
+    assert "This was a dry-run" in done.stdout
+    assert "warning" not in done.stdout.lower(), done.stdout
+
+
+def test_snakemake_refuses_an_option_that_it_does_not_know(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(GENERIC.read_text() + "slurm-arrays: all\n")
+    workflow = Workflow(tmp_path, tmp_path)
+    workflow.configure()
+    done = workflow.run("--dry-run", profile=str(tmp_path))
+    assert "unrecognized arguments: --slurm-arrays" in done.stdout
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=name_of)
+def test_a_profile_is_whole(profile: Path) -> None:
+    missing = yaml.safe_load(GENERIC.read_text()).keys() - yaml.safe_load(profile.read_text()).keys()
+    assert not missing - (NOT_ON_THE_TEST_CLUSTER if name_of(profile) == "testcluster" else set())
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=name_of)
+def test_no_profile_submits_job_arrays(profile: Path) -> None:
+    # With them the plugin stops submitting when more jobs are ready than `jobs` allows (its issue 473).
+    assert not [key for key in yaml.safe_load(with_all_options(profile)) if "array" in key]
+    assert plugin.ExecutorSettings().array_jobs is None
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=name_of)
+def test_what_a_profile_sets_is_there_to_be_set(profile: Path) -> None:
+    values = yaml.safe_load(with_all_options(profile))
+    rules = set(re.findall(r"^(?:rule|use rule \w+ as) (\w+)", "".join(RULES.values()), re.MULTILINE))
+    assert {*values.get("set-resources", {}), *values.get("set-threads", {})} <= rules
+    sources = "".join(path.read_text() for path in Path(plugin.__file__).parent.glob("*.py"))
+    sources += "".join(RULES.values())
+    known = set(re.findall(r"resources(?:\.get)?[.(]\s*\"?(\w+)", sources)) | {"runtime", "mem_mb", "tmpdir", "disk_mb"}
+    sections = [values.get("default-resources", {}), *values.get("set-resources", {}).values()]
+    assert {key for section in sections for key in section} <= known
+
+
+@pytest.mark.parametrize("profile", SITES, ids=name_of)
+def test_every_job_finds_a_partition_and_a_gpu_job_one_with_gpus(profile: Path) -> None:
+    choices = partitions.read_partition_file(profile.parent / "partitions.yaml")
+    limits = {choice.name: choice.limits for choice in choices}
+
+    def chosen(rule: str, **asked: Any) -> str:
+        job: Any = Job(profile, rule, **asked_by_the_rules() | asked)
+        name = partitions.get_best_partition(choices, job, mute())
+        assert name, f"{rule} fits nowhere"
+        return name
+
+    assert limits[chosen("train", gpu=1)].max_gpu > 0
+    without = any(limit.max_gpu == 0 for limit in limits.values())
+    for rule in ("train", "ingest", "aggregate"):
+        assert (limits[chosen(rule, gpu=0)].max_gpu == 0) == without
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=name_of)
+def test_a_job_asks_for_memory_time_and_its_gpu(profile: Path) -> None:
+    job = Job(profile, "train", **asked_by_the_rules(), gpu=1)
+    validation.validate_slurm_extra(job)
+    words = job.submitted()
+    assert int(words[words.index("--mem") + 1]) > 0
+    assert int(words[words.index("-t") + 1]) > 0
+    assert "--gpus=1" in words
+    ranks = Job(profile, "ingest", **{"tasks": 1, "mpi": "", **asked_by_the_rules()})
+    assert f"--ntasks={ranks.resources.tasks}" in ranks.submitted()
+    assert bool(ranks.resources.mpi) == (ranks.resources.tasks > 1)
+
+
+@pytest.mark.parametrize("scratch", [True, False])
+@pytest.mark.parametrize("profile", [SLURM / "ozstar", SLURM / "ngarrgu_tindebeek"], ids=lambda path: path.name)
+def test_temporary_files_go_to_the_nodes_own_disk(profile: Path, scratch: bool, tmp_path: Path) -> None:
+    (tmp_path / "Snakefile").write_text("rule tell:\n    output: 'told'\n    shell: 'echo $TMPDIR > {output}'\n")
+    folders = {"JOBFS": str(tmp_path / "node" / "7")} if scratch else {}
+    (tmp_path / "elsewhere").mkdir()
+    environment = {**Workflow(tmp_path, tmp_path).environment, "TMPDIR": str(tmp_path / "elsewhere"), **folders}
+    command = [sys.executable, "-m", "snakemake", "--profile", str(profile), "--executor", "local", "--cores", "1"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert (tmp_path / "told").read_text().strip() == folders.get("JOBFS", environment["TMPDIR"])
+
+
+def test_facts_of_a_site_stand_in_its_folder_alone() -> None:
+    names = {name_of(profile) for profile in PROFILES} - {"slurm", "template", "testcluster"}
+    for profile in SITES:
+        if name_of(profile) in names:
+            names |= yaml.safe_load((profile.parent / "partitions.yaml").read_text())["partitions"].keys()
+    facts = re.compile("|".join(sorted({*names, "JOBFS", "/fred", r"\bmodule load\b"})), re.IGNORECASE)
+    assert facts.search((SLURM / "ozstar" / "config.yaml").read_text())
+    elsewhere = [*(CHECKOUT / "jaxrnn").rglob("*.py"), *(CHECKOUT / "workflow").rglob("*.*")]
+    elsewhere += [*(CHECKOUT / "config").iterdir(), *map(CHECKOUT.joinpath, ("Snakefile", "Makefile", "Dockerfile"))]
+    assert not [str(path) for path in elsewhere if path.is_file() and facts.search(path.read_text(errors="replace"))]
+
+
+@pytest.mark.parametrize("name", ["ozstar", "ngarrgu_tindebeek"])
+def test_what_was_not_seen_at_a_site_is_marked(name: str) -> None:
+    for file in ("config.yaml", "partitions.yaml"):
+        assert "not verified" in (SLURM / name / file).read_text().lower()
+
+
+def test_the_guide_names_every_profile_and_its_links_lead_somewhere() -> None:
+    guide = (SLURM / "README.md").read_text()
+    for profile in PROFILES:
+        assert f"`{profile.parent.relative_to(CHECKOUT)}`" in guide or name_of(profile) == "template"
+    for target in re.findall(r"\]\(([^)#]+)\)", guide):
+        assert (SLURM / target).exists(), target
+
+
+def mute() -> Any:
+    class Mute:
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_: None
+
+    return Mute()
