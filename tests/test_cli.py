@@ -18,7 +18,7 @@ import jaxrnn as package
 from jaxrnn import catalogue, config
 from jaxrnn.errors import Interrupted, JaxrnnError
 
-COMMANDS = ("simulate", "ingest", "describe", "split", "plan", "train", "aggregate", "report", "schema")
+COMMANDS = ("simulate", "ingest", "describe", "split", "plan", "train", "aggregate", "report", "doctor", "schema")
 ROOT = Path(__file__).parent.parent
 
 

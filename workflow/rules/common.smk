@@ -8,11 +8,13 @@ import re
 import sys
 from pathlib import Path
 
+import jaxrnn.doctor
 import jaxrnn.plan
 from jaxrnn.config import RUN_KEYS, Experiment, digest, load
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.readers import open_reader, reader_class
 from jaxrnn.results import Results, mistakes_tables
+from jaxrnn.slurm import Request
 
 # A mistake of the user ends in `sys.exit`, because Snakemake prints an exception with its traceback.
 
@@ -81,6 +83,23 @@ def promoted(wildcards) -> list[str]:
     """Returns the table of what went on from the rung before, or nothing for the first one."""
     before = int(wildcards.get("rung", len(plan.rungs))) - 1
     return [f"results/{experiment.experiment}/rungs/{before}.csv"] if before else []
+
+
+def check_cluster() -> None:
+    """Ends the run before anything is submitted where SLURM would not run a job of it; warns of what may pass."""
+    if workflow.executor_plugin.name != "slurm":
+        return
+    dag = workflow.dag
+    alone = [job for job in dag.needrun_jobs() if not (job.is_local or job.rule.norun)]
+    asked = {dag.get_job_group(job) or job for job in alone}  # a group of jobs is one SLURM job
+    settings = vars(workflow.executor_settings)
+    try:
+        names = {job: job.groupid if job.is_group() else job.rule.name for job in asked}
+        requests = [Request.of(name, dict(job.resources.items())) for job, name in names.items()]
+        for remark in jaxrnn.doctor.refuse(requests, settings):
+            logger.warning(remark)
+    except JaxrnnError as error:
+        sys.exit(f"jaxrnn: {error}")
 
 
 def write_plan() -> None:

@@ -1,0 +1,325 @@
+"""What SLURM says and what a job asks of it. The only module that calls SLURM's programs, each with a time-out."""
+
+import getpass
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxrnn.errors import JaxrnnError
+
+SECONDS = 10.0  # that SLURM has for an answer
+# States of nodes that take no job now, without the marks behind them; one marked `*` does not respond.
+UNUSABLE = ("down", "drained", "draining", "drain", "fail", "failing", "error", "inval", "unknown", "maint")
+ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
+ACTIVE += ("STAGE_OUT", "STOPPED", "RESIZING", "SIGNALING")
+# a kind has a letter in it: v100, but also 3g.20gb
+GPU = re.compile(r"gpu(?::([\w.\-]*[A-Za-z_][\w.\-]*))?(?::(\d+))?")
+# What `sbatch --test-only` says that may be otherwise in an hour: nodes that are down, a limit on jobs in the queue.
+PASSING = ("node configuration is not available", "DOWN, DRAINED", "busy", "accounting/QOS policy", "Unable to contact")
+
+
+class SlurmError(JaxrnnError):
+    """SLURM's programs are not here, do not answer, or refuse. `said`: SLURM's own words, "" where it said nothing."""
+
+    def __init__(self, message: str, said: str = "") -> None:
+        super().__init__(message)
+        self.said = said
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Nodes that are alike, and in one state. gpus: on each, by kind; "" where the site names none."""
+
+    count: int
+    cores: int
+    memory_mb: int
+    gpus: Mapping[str, int]
+    is_usable: bool
+
+    def gpus_of(self, kind: str) -> int:
+        return sum(count for name, count in self.gpus.items() if kind in ("", name))
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition and its limits, None where it has none. accounts: those alone that it takes; () for all."""
+
+    name: str
+    state: str
+    is_default: bool
+    minutes: float | None
+    memory_mb: int | None
+    accounts: tuple[str, ...]
+    accounts_denied: tuple[str, ...]
+    nodes: tuple[Nodes, ...] = ()
+
+    @property
+    def gpu_kinds(self) -> list[str]:
+        return sorted({kind for nodes in self.nodes for kind in nodes.gpus})
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one SLURM job asks for. memory_mb: on each node; minutes and memory_mb are None where SLURM's default holds.
+
+    elsewhere: it is for another cluster, of which this one says nothing. others: further options of sbatch.
+    """
+
+    rule: str
+    partitions: tuple[str, ...] = ()
+    account: str = ""
+    minutes: float | None = None
+    memory_mb: int | None = None
+    cores: int = 1  # of each task
+    tasks: int = 1
+    nodes: int | None = None
+    gpus: int = 0
+    gpu_kind: str = ""
+    launcher: str = ""  # of MPI ranks
+    elsewhere: bool = False
+    others: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, rule: str, resources: Mapping[str, Any]) -> "Request":
+        """Returns what Snakemake's SLURM plugin makes of a job's resources. They are site configuration, so values of
+        any type may come."""
+        found = {name: value for name, value in resources.items() if value not in (None, "")}
+        cores = _whole(found.get("cpus_per_task")) or _whole(found.get("_cores")) or 1
+        memory = _whole(found.get("mem_mb"))
+        if per_core := _whole(found.get("mem_mb_per_cpu")):
+            memory = per_core * cores
+        gpus, kind = _whole(found.get("gpu")) or 0, str(found.get("gpu_model", ""))
+        if kind:
+            gpus = gpus or 1
+        if matched := GPU.fullmatch(str(found.get("gres", ""))):
+            kind, gpus = matched[1] or "", int(matched[2] or 1)
+        names = ("constraint", "qos", "reservation") if matched else ("constraint", "qos", "reservation", "gres")
+        options = [(f"--{name}", found.get(name)) for name in names]
+        others = [f"{option}={value}" for option, value in options if value is not None]
+        return cls(
+            rule=rule,
+            partitions=tuple(re.findall(r"[^,\s]+", str(found.get("slurm_partition", "")))),
+            # of several accounts the plugin takes the first one
+            account=next(iter(re.findall(r"[^,\s]+", str(found.get("slurm_account", "")))), ""),
+            minutes=_whole(found.get("runtime")),
+            memory_mb=memory,
+            cores=cores,
+            tasks=_whole(found.get("tasks")) or 1,
+            nodes=_whole(found.get("nodes")),
+            gpus=gpus,
+            gpu_kind=kind,
+            launcher=str(found.get("mpi", "")),
+            elsewhere=any(name in found for name in ("cluster", "clusters", "slurm_cluster")),
+            others=(*others, *shlex.split(str(found.get("slurm_extra", "")))),
+        )
+
+    @property
+    def options(self) -> list[str]:
+        """Returns what sbatch is given for it."""
+        named = {
+            "--partition": ",".join(self.partitions),
+            "--account": self.account,
+            "--time": self.minutes and f"{self.minutes:.0f}",
+            "--mem": self.memory_mb,
+            "--nodes": self.nodes,
+            "--gpus": self.gpus and (f"{self.gpu_kind}:{self.gpus}" if self.gpu_kind else self.gpus),
+            "--ntasks": self.tasks,
+            "--cpus-per-task": self.cores,
+        }
+        return [*(f"{name}={value}" for name, value in named.items() if value), *self.others]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What SLURM says of the whole cluster. settings: as `scontrol show config` names them."""
+
+    partitions: tuple[Partition, ...]
+    settings: Mapping[str, str]
+
+    @property
+    def has_accounting(self) -> bool:
+        return self.settings.get("AccountingStorageType", "").removeprefix("accounting_storage/") == "slurmdbd"
+
+    def choice(self, request: Request) -> list[Partition]:
+        """Returns the partitions that a job may run in: those that it names, or the default one."""
+        return [
+            partition
+            for partition in self.partitions
+            if (partition.name in request.partitions if request.partitions else partition.is_default)
+        ]
+
+
+def call(*argv: str, seconds: float | None = None, given: str | None = None) -> str:
+    """Returns what a program of SLURM prints; raises SlurmError where it is not here, does not answer within `seconds`
+    (SECONDS where left out), or fails. given: its standard input."""
+    seconds = seconds or SECONDS
+    try:
+        done = subprocess.run(
+            argv,
+            input=given,
+            stdin=subprocess.DEVNULL if given is None else None,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except FileNotFoundError:
+        raise SlurmError(
+            f"no SLURM here: no `{argv[0]}` on PATH; start this on a login node of the cluster (with SLURM's module "
+            "loaded, where it is one), or work without a cluster: --profile workflow/profiles/local"
+        )
+    except OSError as error:
+        raise SlurmError(f"`{argv[0]}` cannot be started ({error.strerror or error})")
+    except subprocess.TimeoutExpired:
+        raise SlurmError(
+            f"SLURM does not answer: `{shlex.join(argv)}` said nothing for {seconds:g} s; try again when `sinfo` "
+            "answers, or ask the site's staff"
+        )
+    if done.returncode:
+        lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        said = "; ".join(dict.fromkeys(line.removeprefix(f"{argv[0]}: ").removeprefix("error: ") for line in lines[:4]))
+        raise SlurmError(f"`{shlex.join(argv[:3])}` failed: {said or f'exit code {done.returncode}'}", said)
+    return done.stdout
+
+
+def cluster() -> Cluster:
+    """Returns the partitions and settings of the cluster, by three calls; raises SlurmError."""
+    found = partitions()
+    return Cluster(found, settings_in(call("scontrol", "show", "config")))
+
+
+def partitions() -> tuple[Partition, ...]:
+    """Returns all partitions with their nodes, by two calls; raises SlurmError."""
+    shown = call("scontrol", "show", "partition", "--oneliner", "--all")
+    return partitions_in(shown, call("sinfo", "--noheader", "--all", "--exact", "--format=%R|%D|%c|%m|%G|%T"))
+
+
+def partitions_in(shown: str, nodes: str) -> tuple[Partition, ...]:
+    """Returns what `scontrol show partition --oneliner` and `sinfo` say; sinfo's columns are those of `partitions`."""
+    alike: dict[str, list[Nodes]] = {}
+    for line in nodes.splitlines():
+        words = line.split("|")
+        if len(words) == 6:
+            name, count, cores, memory, resources, state = words
+            usable = "*" not in state and state.rstrip("*~#!%$@^-+").lower() not in UNUSABLE
+            one = Nodes(_whole(count) or 0, _whole(cores) or 0, _whole(memory) or 0, _gpus(resources), usable)
+            alike.setdefault(name, []).append(one)
+    found = []
+    for line in shown.splitlines():
+        fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
+        if "PartitionName" in fields:
+            name = fields["PartitionName"]
+            found.append(
+                Partition(
+                    name=name,
+                    state=fields.get("State", "UP"),
+                    is_default=fields.get("Default") == "YES",
+                    minutes=minutes_in(fields.get("MaxTime", "UNLIMITED")),
+                    memory_mb=_limit(fields.get("MaxMemPerNode", "")),
+                    accounts=_names(fields.get("AllowAccounts", "ALL")),
+                    accounts_denied=_names(fields.get("DenyAccounts", "ALL")),
+                    nodes=tuple(alike.get(name, ())),
+                )
+            )
+    return tuple(found)
+
+
+def settings_in(shown: str) -> dict[str, str]:
+    """Returns the keys and values of `scontrol show config`."""
+    pairs = (line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def minutes_in(time: str) -> float | None:
+    """Returns the minutes of SLURM's [days-]hours:minutes:seconds; None for no limit."""
+    days, _, clock = time.rpartition("-")
+    parts = clock.split(":")
+    if len(parts) != 3 or not all(part.isdigit() for part in (days or "0", *parts)):
+        return None
+    hours, minutes, seconds = map(int, parts)
+    return int(days or 0) * 1440 + hours * 60 + minutes + seconds / 60
+
+
+def accounts() -> list[str]:
+    """Returns the accounts of this user, in SLURM's order; raises SlurmError, also where SLURM keeps no accounting."""
+    shown = call(
+        "sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={getpass.getuser()}", "format=account"
+    )
+    return list(dict.fromkeys(line.strip() for line in shown.splitlines() if line.strip()))
+
+
+def refusal(request: Request) -> str:
+    """Returns why SLURM would not take such a job, in its words, or ""; nothing is submitted."""
+    try:
+        call("sbatch", "--test-only", *request.options, "--wrap=true")
+    except SlurmError as error:
+        if not error.said:
+            raise
+        return error.said.replace("allocation failure: ", "")
+    return ""
+
+
+def submit(request: Request, script: str, *, name: str, log: str) -> int:
+    """Submits a script, to run in this folder, and returns the job's number; raises SlurmError."""
+    options = [*request.options, f"--job-name={name}", f"--output={log}", "--no-requeue"]
+    said = call("sbatch", "--parsable", *options, seconds=3 * SECONDS, given=script)
+    # some sites' submit filters say more than the number
+    numbers = re.findall(r"^(\d+)(?:;.*)?$", said, re.MULTILINE)
+    if not numbers:
+        raise SlurmError(f"sbatch took the job, and names no number: {said.strip()!r}", said)
+    return int(numbers[-1])
+
+
+def state(job: int) -> tuple[str, str]:
+    """Returns a job's state and why it waits; ("", "") where SLURM no longer knows it."""
+    try:
+        shown = call("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T|%r").strip()
+    except SlurmError as error:
+        if "Invalid job id" in error.said:
+            return "", ""
+        raise
+    now, _, reason = shown.partition("|")
+    return now, reason
+
+
+def cancel(name: str) -> None:
+    """Cancels this user's jobs of a name, however far their submission came; raises SlurmError."""
+    call("scancel", f"--user={getpass.getuser()}", f"--name={name}")
+
+
+def launchers() -> list[str]:
+    """Returns the kinds of MPI that srun knows: pmi2, pmix, ..."""
+    try:
+        shown = call("srun", "--mpi=list")
+    except SlurmError as error:
+        shown = error.said
+    return [word for line in shown.splitlines() if len(word := line.strip().removeprefix("srun: ")) and " " not in word]
+
+
+def _names(words: str) -> tuple[str, ...]:
+    return () if words in ("ALL", "(null)", "") else tuple(words.split(","))
+
+
+def _limit(words: str) -> int | None:
+    return int(words) if words.isdigit() else None
+
+
+def _whole(value: object) -> int | None:
+    try:
+        return int(float(str(value).rstrip("+")))
+    except (ValueError, OverflowError):
+        return None
+
+
+def _gpus(resources: str) -> dict[str, int]:
+    """Returns the GPUs of `gpu:v100:2(S:0-1),fpga:1`, by kind."""
+    found: dict[str, int] = {}
+    for word in re.sub(r"\([^)]*\)", "", resources).split(","):
+        if matched := GPU.fullmatch(word):
+            found[matched[1] or ""] = found.get(matched[1] or "", 0) + int(matched[2] or 1)
+    return found
