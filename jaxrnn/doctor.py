@@ -43,6 +43,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PROBE_SECONDS = 180.0  # to load JAX from a slow disk, and compile a kernel
 FREE_MB, FREE_FILES = 5_000, 10_000  # below which a warning comes
 NEARLY = 0.9  # of a quota
+MOST_VERDICTS = 12  # that a start asks of SLURM, however many kinds of jobs there are
+MOST_FAULTS = 10  # in one message
+SWITCH = "JAXRNN_DOCTOR"  # 0: jobs are submitted unchecked
 # Of the job: what it may take, how often is looked, and how long its last file may take to show up on this host.
 JOB_MINUTES, JOB_MEMORY_MB, RANKS = 10, 4_000, 2
 LOOK_SECONDS, LATENCY_SECONDS = 2.0, 60.0
@@ -119,14 +122,19 @@ def examine(wanted: Wanted, say: Callable[[str], None]) -> Iterator[Finding]:
 def refuse(asked: Iterable[slurm.Request], settings: Mapping[str, Any]) -> list[str]:
     """Returns remarks on jobs that are to be submitted; raises JaxrnnError, one message for all, where SLURM would
     refuse one, or let it wait for ever, or the workflow wait for it. settings: those of Snakemake's SLURM plugin."""
+    if os.environ.get(SWITCH) == "0":
+        return [f"{SWITCH}=0: it was not looked whether the cluster runs these jobs"]
     stalls = arrays(settings.get("array_jobs"), importlib.metadata.version(PLUGIN))
     findings = [*([stalls] if stalls else []), *suited(asked, settings, slurm.cluster())]
     faults = [finding for finding in findings if finding.state == FAULT]
     if faults:
-        lines = [f"  {fault.subject}: {fault.found}\n    -> {fault.remedy}" for fault in faults]
+        lines = [f"  {fault.subject}: {fault.found}\n    -> {fault.remedy}" for fault in faults[:MOST_FAULTS]]
+        if more := faults[MOST_FAULTS:]:
+            lines.append(f"  and {len(more)} more")
+        lines.append(f"If your site knows better, {SWITCH}=0 in the environment submits them all the same.")
         raise JaxrnnError("\n".join(["the cluster would not run these jobs, and nothing was submitted:", *lines]))
     told = [finding for finding in findings if finding.state == WARNING]
-    return [f"{finding.subject}: {finding.found}; {finding.remedy}" for finding in told]
+    return [f"{finding.subject}: {finding.found} -> {finding.remedy}" for finding in told]
 
 
 def read_profile(folder: Path) -> Profile:
@@ -232,17 +240,22 @@ def reach(profile: Profile) -> tuple[slurm.Cluster | None, list[Finding]]:
 def suited(asked: Iterable[slurm.Request], settings: Mapping[str, Any], cluster: slurm.Cluster) -> Iterator[Finding]:
     """Yields whether the cluster would run these jobs, and whether the workflow would learn of it."""
     yield accounting(settings, cluster)
-    here = [request for request in dict.fromkeys(asked) if not request.elsewhere]
+    # with this file the plugin chooses a partition for each job that names none
+    chosen = settings.get("partition_config") or os.environ.get("SNAKEMAKE_SLURM_PARTITIONS")
+    here = [request for request in dict.fromkeys(asked) if not request.elsewhere and (request.partitions or not chosen)]
     given = [f"--{name}={settings[name]}" for name in ("qos", "reservation") if settings.get(name)]
     here = [replace(request, others=(*request.others, *given)) for request in here]
     if not here:
         return
     allowed = associations({request.account for request in here} - {""}, cluster)
     findings: dict[Finding, list[str]] = {}
-    for request in here:
+    asked_slurm = 0
+    # those that ask for most are the first, for SLURM is asked of a few alone
+    for request in sorted(here, key=lambda one: (one.minutes or 0, one.memory_mb or 0, one.gpus), reverse=True):
         unfit = list(misfits(request, cluster, allowed))
-        if not any(finding.state == FAULT for finding in unfit):
+        if asked_slurm < MOST_VERDICTS and not any(finding.state == FAULT for finding in unfit):
             unfit += refused(request)
+            asked_slurm += 1
         for finding in unfit or [fit(request, cluster)]:
             findings.setdefault(finding, []).append(request.rule)
     for finding, rules in findings.items():
@@ -257,7 +270,7 @@ def accounting(settings: Mapping[str, Any], cluster: slurm.Cluster) -> Finding:
         return Finding("accounting", FAULT, found, "`slurm-status-command: squeue` in the profile")
     if asks == "sacct":
         try:
-            slurm.call("sacct", "--noheader", "--allocations", "--starttime=now")
+            slurm.ask_accounting()
         except slurm.SlurmError as error:
             remedy = "`slurm-status-command: squeue` in the profile, until the site's database is back"
             return Finding("accounting", FAULT, f"SLURM's database does not answer: {error.said or error}", remedy)
@@ -279,7 +292,7 @@ def associations(named: set[str], cluster: slurm.Cluster) -> list[str] | None:
     if not named or not cluster.has_accounting:
         return None
     with suppress(slurm.SlurmError):
-        return slurm.accounts()
+        return slurm.accounts() or None
     return None
 
 
@@ -292,21 +305,24 @@ def misfits(request: slurm.Request, cluster: slurm.Cluster, accounts: Sequence[s
             yield _fault(found, "`slurm_partition` in the profile")
             return
     if request.account and accounts is not None and request.account.lower() not in map(str.lower, accounts):
-        yours = f"yours are {listed(accounts)}" if accounts else "SLURM knows no account of yours"
-        found = f"account '{request.account}' is not one of yours: {yours}{nearest(request.account, accounts)}"
+        found = (
+            f"account '{request.account}' is not one of yours ({listed(accounts)}){nearest(request.account, accounts)}"
+        )
         yield _fault(found, "`slurm_account` in the profile")
         return
     if request.account and accounts is None:
         found = f"account '{request.account}': SLURM doesn't say whether it is yours"
         yield Finding("", WARNING, found, "compare it with what the site gave you")
     choice = cluster.choice(request)
+    all_of = [list(_misfits_in(partition, request, cluster)) for partition in choice]
     if not choice:
         found = f"no partition is named, and the cluster has no default one, of {listed(names, limit=20)}"
-        yield _fault(found, "`slurm_partition` under `default-resources` in the profile")
-        return
+        all_of = [[_fault(found, "`slurm_partition` under `default-resources` in the profile")]]
     # a job of several partitions runs where it fits
-    all_of = [list(_misfits_in(partition, request, cluster)) for partition in choice]
-    yield from min(all_of, key=lambda findings: sum(finding.state == FAULT for finding in findings))
+    for finding in min(all_of, key=lambda findings: sum(finding.state == FAULT for finding in findings)):
+        # a site's own submit plugin may send a job elsewhere
+        mild = cluster.redirects and not request.partitions
+        yield replace(finding, state=WARNING) if mild else finding
 
 
 def _misfits_in(partition: slurm.Partition, request: slurm.Request, cluster: slurm.Cluster) -> Iterator[Finding]:
@@ -319,7 +335,8 @@ def _misfits_in(partition: slurm.Partition, request: slurm.Request, cluster: slu
     if partition.accounts and request.account not in partition.accounts:
         who = f"account '{request.account}'" if request.account else "no account"
         found = f"{name} is for the accounts {listed(partition.accounts)}, and {who} is asked for"
-        yield _fault(found, "`slurm_account` or `slurm_partition` in the profile")
+        # yours by default may be one of them, or the one asked for may be a child of one: SLURM's verdict counts
+        yield Finding("", WARNING, found, "`slurm_account` or `slurm_partition` in the profile")
     if request.account in partition.accounts_denied:
         found = f"{name} takes no jobs of account '{request.account}'"
         yield _fault(found, "`slurm_account` or `slurm_partition` in the profile")
@@ -329,7 +346,9 @@ def _misfits_in(partition: slurm.Partition, request: slurm.Request, cluster: slu
         ]
         found = f"{request.minutes:g} minutes are asked for, and {name} allows {partition.minutes:g}"
         where = f", or a partition that allows it: {listed(longer)}" if longer else ""
-        yield _fault(found, f"a smaller `runtime` (jobs go on from checkpoints){where}")
+        # a quality of service may allow more
+        state = WARNING if any(option.startswith("--qos") for option in request.others) else FAULT
+        yield Finding("", state, found, f"a smaller `runtime` (jobs go on from checkpoints){where}")
     nodes = partition.nodes
     memory = max((one.memory_mb for one in nodes), default=0)
     if partition.memory_mb is not None:
@@ -360,7 +379,7 @@ def _gpu_misfits(partition: slurm.Partition, request: slurm.Request, cluster: sl
         return
     most = max((one.gpus_of(request.gpu_kind) for one in partition.nodes), default=0)
     what = f"{plural(request.gpus, 'GPU')}{f' of kind {request.gpu_kind}' if request.gpu_kind else ''}"
-    if request.gpus <= most:
+    if request.gpus <= most * (request.nodes or 1):
         return
     kinds = [kind or "(no kind named)" for kind in partition.gpu_kinds]
     there = [

@@ -144,6 +144,11 @@ class Cluster:
     def has_accounting(self) -> bool:
         return self.settings.get("AccountingStorageType", "").removeprefix("accounting_storage/") == "slurmdbd"
 
+    @property
+    def redirects(self) -> bool:
+        """Whether a plugin of the site's own may change what a job asks for."""
+        return self.settings.get("JobSubmitPlugins", "(null)") not in ("(null)", "")
+
     def choice(self, request: Request) -> list[Partition]:
         """Returns the partitions that a job may run in: those that it names, or the default one."""
         return [
@@ -251,6 +256,11 @@ def accounts() -> list[str]:
         "sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={getpass.getuser()}", "format=account"
     )
     return list(dict.fromkeys(line.strip() for line in shown.splitlines() if line.strip()))
+
+
+def ask_accounting() -> None:
+    """Raises SlurmError where SLURM's database does not answer."""
+    call("sacct", "--noheader", "--allocations", "--starttime=now")
 
 
 def refusal(request: Request) -> str:

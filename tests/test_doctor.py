@@ -1,5 +1,5 @@
-"""`jaxrnn doctor`, and the refusal of jobs that a cluster would not run: on a real SLURM, without one, and on what SLURM was
-seen to print."""
+"""`jaxrnn doctor`, and the refusal of jobs that a cluster would not run: on a real SLURM, without one, and what SLURM
+prints."""
 
 import json
 import os
@@ -129,7 +129,7 @@ def test_a_job_that_fits_is_not_objected_to() -> None:
     ("changes", "said"),
     [
         ({"partitions": ("lnog",)}, ["'lnog'", "main, long", "did you mean 'long'", "`slurm_partition`"]),
-        ({"account": "astor"}, ["'astor'", "yours are astro", "did you mean 'astro'", "`slurm_account`"]),
+        ({"account": "astor"}, ["'astor'", "not one of yours (astro)", "did you mean 'astro'", "`slurm_account`"]),
         ({"minutes": 20000}, ["20000 minutes", "'long' allows 10080", "`runtime`"]),
         ({"memory_mb": 64001}, ["64,001 MB", "at most 64,000", "`mem_mb`"]),
         ({"cores": 17}, ["17 cores", "has 16", "`set-threads`"]),
@@ -139,7 +139,6 @@ def test_a_job_that_fits_is_not_objected_to() -> None:
         ({"memory_mb": 9000, "cores": 5}, ["together"]),
         ({"partitions": (), "minutes": 11}, ["'main' allows 10", "a partition that allows it: long"]),
         ({"partitions": (), "memory_mb": 2001}, ["2,001 MB", "at most 2,000"]),
-        ({"partitions": ()}, ["'main' is for the accounts astro, physics", "no account"]),
     ],
 )
 def test_a_job_that_does_not_fit_is_told_why_and_what_to_do(changes: dict[str, Any], said: list[str]) -> None:
@@ -172,6 +171,28 @@ def test_who_asks_for_more_never_fits_better(request: slurm.Request, what: str, 
     if len(request.partitions) == 2:
         alone = [faults(replace(request, partitions=(name,)), accounts=["astro"]) for name in request.partitions]
         assert bool(faults(request, accounts=["astro"])) == all(map(bool, alone))
+
+
+def test_what_the_site_may_know_better_is_a_warning() -> None:
+    own = slurm.Cluster(CLUSTER.partitions, {**CLUSTER.settings, "JobSubmitPlugins": "lua"})
+    far = slurm.Request("train", minutes=11, gpus=1, gpu_kind="v100")
+    assert faults(far)
+    assert not faults(far, own)  # it may be sent to another partition
+    assert faults(replace(far, partitions=("main",)), own)
+    long = replace(LONG, minutes=20000)
+    assert faults(long)
+    assert not faults(replace(long, others=("--qos=long",)))
+    (told,) = doctor.misfits(replace(far, minutes=5, gpu_kind="", memory_mb=1), CLUSTER, None)
+    assert (told.state, "for the accounts astro, physics, and no account" in told.found) == (WARNING, True)
+
+
+def test_slurm_is_asked_of_few_of_many_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[slurm.Request] = []
+    monkeypatch.setattr(doctor.slurm, "refusal", lambda request: asked.append(request) or "")
+    many = [replace(LONG, minutes=minutes) for minutes in range(1, 300)]
+    assert len(list(doctor.suited(many, {"status_command": "squeue"}, CLUSTER))) == 2
+    assert len(asked) == doctor.MOST_VERDICTS
+    assert asked[0].minutes == 299
 
 
 def test_jobs_for_another_cluster_are_not_judged() -> None:
@@ -312,6 +333,8 @@ def test_a_scheduler_that_hangs_is_a_finding(tmp_path: Path, monkeypatch: pytest
     assert "does not answer: `scontrol show partition" in found.found
     with pytest.raises(JaxrnnError, match="does not answer"):
         doctor.refuse([LONG], {})
+    monkeypatch.setenv(doctor.SWITCH, "0")
+    assert "was not looked" in doctor.refuse([LONG], {})[0]
 
 
 @pytest.fixture
@@ -384,7 +407,7 @@ def cluster() -> Iterator[None]:
 @pytest.fixture
 def tiny(cluster: None, tmp_path: Path) -> Workflow:
     workflow = Workflow(tmp_path, tmp_path / "compiled")
-    workflow.configure({"data.simulation": {"objects": {"supernova": 2, "agn": 2}, "days": 100, "cadence_days": 10}})
+    workflow.configure()
     return workflow
 
 
@@ -482,7 +505,7 @@ def _reads(path: Path) -> str:
     [
         (
             ["--default-resources", "slurm_partition=mian"],
-            ["aggregate", "partition 'mian' is none of this cluster's (main); did you mean 'main'?"],
+            ["ingest, results, simulate, split, train: partition 'mian' is none of", "(main); did you mean 'main'?"],
         ),
         (
             [
