@@ -67,6 +67,30 @@ def test_what_slurm_prints_of_partitions_is_read_whole() -> None:
 
 
 @pytest.mark.parametrize(
+    ("state", "usable"),
+    [("idle", True), ("mixed-", True), ("idle~", True), ("idle*", False), ("down", False), ("drained$", False)],
+)
+def test_nodes_that_take_no_job_now_are_known(state: str, usable: bool) -> None:
+    _, long = slurm.partitions_in(SHOWN, f"long|1|16|8000|(null)|{state}")
+    assert long.nodes[0].is_usable == usable
+    told = list(doctor.misfits(LONG, slurm.Cluster((long,), {}), None))
+    assert [finding.state for finding in told] == ([] if usable else [WARNING])
+
+
+@pytest.mark.parametrize(
+    ("asks", "cluster", "state", "said"),
+    [
+        ("sacct", {}, FAULT, "it would wait for ever"),
+        ("squeue", {"MinJobAge": "300 sec"}, OK, "for 300 s"),
+        ("squeue", {"MinJobAge": "30 sec"}, WARNING, "forgets ended jobs after 30 s"),
+    ],
+)
+def test_how_the_end_of_jobs_is_learnt_is_checked(asks: str, cluster: dict[str, str], state: str, said: str) -> None:
+    found = doctor.accounting({"status_command": asks}, slurm.Cluster((), cluster))
+    assert (found.state, said in found.found) == (state, True)
+
+
+@pytest.mark.parametrize(
     ("time", "minutes"),
     [("1-00:00:00", 1440), ("00:10:00", 10), ("00:00:30", 0.5), ("UNLIMITED", None), ("INFINITE", None), ("n/a", None)],
 )
