@@ -472,6 +472,31 @@ def test_ranks_that_do_not_see_each_other_and_a_missing_gpu_are_found(tiny: Work
 
 
 @pytest.mark.slurm
+def test_a_folder_that_nodes_do_not_see_is_found(tiny: Workflow) -> None:
+    # a mount that this process and its children alone see
+    hidden = f"mount -t tmpfs none {tiny.folder} && cd {tiny.folder} && exec {shlex.join(_command('--job', '--json'))}"
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", hidden], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    *_, job = json.loads(done.stdout)["findings"]
+    assert (job["subject"], job["state"]) == ("job", FAULT)
+    assert f"left nothing in {tiny.folder}/results" in job["found"]
+    assert "file system that nodes see" in job["remedy"]
+
+
+@pytest.mark.slurm
+def test_a_job_whose_turn_does_not_come_is_cancelled(tiny: Workflow) -> None:
+    _scontrol("update", "partitionname=main", "state=down")
+    try:
+        done = _doctor(tiny, "--job", "--json", "--wait", "0")
+    finally:
+        _scontrol("update", "partitionname=main", "state=up")
+    *_, job = json.loads(done.stdout)["findings"]
+    assert (done.returncode, job["state"]) == (0, WARNING)
+    assert "is pending (PartitionDown) after 0 minutes, and is cancelled" in job["found"]
+    assert slurm_cluster.jobs()[-1]["JobState"] == "CANCELLED"
+
+
+@pytest.mark.slurm
 def test_ctrl_c_cancels_the_job(tiny: Workflow) -> None:
     _scontrol("update", "partitionname=main", "state=down")
     try:
