@@ -681,7 +681,6 @@ def probe() -> dict[str, Any]:
         "platform": devices[0].platform,
         "devices": sorted({f"{one.device_kind}" for one in devices}),
         "count": len(devices),
-        "capabilities": sorted({float(getattr(one, "compute_capability", None) or 0) for one in devices}),
         "version": " ".join(devices[0].client.platform_version.split()),
         "plugins": [name for name in CUDA if _installed(f"jax-{name}-plugin")],
         "kernel": native.absent() if devices[0].platform == "cpu" else None,
@@ -719,7 +718,10 @@ def judged_gpu(
         found = f"{listed(old)} is older than what CUDA 13 knows, and JAX has its plugin for CUDA 13"
         return Finding("GPU", FAULT, found, f"pip uninstall jax-cuda13-plugin jax-cuda13-pjrt; {install}")
     if seen["platform"] == "gpu":
-        return Finding("GPU", OK, f"{told}, {seen['version']}; {driver or 'nvidia-smi says nothing'}")
+        # JAX tells CUDA 12.9 as `cuda 12090`
+        number = re.search(r"cuda (\d+)", seen["version"])
+        cuda = f"CUDA {int(number[1]) // 1000}.{int(number[1]) % 1000 // 10}" if number else seen["version"]
+        return Finding("GPU", OK, f"{told}, {cuda}; {driver or 'nvidia-smi says nothing'}")
     if there:
         found = f"{told}, and the driver has {driver}"
         remedy = install if not plugins else "a driver that is new enough for it, or the other of cuda12 and cuda13"
@@ -801,7 +803,10 @@ def _awaited(job: int, place: Path, wait_minutes: float, say: Callable[[str], No
     """Returns what the job found, or why it found nothing."""
     began, told, gone = time.monotonic(), "", 0.0
     while not (place / FOUND).exists():
-        now, reason = slurm.state(job)
+        try:
+            now, reason = slurm.state(job)
+        except slurm.SlurmError as error:  # the job may run all the same
+            now, reason = told or "PENDING", str(error)
         if now in slurm.ACTIVE:
             if now != told:
                 say(f"job {job}: {now.lower()}{f' ({reason})' if reason not in ('None', '') else ''}")

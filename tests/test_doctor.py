@@ -266,7 +266,7 @@ def test_quotas_are_judged_by_their_least_limit() -> None:
     assert replace(fred, kb=10).judged().state == OK
 
 
-CPU = {"jax": "0.10.2", "platform": "cpu", "devices": ["cpu"], "count": 1, "version": "", "kernel": None}
+CPU = {"jax": "0.10.2", "platform": "cpu", "devices": ["cpu"], "count": 1, "version": "PJRT C API cuda 12090"}
 P100, A100 = ["Tesla P100-PCIE-12GB", "6.0", "535.1"], ["NVIDIA A100", "8.0", "580.1"]
 
 
@@ -280,7 +280,16 @@ P100, A100 = ["Tesla P100-PCIE-12GB", "6.0", "535.1"], ["NVIDIA A100", "8.0", "5
         (True, "cpu", ["cuda13"], [P100], [], False, FAULT, "older than what CUDA 13 knows"),
         (True, "cpu", ["cuda12"], [A100], [], False, FAULT, "driver 580.1"),
         (True, "cpu", ["cuda12"], [], [], False, FAULT, "finds cpu"),
-        (True, "gpu", ["cuda12"], [P100], ["p100"], False, OK, "compute capability 6.0, driver 535.1"),
+        (
+            True,
+            "gpu",
+            ["cuda12"],
+            [P100],
+            ["p100"],
+            False,
+            OK,
+            "CUDA 12.9; Tesla P100-PCIE-12GB (compute capability 6.0, driver 535.1)",
+        ),
         (False, "cpu", [], [A100], [], False, WARNING, "finds cpu"),
     ],
 )
