@@ -108,7 +108,8 @@ def examine(wanted: Wanted, say: Callable[[str], None]) -> Iterator[Finding]:
     yield locks(wanted.results)
     yield compiled(wanted.results)
     gpu = wanted.gpu or (experiment is not None and experiment.training.device == "gpu")
-    yield from device(gpu, kinds_of(asked, cluster) if cluster else [], elsewhere=on_slurm)
+    kinds = kinds_of([completed(request, profile.slurm) for request in asked], cluster) if cluster else []
+    yield from device(gpu, kinds, elsewhere=on_slurm)
     if not wanted.job:
         if on_slurm:
             yield Finding("nodes", NOT_CHECKED, "GPUs, ranks and the shared folder, as a job sees them", "add --job")
@@ -116,7 +117,7 @@ def examine(wanted: Wanted, say: Callable[[str], None]) -> Iterator[Finding]:
         yield Finding("nodes", NOT_CHECKED, "there is no SLURM that takes a job")
     else:
         request = next((request for request in asked if request.rule == "train"), slurm.Request("train"))
-        yield from by_job(wanted, request, launcher, say)
+        yield from by_job(wanted, completed(request, profile.slurm), launcher, say)
 
 
 def refuse(asked: Iterable[slurm.Request], settings: Mapping[str, Any]) -> list[str]:
@@ -158,6 +159,9 @@ def read_profile(folder: Path) -> Profile:
         for key, value in found.items()
         if isinstance(key, str) and key.startswith("slurm-")
     }
+    # as Snakemake does: a file beside the profile, where there is one of this name
+    if (beside := folder / str(settings.get("partition_config"))).exists():
+        settings["partition_config"] = beside
     return Profile(folder, str(found.get("executor", "local")), settings)
 
 
@@ -240,11 +244,7 @@ def reach(profile: Profile) -> tuple[slurm.Cluster | None, list[Finding]]:
 def suited(asked: Iterable[slurm.Request], settings: Mapping[str, Any], cluster: slurm.Cluster) -> Iterator[Finding]:
     """Yields whether the cluster would run these jobs, and whether the workflow would learn of it."""
     yield accounting(settings, cluster)
-    # with this file the plugin chooses a partition for each job that names none
-    chosen = settings.get("partition_config") or os.environ.get("SNAKEMAKE_SLURM_PARTITIONS")
-    here = [request for request in dict.fromkeys(asked) if not request.elsewhere and (request.partitions or not chosen)]
-    given = [f"--{name}={settings[name]}" for name in ("qos", "reservation") if settings.get(name)]
-    here = [replace(request, others=(*request.others, *given)) for request in here]
+    here = [completed(request, settings) for request in dict.fromkeys(asked) if not request.elsewhere]
     if not here:
         return
     allowed = associations({request.account for request in here} - {""}, cluster)
@@ -260,6 +260,22 @@ def suited(asked: Iterable[slurm.Request], settings: Mapping[str, Any], cluster:
             findings.setdefault(finding, []).append(request.rule)
     for finding, rules in findings.items():
         yield replace(finding, subject=listed(sorted(set(rules)), limit=12))
+
+
+def completed(request: slurm.Request, settings: Mapping[str, Any]) -> slurm.Request:
+    """Returns what a job asks for, with what the plugin's settings add to each."""
+    given = [f"--{name}={settings[name]}" for name in ("qos", "reservation") if settings.get(name)]
+    return replace(request, others=(*request.others, *given), partitions=request.partitions or choices(settings))
+
+
+def choices(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the partitions of `slurm-partition-config`, of which the plugin chooses one for a job that names none."""
+    file = settings.get("partition_config") or os.environ.get("SNAKEMAKE_SLURM_PARTITIONS")
+    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        if file:
+            # what is wrong with the file, the plugin tells before it submits
+            return tuple(map(str, yaml.safe_load(Path(file).read_text())["partitions"]))
+    return ()
 
 
 def accounting(settings: Mapping[str, Any], cluster: slurm.Cluster) -> Finding:

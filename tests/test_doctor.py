@@ -210,6 +210,21 @@ def test_what_the_site_may_know_better_is_a_warning() -> None:
     assert (told.state, "for the accounts astro, physics, and no account" in told.found) == (WARNING, True)
 
 
+def test_partitions_that_the_plugin_chooses_from_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.yaml").write_text("executor: slurm\nslurm-partition-config: some.yaml\n")
+    monkeypatch.setattr(doctor.slurm, "refusal", lambda request: "")
+
+    def judged(*names: str) -> str:
+        (tmp_path / "some.yaml").write_text(json.dumps({"partitions": {name: {} for name in names}}))
+        settings = {**doctor.read_profile(tmp_path).slurm, "status_command": "squeue"}
+        *_, found = doctor.suited([replace(LONG, partitions=())], settings, CLUSTER)
+        return f"{found.state}: {found.found}"
+
+    assert judged("main", "long").startswith(OK)
+    assert judged("main").startswith(f"{FAULT}: 8,000 MB of memory")
+    assert judged("long", "gone").startswith(f"{FAULT}: partition 'gone' is none of")
+
+
 def test_slurm_is_asked_of_few_of_many_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[slurm.Request] = []
     monkeypatch.setattr(doctor.slurm, "refusal", lambda request: asked.append(request) or "")
