@@ -444,10 +444,10 @@ def refused(request: slurm.Request) -> list[Finding]:
         return [Finding("", WARNING, f"SLURM was not asked whether it takes the job: {error}", "try again")]
     if not said:
         return []
-    options = shlex.join(request.options)
+    # without its options, which differ: what holds for many rules is said once
     if any(words in said for words in slurm.PASSING):
-        return [Finding("", WARNING, f"SLURM would not start it now: {said} (sbatch {options})", "it may pass; or ask")]
-    return [_fault(f"SLURM refuses it: {said} (sbatch {options})", "the option that it names, in the profile")]
+        return [Finding("", WARNING, f"SLURM would not start it now: {said}", "it may pass; or ask")]
+    return [_fault(f"SLURM refuses it: {said}", "the option that it names, in the profile")]
 
 
 def fit(request: slurm.Request, cluster: slurm.Cluster) -> Finding:
