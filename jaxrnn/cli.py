@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from jaxrnn import __version__
-from jaxrnn.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, EndedElsewhere, Interrupted, JaxrnnError
+from jaxrnn.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, EndedElsewhere, Interrupted, JaxrnnError, plural
 
 app = typer.Typer(
     add_completion=False,
@@ -33,6 +33,7 @@ Exit codes: 0 done, 2 a mistake in input or configuration, 130 interrupted
 ConfigFile = Annotated[Path, typer.Option("--config", help="The experiment file, such as config/demo.yaml.")]
 ResultsFolder = Annotated[Path, typer.Option("--results", help="Where results lie.")]
 RESULTS = Path("results")
+SLURM = Path("slurm")
 MACHINE_FAULTS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOTDIR)
 
 
@@ -454,6 +455,48 @@ def report(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
     experiment, at = load(config), Results(results)
     dataset = at.dataset(plan_module.dataset_key(experiment))
     say(f"report in {report_module.write(at.experiment(experiment.experiment), dataset)}")
+
+
+@app.command(
+    epilog=_examples(
+        "jaxrnn doctor --profile slurm/ozstar",
+        "jaxrnn doctor --profile slurm --config config/goto.yaml --job --gpu",
+        "jaxrnn doctor --profile workflow/profiles/local",
+    )
+)
+def doctor(
+    profile: Annotated[Path, typer.Option("--profile", help="The profile that `snakemake` will be given.")] = SLURM,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="An experiment file: what its jobs ask for, a GPU or not.")
+    ] = None,
+    results: ResultsFolder = RESULTS,
+    job: Annotated[bool, typer.Option("--job", help="Look from a node too, by one short job.")] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="With a GPU, of the kind that training asks for.")] = False,
+    wait: Annotated[float, typer.Option("--wait", min=0, help="Minutes that the job may take to start and end.")] = 15,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
+    node: Annotated[Path | None, typer.Option("--on-node", hidden=True)] = None,
+) -> None:
+    """Checks cluster, profile, GPU, MPI and disk before a run."""
+    import json
+    from dataclasses import asdict
+
+    from jaxrnn import doctor as doctor_module
+
+    if node is not None:
+        doctor_module.on_node(node)
+        return
+    wanted = doctor_module.Wanted(profile, config, results, job=job or gpu, gpu=gpu, wait_minutes=wait)
+    findings = []
+    for finding in doctor_module.examine(wanted, say):
+        findings.append(finding)
+        if not as_json:
+            print(finding, flush=True)
+    faults = sum(finding.state == doctor_module.FAULT for finding in findings)
+    if as_json:
+        print(json.dumps({"faults": faults, "findings": [asdict(finding) for finding in findings]}, indent=1))
+    if faults:
+        say(f"{plural(faults, 'fault')}: what to do stands behind each")
+        raise typer.Exit(EXIT_USER_ERROR)
 
 
 @app.command(epilog=_examples("jaxrnn schema > config/schema.json", "jaxrnn schema --tables"))

@@ -19,7 +19,8 @@ import jaxrnn as package
 from jaxrnn import catalogue, config
 from jaxrnn.errors import Interrupted, JaxrnnError
 
-COMMANDS = ("simulate", "ingest", "describe", "split", "plan", "train", "aggregate", "report", "status", "schema")
+COMMANDS = ("simulate", "ingest", "describe", "split", "plan", "train", "aggregate", "report", "status", "doctor")
+COMMANDS += ("schema",)
 ROOT = Path(__file__).parent.parent
 
 

@@ -62,6 +62,17 @@ def test_a_library_has_its_one_place(library: str, allowed: set[str]) -> None:
     assert users_of(library) <= allowed
 
 
+def test_slurms_programs_have_their_one_place() -> None:
+    programs = {"sbatch", "scancel", "scontrol", "sinfo", "sacctmgr"}
+    users = {
+        name
+        for name, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in programs
+    }
+    assert users == {"jaxrnn.slurm"}
+
+
 def test_networks_and_losses_do_no_input_or_output() -> None:
     for name in ("blueprint", "layers", "recurrence", "models", "attention", "losses", "ctc", "monitoring", "training"):
         found = imported(PACKAGE / f"{name}.py")
@@ -94,13 +105,11 @@ def test_modules_import_each_other_without_circles() -> None:
         visit(name, ())
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        *("cli", "config", "blueprint", "plan", "ingest", "splits", "aggregate", "report", "view", "describe"),
-        *("decoding", "status"),
-    ],
-)
+WITHOUT_JAX = ("cli", "config", "blueprint", "plan", "ingest", "splits", "aggregate", "report", "view", "describe")
+WITHOUT_JAX += ("decoding", "doctor", "slurm", "status")
+
+
+@pytest.mark.parametrize("module", WITHOUT_JAX)
 def test_what_runs_without_a_device_loads_no_jax(module: str) -> None:
     code = f"import sys, jaxrnn.{module}; assert 'jax' not in sys.modules and 'flax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,11 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jaxrnn.doctor
 import jaxrnn.plan
 from jaxrnn.config import RUN_KEYS, Experiment, digest, load
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.readers import open_reader, reader_class
 from jaxrnn.results import Results, mistakes_tables
+from jaxrnn.slurm import Request
 
 # A mistake of the user ends in `sys.exit`, because Snakemake prints an exception with its traceback.
 
@@ -135,6 +137,23 @@ def report_on_the_rest(run_logs: list) -> None:
     for name in ("best.json", "report.html"):
         os.utime(folder / name, (1, 1))
     logger.error(f"Some jobs failed. {folder / 'report.html'} is of the others, and names them.")
+
+
+def check_cluster() -> None:
+    """Ends the run before anything is submitted where SLURM would not run a job of it; warns of what may pass."""
+    if workflow.executor_plugin.name != "slurm":
+        return
+    dag = workflow.dag
+    alone = [job for job in dag.needrun_jobs() if not (job.is_local or job.rule.norun)]
+    asked = {dag.get_job_group(job) or job for job in alone}  # a group of jobs is one SLURM job
+    settings = vars(workflow.executor_settings)
+    try:
+        names = {job: job.groupid if job.is_group() else job.rule.name for job in asked}
+        requests = [Request.of(name, dict(job.resources.items())) for job, name in names.items()]
+        for remark in jaxrnn.doctor.refuse(requests, settings):
+            logger.warning(remark)
+    except JaxrnnError as error:
+        sys.exit(f"jaxrnn: {error}")
 
 
 def write_plan() -> None:
