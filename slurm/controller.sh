@@ -40,8 +40,8 @@ trap 'again=yes; stop' USR1
 while wait "$snakemake"; code=$?; kill -0 "$snakemake" 2>/dev/null; do :; done
 if [ "$again" ] && [ "$code" -ne 0 ]; then
     echo "The controller's time is over; SLURM starts job $controller again"
-    scontrol requeue "$controller"
     trap - TERM
+    scontrol requeue "$controller"
     sleep 60 # until SLURM ends this one
 fi
 exit "$code"

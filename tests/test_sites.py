@@ -1,8 +1,10 @@
 """Site profiles: each is whole, asks for nothing that isn't there, and knows what nothing else knows of its site."""
 
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 import snakemake_executor_plugin_slurm as plugin
 import yaml
 from snakemake_executor_plugin_slurm import partitions, submit_string, utils, validation
-from workflows import CHECKOUT, Workflow
+from workflows import CHECKOUT, Workflow, wait_until
 
 SLURM = CHECKOUT / "slurm"
 GENERIC = SLURM / "config.yaml"
@@ -188,3 +190,37 @@ def mute() -> Any:
             return lambda *_: None
 
     return Mute()
+
+
+@pytest.mark.parametrize(("number", "again"), [("USR1", True), ("INT", False), ("TERM", False), (None, False)])
+def test_a_controller_lets_snakemake_end_well_and_is_started_again_when_its_time_is_over(
+    number: str | None, again: bool, tmp_path: Path
+) -> None:
+    # SLURM's part is played here: its signal to the batch shell alone, and a scontrol that tells how it is called
+    (tmp_path / "scontrol").write_text(
+        '#!/bin/bash\n[ "$1" = requeue ] || exit 0\necho "$@" > requeued\nkill -TERM -- -$PPID\n'
+    )
+    (tmp_path / "scontrol").chmod(0o755)
+    seconds = 5 if number else 0  # of a job on this machine Snakemake awaits the end
+    rule = f"rule long:\n    output: 'done'\n    shell: 'touch began; sleep {seconds}; touch {{output}}'\n"
+    (tmp_path / "Snakefile").write_text(rule)
+    path = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "SLURM_JOB_ID": "7", "SLURM_NTASKS": "1"}
+    process = subprocess.Popen(
+        [SLURM / "controller.sh", "--cores", "1"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    if number:
+        wait_until((tmp_path / "began").exists, process)
+        process.send_signal(getattr(signal, f"SIG{number}"))
+    output, _ = process.communicate(timeout=50)
+    assert (process.returncode == 0) == (number is None), output
+    assert not list((tmp_path / ".snakemake").glob("locks/*")), "Snakemake ended well"
+    assert (tmp_path / "requeued").exists() == again
+    if again:
+        assert (tmp_path / "requeued").read_text() == "requeue 7\n"
