@@ -117,40 +117,36 @@ def job(undisturbed: Job, tmp_path: Path) -> Job:
     return Job(tmp_path / "results", undisturbed.environment | {"TMPDIR": str(tmp_path / "tmp")})
 
 
+@pytest.mark.timeout(7200)
 def test_killed_at_random_instants_it_gives_what_it_would_have_given(
     undisturbed: Job, job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
-    instants, kills, completed, lived = random.Random(seed), 0, 0, 5.0
+    instants, kills, completed = random.Random(seed), 0, 0
+    lived, trained = 5.0, 2.0  # how long it does, in all and from its first checkpoint on
     while kills < KILLS or not completed:
         began, before = time.monotonic(), job.checkpoint()
-        process = job.start()
-        if kills < KILLS:
-            wait = instants.uniform(0, lived)
-            # most of them after it wrote something: what it does before is to read files
-            if instants.random() < 0.8:
-                wait = instants.uniform(0, lived / 2)
-                while job.checkpoint() <= before and process.poll() is None:
-                    time.sleep(0.001)
-            since = time.monotonic()
-            while time.monotonic() - since < wait and process.poll() is None:
+        process, wait, since = job.start(), instants.uniform(0, lived), began
+        if instants.random() < 0.8:  # the rest in what it does before it writes anything, too
+            while job.checkpoint() <= before and process.poll() is None:
                 time.sleep(0.001)
-        else:
-            process.wait()
+            wait, since = instants.uniform(0, trained), time.monotonic()
+        while process.poll() is None and (kills >= KILLS or time.monotonic() - since < wait):
+            time.sleep(0.001)
         if process.poll() is None:
             process.kill()
-            kills += 1
         code = process.wait()
         if code == 0:
             completed += 1
-            lived = time.monotonic() - began
+            lived, trained = time.monotonic() - began, time.monotonic() - since if since > began else trained
             job.assert_gave(undisturbed.files())
-            if kills < KILLS:
-                shutil.rmtree(job.root)
-                shutil.copytree(undisturbed.root.parent / "before", job.root)
+            shutil.rmtree(job.root)
+            shutil.copytree(undisturbed.root.parent / "before", job.root)
         else:
             assert code == -signal.SIGKILL, job.log
+            kills += 1
+            print(f"kill {kills}", flush=True)
     assert "can't be read" not in job.log and "Traceback" not in job.log
     with capsys.disabled():
         print(
