@@ -318,6 +318,8 @@ def plan(
         return
     for line in estimates.in_words(rows, {job.name: len(job.trials) for job in made.jobs}):
         say(line)
+    if experiment.training.processes > 1:
+        say(f"measured with one process; each job has {experiment.training.processes}, and takes less time")
 
 
 @app.command(epilog=_examples("jaxrnn calibrate --config results/goto/jobs/cell-gru-1/config.yaml"))
