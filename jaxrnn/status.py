@@ -38,7 +38,8 @@ TAIL_BYTES = 4096
 LONGEST_MESSAGE = 500
 # What SLURM writes of a job's end into the job's own log.
 CAUSE = re.compile(r"DUE TO [A-Z ]+|[Oo]ut[ -][Oo]f[ -][Mm]emory|oom.kill|CANCELLED", re.ASCII)
-GROUP = "rule_results"  # the comment of aggregate and report, which are one SLURM job
+# Aggregate and report are one SLURM job, whose comment is this and the rules of it that run.
+GROUP = "rule_results_"
 _SAID_AT = re.compile(r"\d\d:\d\d:\d\d ")
 
 
@@ -345,7 +346,8 @@ class _Look:
                 done = done and _times(merged) == _times(self.trained)
             entry = self.queued.get(f"rule_{name}_wildcards_{wildcards}")
             if ready and not done and name in ("aggregate", "report"):
-                entry = entry or self.queued.get(GROUP)
+                of_group = (key for key in self.queued if str(key).startswith(GROUP))
+                entry = entry or self.queued.get(next(of_group, ""))
             state, message = (DONE, "") if ready and done and not entry else _stage(log, inputs, entry, ready=ready)
             found.append(StageStatus(name, state, message, str(log)))
 
