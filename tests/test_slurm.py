@@ -2,12 +2,12 @@
 
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import slurm_cluster
+from slurm_cluster import Cluster
 from workflows import TABLES, Workflow
 
 pytestmark = [pytest.mark.slurm, pytest.mark.mpi]
@@ -15,16 +15,8 @@ SUBMITTED = ("simulate", "ingest", "split", "train", "results")
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    if reason := slurm_cluster.obstacle():
-        pytest.skip(reason)
-    with slurm_cluster.running():
-        yield
-
-
-@pytest.fixture(scope="module")
 def generic(
-    cluster: None, finished: Workflow, tmp_path_factory: pytest.TempPathFactory
+    cluster: Cluster, finished: Workflow, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Workflow, subprocess.Popen[str]]:
     """The profile for any site, under way from ingest on: it mostly waits, because it asks SLURM seldom."""
     workflow = finished.copied_to(tmp_path_factory.mktemp("generic"))

@@ -5,6 +5,7 @@
 # reason to run a job unlooked at while a rule that the job depends on has to run, even through `ancient` files. So one
 # more grid value would either train nothing at first, or all jobs again.
 onstart:
+    become_controller(early=False)
     write_plan()
 
 
