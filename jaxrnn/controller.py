@@ -91,7 +91,7 @@ def _wait(names: str, early: bool, say: Callable[[str], None]) -> None:
     """Waits until no job of the experiment, from this folder, is in SLURM's queue."""
     here, told, last = Path.cwd(), "", 0.0
     name = re.compile(rf"{re.escape(names)}_[0-9a-f-]{{36}}")
-    while jobs := [job for job in slurm.queue() if name.fullmatch(job.name) and job.folder == here]:
+    while jobs := [job for job in slurm.queue() if name.fullmatch(job.name) and Path(job.folder) == here]:
         states = ", ".join(
             f"{count} {state.lower()}" for state, count in sorted(Counter(j.state for j in jobs).items())
         )

@@ -1,89 +1,70 @@
-"""SLURM through its own commands: what is in the queue, and submitting while it doesn't answer."""
+"""SLURM's programs, as they are called from here: by a list of arguments, with an end to waiting.
 
-import os
-import re
+Nobody parses their output elsewhere. A scheduler that is not there, refuses or does not answer is a JaxrnnError.
+"""
+
 import shutil
 import subprocess
-import sys
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from jaxrnn.errors import JaxrnnError
 
-ANSWER_SECONDS = 60.0
-# What sbatch says where SLURM, or the way to it, is at fault and not the job.
-NO_ANSWER = re.compile(r"unable to contact|timed out|temporarily|connect|zero bytes|authentication|try again", re.I)
-PATIENCE_SECONDS = 3600.0
-PAUSE_SECONDS = 10.0
+PATIENCE_SECONDS = 20.0
+# The comment comes last, because it may hold anything. %A is a number of its own for each task of an array.
+QUEUE_FORMAT = "\t".join(("%A", "%T", "%M", "%N", "%r", "%Z", "%j", "%k"))
 
 
 @dataclass(frozen=True)
-class Job:
-    """A job that waits or runs; `reason` is why it waits, `comment` the rule and wildcards that Snakemake gives it."""
+class QueuedJob:
+    """A job that waits or runs. state: as SLURM names it (PENDING, RUNNING, ...); elapsed: how long it has run, as
+    SLURM writes it; nodes: where; reason: why it waits; folder: from which it was submitted; name: of Snakemake's
+    jobs the experiment's and the run's; comment: of these `rule_<rule>_wildcards_<their values, joined by _>`."""
 
-    id: str
+    id: int
     state: str
-    name: str
+    elapsed: str
+    nodes: str
     reason: str
+    folder: str
+    name: str
     comment: str
-    folder: Path
+
+    @property
+    def waits(self) -> bool:
+        return self.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
 
-def call(*command: str) -> str:
-    """Returns what a command of SLURM's prints; raises JaxrnnError where it is not there, fails, or does not answer."""
+def present() -> bool:
+    """Returns whether this machine has SLURM's programs."""
+    return shutil.which("squeue") is not None
+
+
+def call(*argv: str, seconds: float | None = None) -> str:
+    """Returns what a program of SLURM prints; raises JaxrnnError where it is missing, fails, or takes
+    longer than so many seconds, `PATIENCE_SECONDS` where left out."""
+    seconds = PATIENCE_SECONDS if seconds is None else seconds
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS)
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=seconds
+        )
     except FileNotFoundError:
-        raise JaxrnnError(f"{command[0]}: not found on PATH; this machine has no SLURM, or its module is not loaded")
+        raise JaxrnnError(f"{argv[0]}: no such program; call this where SLURM's programs are on PATH")
+    except OSError as error:
+        raise JaxrnnError(f"{argv[0]}: cannot be called ({error.strerror})")
     except subprocess.TimeoutExpired:
-        raise JaxrnnError(f"{command[0]}: SLURM did not answer within {ANSWER_SECONDS:g} s; try again later")
+        raise JaxrnnError(f"{argv[0]}: no answer within {seconds:g} seconds; SLURM is down or busy, try again later")
     if done.returncode:
-        reason = done.stderr.strip() or f"exit code {done.returncode}"
-        raise JaxrnnError(f"{command[0]}: SLURM did not answer ({reason}); try again when it does")
+        lines = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise JaxrnnError(f"{argv[0]}: failed with code {done.returncode}: {lines[-1]}")
     return done.stdout
 
 
-def queue() -> list[Job]:
-    """Returns the user's jobs that wait, run, or are about to end; raises JaxrnnError where SLURM does not answer."""
-    shown = call("squeue", "--noheader", f"--user={os.getuid()}", "--format=%i|%T|%j|%r|%k|%Z")
-    fields = (line.split("|", 5) for line in shown.splitlines())
-    return [Job(job, state, name, why, comment, Path(folder)) for job, state, name, why, comment, folder in fields]
+def queue() -> tuple[QueuedJob, ...]:
+    """Returns this user's jobs that wait or run, by one call of squeue."""
+    return parsed_queue(call("squeue", "--me", "--noheader", "--format", QUEUE_FORMAT))
 
 
-def submit(arguments: Sequence[str], path: str) -> int:
-    """Calls the sbatch that is on `path` until SLURM answers, for at most an hour; returns its exit code, and passes on
-    what it prints.
-
-    One that timed out may have been heard: before it is called again the queue is asked for a job of the same name and
-    comment, whose id is then printed, as `--parsable` has it.
-    """
-    sbatch = shutil.which("sbatch", path=path)
-    if sbatch is None:
-        print("sbatch: not found on PATH", file=sys.stderr)
-        return 127
-    end = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        done = subprocess.run([sbatch, *arguments], capture_output=True, text=True)
-        if not done.returncode or not NO_ANSWER.search(done.stderr) or time.monotonic() > end:
-            break
-        time.sleep(PAUSE_SECONDS)
-        if heard := _submitted(_value(arguments, "--job-name"), _value(arguments, "--comment")):
-            print(heard)
-            return 0
-    sys.stdout.write(done.stdout)
-    sys.stderr.write(done.stderr)
-    return done.returncode
-
-
-def _value(arguments: Sequence[str], option: str) -> str:
-    return arguments[arguments.index(option) + 1] if option in arguments[:-1] else ""
-
-
-def _submitted(name: str, comment: str) -> str:
-    """Returns the id of the job of that name and comment in the queue, "" where there is none or SLURM is silent."""
-    try:
-        return next((job.id for job in queue() if name and (job.name, job.comment) == (name, comment)), "")
-    except JaxrnnError:
-        return ""
+def parsed_queue(text: str) -> tuple[QueuedJob, ...]:
+    """Returns the jobs of squeue's output in `QUEUE_FORMAT`; what is no job (a site's greeting) is passed over."""
+    rows = (line.split("\t", 7) for line in text.splitlines())
+    return tuple(QueuedJob(int(row[0]), *row[1:]) for row in rows if len(row) == 8 and row[0].isdigit())

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from workflows import EXPERIMENT
 
-from jaxrnn import controller, plan, slurm
+from jaxrnn import controller, plan, submission
 from jaxrnn.config import load
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.plan import Plan
@@ -110,34 +110,30 @@ def squeue(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
+def line(number: int, state: str, name: str, comment: str, folder: str | Path) -> str:
+    """Returns a job as `slurm.queue` has it of squeue."""
+    return "\t".join((str(number), state, "0:00", "", "None", str(folder), name, comment))
+
+
 def test_jobs_of_this_experiment_and_folder_are_waited_for(
     began: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    others = (
-        f"tiny_x_{RUN}|r|c|{tmp_path}",
-        f"tiny_{RUN}|r|c|/elsewhere",
-        f"mytiny_{RUN}|r|c|{tmp_path}",
-        "tiny|r|c|/",
-    )
-    lines = [f"{number}|RUNNING|{line}" for number, line in enumerate(others)]
-    ours = f"7|PENDING|tiny_{RUN}|Resources|rule_train|{tmp_path}"
-    squeue(monkeypatch, tmp_path / "bin", "\n".join([*(f"echo '{line}'" for line in lines), f"cat {tmp_path}/queue"]))
-    (tmp_path / "queue").write_text(ours)
+    others = [(f"tiny_x_{RUN}", tmp_path), (f"tiny_{RUN}", "/elsewhere"), (f"my-tiny_{RUN}", tmp_path)]
+    lines = [line(number, "RUNNING", name, "c", folder) for number, (name, folder) in enumerate(others)]
+    squeue(monkeypatch, tmp_path / "bin", f"cat {tmp_path}/queue")
+    (tmp_path / "queue").write_text("\n".join([*lines, line(7, "PENDING", f"tiny_{RUN}", "rule_train", tmp_path)]))
     with pytest.raises(JaxrnnError, match=f"1 SLURM job .*still there .1 pending.*scancel --name=tiny_{RUN}"):
         began(made(), submits=True, early=False)
     controller._controlled.clear()
     (tmp_path / "results/tiny" / controller.NAME).unlink()
 
     def end_job(seconds: float) -> None:
-        (tmp_path / "queue").write_text("")
+        (tmp_path / "queue").write_text("\n".join(lines))
 
     monkeypatch.setattr(time, "sleep", end_job)
     said = began(made(), submits=True)
     assert len(said) == 2
-    assert (
-        "waiting for 1 SLURM job of this experiment, which an earlier controller submitted: 1 pending. To end"
-        in said[0]
-    )
+    assert "waiting for 1 SLURM job of this experiment, which an earlier controller submitted: 1 pending" in said[0]
 
 
 def test_without_an_answer_from_slurm_nothing_is_submitted(
@@ -146,7 +142,7 @@ def test_without_an_answer_from_slurm_nothing_is_submitted(
     squeue(
         monkeypatch, tmp_path / "bin", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"
     )
-    with pytest.raises(JaxrnnError, match=r"squeue: SLURM did not answer .*Unable to contact"):
+    with pytest.raises(JaxrnnError, match=r"squeue: .*Unable to contact"):
         began(made(), submits=True)
 
 
@@ -161,8 +157,8 @@ def test_the_names_of_jobs_are_short_enough_and_tell_experiments_apart() -> None
     ("heard", "message", "code", "printed", "calls"),
     [
         ("", "Socket timed out on send/recv operation", 0, "12", 3),
-        (f"9|PENDING|tiny_{RUN}|None|rule_train|/", "Socket timed out on send/recv operation", 0, "9", 1),
-        (f"9|PENDING|tiny_{RUN}|None|rule_split|/", "Socket timed out on send/recv operation", 0, "12", 3),
+        ("rule_train", "Socket timed out on send/recv operation", 0, "9", 1),
+        ("rule_split", "Socket timed out on send/recv operation", 0, "12", 3),
         ("", "Batch job submission failed: Invalid account", 1, "", 1),
     ],
 )
@@ -177,14 +173,15 @@ def test_submitting_waits_for_an_answer_and_submits_once(
     calls: int,
 ) -> None:
     """The third call of sbatch is answered."""
-    squeue(monkeypatch, tmp_path / "bin", f"echo '{heard}'" if heard else "true")
+    squeue(monkeypatch, tmp_path / "bin", f"cat {tmp_path}/queue")
+    (tmp_path / "queue").write_text(line(9, "PENDING", f"tiny_{RUN}", heard, "/") if heard else "")
     (tmp_path / "bin" / "sbatch").write_text(
         f"#!/bin/sh\necho x >> {tmp_path}/calls\n"
         f"[ $(wc -l < {tmp_path}/calls) -ge 3 ] && echo 12 && exit 0\necho 'sbatch: error: {message}' >&2\nexit 1\n"
     )
     (tmp_path / "bin" / "sbatch").chmod(0o755)
-    monkeypatch.setattr(slurm, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(submission, "PAUSE_SECONDS", 0.01)
     arguments = ["--parsable", "--job-name", f"tiny_{RUN}", "--comment", "rule_train", "--wrap=true"]
-    assert slurm.submit(arguments, os.environ["PATH"]) == code
+    assert submission.submit(arguments, os.environ["PATH"]) == code
     assert capsys.readouterr().out.strip() == printed
     assert len((tmp_path / "calls").read_text().split()) == calls

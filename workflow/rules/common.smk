@@ -108,6 +108,8 @@ def become_controller(early: bool) -> None:
         )
     except JaxrnnError as error:
         sys.exit(f"jaxrnn: {error}")
+    except OSError as error:
+        sys.exit(f"jaxrnn: {error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         sys.exit("jaxrnn: stopped while it waited for SLURM jobs, which go on")
 
