@@ -95,7 +95,7 @@ def become_controller(early: bool) -> None:
     if submits:
         workflow.executor_settings.jobname_prefix = jaxrnn.controller.job_names(experiment.experiment)
         patient = str(Path(workflow.basedir, "slurm", "bin"))
-        os.environ.update(PATH=os.pathsep.join([patient, os.environ["PATH"]]))
+        os.environ.update(PATH=os.pathsep.join([patient, os.getenv("PATH", os.defpath)]))
     try:
         jaxrnn.controller.begin(
             plan,
