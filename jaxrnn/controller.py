@@ -27,8 +27,9 @@ LIVE = (
 LOOK_SECONDS = 10.0
 TELL_SECONDS = 600.0
 LONGEST_PREFIX = 50  # of the names of jobs, as Snakemake's plugin has it
-# Of each rule whose outputs depend on the experiment beyond their paths, one that is there when it is done.
-OUTPUTS = ("splits.csv", "jobs/*/trials.csv", "jobs/*/rung-*/trials.csv", "rungs/*.csv", "best.json", "report.html")
+# Of each rule whose outputs depend on the experiment beyond their paths, one that is there when it is done; each rule
+# after those that it builds on.
+OUTPUTS = ("splits.csv", "jobs/*/rung-*/trials.csv", "rungs/*.csv", "jobs/*/trials.csv", "best.json", "report.html")
 
 _controlled: set[Path] = set()
 
@@ -123,7 +124,10 @@ def _forget_unknown(made: Plan, folder: Path, known: Callable[[Path], bool]) -> 
     earlier = folder / "experiment.yaml"
     if not earlier.exists() or earlier.read_text(encoding="utf-8") == plan.written(made.experiment):
         return
+    removed = False
     for pattern in OUTPUTS:
-        for path in folder.glob(pattern):
-            if not known(path):
-                path.unlink()
+        # and what builds on them, without which Snakemake would not miss them
+        old = [path for path in folder.glob(pattern) if removed or not known(path)]
+        for path in old:
+            path.unlink()
+        removed = removed or bool(old)

@@ -45,7 +45,8 @@ TURN = Path(tempfile.gettempdir()) / "jaxrnn-slurm.lock"
 TURN_SECONDS = 540.0
 
 # Timings are for tests: jobs start, end and are forgotten within seconds. pgid, because without cgroups `linuxproc`
-# leaves processes of cancelled jobs alive; cred_expire, because a requeued job waits until its credential expires.
+# leaves processes of cancelled jobs alive; cred_expire, because a requeued job waits until its credential expires;
+# ReturnToService, so that a node that was set down stays so, and one whose daemon was killed is back with that.
 SLURM_CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -63,7 +64,7 @@ ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 SwitchType=switch/none
 MpiDefault=none
-ReturnToService=2
+ReturnToService=1
 SlurmctldTimeout=30
 SlurmdTimeout=10
 MessageTimeout=10

@@ -88,7 +88,7 @@ def test_locks_of_a_dead_controller_are_cleared_and_those_of_other_experiments_a
 
 def test_what_jobs_without_a_controller_made_is_made_again_where_the_experiment_changed(began: Any) -> None:
     folder = Path("results/tiny")
-    names = ("splits.csv", "jobs/a/trials.csv", "jobs/b/trials.csv", "report.html", "jobs/a/history.csv")
+    names = ("splits.csv", "jobs/a/trials.csv", "jobs/b/trials.csv", "best.json", "report.html", "jobs/a/history.csv")
     plan.write(made(), Results(Path("results")))
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -96,10 +96,11 @@ def test_what_jobs_without_a_controller_made_is_made_again_where_the_experiment_
     began(made())
     assert all((folder / name).exists() for name in names)
     controller._controlled.clear()
-    known = {folder / "splits.csv", folder / "jobs/b/trials.csv"}
+    known = {folder / name for name in names} - {folder / "jobs/a/trials.csv"}
     (folder / controller.NAME).unlink()
     began(made(seed=2), known=known.__contains__)
-    assert [name for name in names if not (folder / name).exists()] == ["jobs/a/trials.csv", "report.html"]
+    gone = [name for name in names if not (folder / name).exists()]
+    assert gone == ["jobs/a/trials.csv", "best.json", "report.html"], "with what builds on it"
 
 
 def squeue(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
