@@ -2,6 +2,8 @@
 #   make demo             simulates a small survey, trains, and writes results/demo/report.html
 #   make test             lint and every test that this machine can run; says at the end what was left out
 #   make test INSTALL=1   installs what the SLURM and browser tests need first (Debian, as root or with sudo)
+#   make test-slurm       of these, the tests on a real SLURM: minutes
+#   make soak             more faults on a real SLURM, about an hour; INSTALL=1 installs what its accounting needs
 #   make bench            measures, hours on a quiet machine, and writes benchmarks/RESULTS.md; says what it left out
 #   make bench KERAS=PYTHON SUPERNNOVA=PYTHON SCRATCH=FOLDER    with the peers, which are installed elsewhere
 
@@ -10,13 +12,16 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench system-packages
+.PHONY: help env demo test test-slurm soak lint bench system-packages soak-packages
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 APT := DEBIAN_FRONTEND=noninteractive apt-get --quiet --quiet
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --non-interactive --preserve-env)
 TEST_PROGRAMS := slurmctld slurmd sbatch munged chromium g++ shellcheck debootstrap
 TEST_PACKAGES := slurmctld slurmd slurm-client munge chromium g++ shellcheck debootstrap
+# The soak's cluster has accounting besides, which would cost every other run a minute of installing.
+SOAK_PROGRAMS := slurmdbd mariadbd
+SOAK_PACKAGES := slurmdbd mariadb-server
 INSTALL := $(CI)
 # Each test file is run by one of them.
 TEST_PROCESSES := 2
@@ -34,13 +39,21 @@ env: .venv/installed
 	INSTALL='$(INSTALL)' slurm/install.sh .venv mpi,test
 	touch $@
 
-system-packages:
+# What is missing of a list of programs and packages is installed where that was asked for.
+define install
 	missing=0
-	for program in $(TEST_PROGRAMS); do command -v $$program >/dev/null || missing=1; done
+	for program in $(1); do command -v $$program >/dev/null || missing=1; done
 	if [ $$missing = 1 ] && [ -n '$(INSTALL)' ]; then
-	    echo 'Installing $(TEST_PACKAGES)'
-	    $(SUDO) $(APT) update && $(SUDO) $(APT) install --yes --no-install-recommends $(TEST_PACKAGES) >/dev/null
+	    echo 'Installing $(2)'
+	    $(SUDO) $(APT) update && $(SUDO) $(APT) install --yes --no-install-recommends $(2) >/dev/null
 	fi
+endef
+
+system-packages:
+	$(call install,$(TEST_PROGRAMS),$(TEST_PACKAGES))
+
+soak-packages:
+	$(call install,$(SOAK_PROGRAMS),$(SOAK_PACKAGES))
 
 demo: .venv/installed
 	snakemake --profile workflow/profiles/local --configfile config/demo.yaml
@@ -56,6 +69,12 @@ lint: .venv/installed-for-tests
 
 test: system-packages lint
 	pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+
+test-slurm: system-packages .venv/installed-for-tests
+	pytest -m slurm
+
+soak: system-packages soak-packages .venv/installed-for-tests
+	JAXRNN_SOAK=1 pytest --durations=0 tests/test_slurm_soak.py
 
 # Each is measured alone. Of Keras and PyTorch so many trials of GOTO's 32 are, and the page says so.
 KERAS_TRIALS := 8

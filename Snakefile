@@ -11,4 +11,4 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
-        f"results/{experiment.experiment}/report.html",
+        report_page,

@@ -20,6 +20,11 @@ from typing import Any
 from jaxrnn.errors import JaxrnnError
 
 NAME = ".lock"
+TAKEN = (
+    "{folder}: another run works in this folder ({who}); {remedy}. Ranks of one MPI run share the folder: if "
+    "you started them together, each of them thinks that it is alone, because the MPI library of mpi4py does not "
+    "fit the launcher (srun's --mpi=pmi2 is for MPICH, --mpi=pmix for Open MPI)"
+)
 RENEWED_SECONDS = 10.0
 # A holder that another host can't look at is taken for dead after so long without a sign of life.
 DEAD_SECONDS = 120.0
@@ -27,14 +32,16 @@ NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.E
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Holds the lock of `folder`, which is made where it isn't there; raises JaxrnnError where another process has it.
+def held(folder: Path, name: str = NAME, taken: str = TAKEN) -> Iterator[None]:
+    """Holds the lock `name` of `folder`, which is made where it isn't there; raises JaxrnnError where another process
+    has it.
 
     The lock of a dead process is taken over.
+    taken: what the error says, with places for {folder}, {who} and {remedy}.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / NAME
-    file = _taken(path)
+    path = folder / name
+    file = _taken(path, taken)
     ended = threading.Event()
     renewing = threading.Thread(target=_renew, args=(file, ended), daemon=True)
     renewing.start()
@@ -55,17 +62,17 @@ def holder() -> dict[str, Any]:
     return {"host": os.uname().nodename, "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
 
 
-def _taken(path: Path) -> int:
+def _taken(path: Path, taken: str) -> int:
     """Returns the open file of the lock, which is now this process's."""
     while True:
         file, is_new = _opened(path)
         try:
-            has_flock = _flocked(file, path)
+            has_flock = _flocked(file, path, taken)
             if has_flock and not _is_at(file, path):
                 os.close(file)  # its holder ended, and removed it, after it was opened here
                 continue
             if not (is_new and not has_flock):
-                _refuse_living(file, path, has_flock)
+                _refuse_living(file, path, has_flock, taken)
             os.ftruncate(file, 0)
             os.pwrite(file, json.dumps(holder()).encode(), 0)
         except BaseException:
@@ -81,13 +88,13 @@ def _opened(path: Path) -> tuple[int, bool]:
     return os.open(path, os.O_RDWR | os.O_CREAT, 0o666), False
 
 
-def _flocked(file: int, path: Path) -> bool:
+def _flocked(file: int, path: Path, taken: str) -> bool:
     """Returns whether the kernel gave its lock, False where it has none to give; raises JaxrnnError where another has
     it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise _refusal(path, _holder(file), "wait for it to end, or end it") from None
+        raise _refusal(path, taken, _holder(file), "wait for it to end, or end it") from None
     except OSError as error:
         if error.errno not in NO_FLOCK:
             raise
@@ -101,28 +108,26 @@ def _is_at(file: int, path: Path) -> bool:
     return False
 
 
-def _refuse_living(file: int, path: Path, has_flock: bool) -> None:
+def _refuse_living(file: int, path: Path, has_flock: bool, taken: str) -> None:
     """Raises JaxrnnError where who the file names may be at work, for all that this host can tell."""
     found = _holder(file)
     silent = _now(path) - os.fstat(file).st_mtime
     if found.get("host") == os.uname().nodename:
         if not has_flock and _lives(int(found.get("process", 0))):
-            raise _refusal(path, found, f"wait for it to end, or end it; if it is another program, remove {path}")
+            remedy = f"wait for it to end, or end it; if it is another program, remove {path}"
+            raise _refusal(path, taken, found, remedy)
     elif silent < DEAD_SECONDS and (found or not has_flock):
         raise _refusal(
             path,
+            taken,
             found,
             f"if that process is dead, run this again {DEAD_SECONDS:g} seconds after its death, or remove {path}",
         )
 
 
-def _refusal(path: Path, found: dict[str, Any], remedy: str) -> JaxrnnError:
+def _refusal(path: Path, taken: str, found: dict[str, Any], remedy: str) -> JaxrnnError:
     who = "process {process} on {host}, since {since}".format_map(found) if found else "a process that just began"
-    return JaxrnnError(
-        f"{path.parent}: another run works in this folder ({who}); {remedy}. Ranks of one MPI run share the folder: if "
-        "you started them together, each of them thinks that it is alone, because the MPI library of mpi4py does not "
-        "fit the launcher (srun's --mpi=pmi2 is for MPICH, --mpi=pmix for Open MPI)"
-    )
+    return JaxrnnError(taken.format(folder=path.parent, who=who, remedy=remedy))
 
 
 def _holder(file: int) -> dict[str, Any]:
@@ -137,7 +142,7 @@ def _holder(file: int) -> dict[str, Any]:
 def _now(path: Path) -> float:
     """Returns the time by the clock of the file system, which stamps the lock too."""
     # of a file without a name, where the file system has such: a process killed here leaves nothing in the folder
-    with tempfile.TemporaryFile(dir=path.parent, prefix=f"{NAME}.") as probe:
+    with tempfile.TemporaryFile(dir=path.parent, prefix=f"{path.name}.") as probe:
         return os.fstat(probe.fileno()).st_mtime
 
 

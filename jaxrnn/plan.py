@@ -275,9 +275,14 @@ def write(plan: Plan, at: Results) -> list[str]:
     remarks = _compare_with_earlier(plan, folder)
     for job in plan.jobs:
         results.write_text(folder / "jobs" / job.name / "config.yaml", to_yaml(job_values(plan, job)))
-    results.write_text(folder / "experiment.yaml", to_yaml(plan.experiment.model_dump(mode="json")))
+    results.write_text(folder / "experiment.yaml", written(plan.experiment))
     _write_table(plan, folder / "plan.csv")
     return remarks
+
+
+def written(experiment: Experiment) -> str:
+    """Returns what `experiment.yaml` holds."""
+    return to_yaml(experiment.model_dump(mode="json"))
 
 
 def _write_table(plan: Plan, path: Path) -> None:

@@ -1,16 +1,23 @@
-"""What all tests share: where real data lies, and that nothing is left out unnoticed."""
+"""What all tests share: where real data lies, a cluster, and that nothing is left out unnoticed."""
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import slurm_cluster
+from slurm_cluster import Cluster
 from workflows import CHECKOUT, Workflow
+from xdist.scheduler import LoadFileScheduling
 
 DATA = Path(os.environ.get("JAXRNN_DATA") or CHECKOUT.parent / "shared" / "data")
 # Tests with these marks depend on the machine. In CI, where everything that they need is installed, they must run.
 MACHINE_MARKS = ("slurm", "mpi", "browser", "compiler", "shellcheck")
 
+# Hours on a machine of its own: `make soak`
+collect_ignore = [] if os.environ.get("JAXRNN_SOAK") else ["test_slurm_soak.py"]
 
 # Many tests compile the same small programs, some in processes of their own: each is compiled once a session, whose
 # first process makes the folder.
@@ -38,6 +45,38 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
     done = workflow.run()
     assert done.returncode == 0, done.stdout
     return workflow
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A real SLURM; for tests with the mark `slurm`."""
+    if reason := slurm_cluster.obstacle():
+        pytest.skip(reason)
+    with slurm_cluster.running() as cluster:
+        yield cluster
+
+
+class _ByFile(LoadFileScheduling):
+    """Each test file is run by one process; those that need a cluster, of which a machine has one, by the same one.
+
+    They begin first, because they mostly wait: at the end nothing else would be left to do meanwhile.
+    """
+
+    CLUSTER = "tests that need a cluster"
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return self.CLUSTER if "slurm" in file or "doctor" in file else file
+
+    def _assign_work_unit(self, node: Any) -> None:
+        if self.CLUSTER in self.workqueue:
+            self.workqueue.move_to_end(self.CLUSTER, last=False)
+        super()._assign_work_unit(node)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    return _ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -2,10 +2,13 @@
 
 import json
 import os
+import pwd
 import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import slurm_cluster
+from slurm_cluster import Cluster
 from workflows import CHECKOUT, TABLES, Workflow, wait_until
 
 from jaxrnn import slurm
@@ -26,16 +30,8 @@ SUBMITTED = ("simulate", "ingest", "split", "train", "results")
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    if reason := slurm_cluster.obstacle():
-        pytest.skip(reason)
-    with slurm_cluster.running():
-        yield
-
-
-@pytest.fixture(scope="module")
 def generic(
-    cluster: None, finished: Workflow, tmp_path_factory: pytest.TempPathFactory
+    cluster: Cluster, finished: Workflow, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Workflow, subprocess.Popen[str]]:
     """The profile for any site, under way from ingest on: it mostly waits, because it asks SLURM seldom."""
     workflow = finished.copied_to(tmp_path_factory.mktemp("generic"))
@@ -175,6 +171,51 @@ def wait_for(condition: Callable[[], bool], told: Callable[[], str], seconds: fl
     while not condition():
         assert time.monotonic() < end, told()
         time.sleep(0.2)
+
+
+@pytest.fixture
+def user() -> Iterator[pwd.struct_passwd]:
+    """A user made for the test, whose home is removed with it."""
+    home = Path(tempfile.mkdtemp(prefix="jaxrnn-home-"))
+    name = home.name.replace("_", "-").lower()
+    subprocess.run(["useradd", "--no-create-home", f"--home-dir={home}", name], check=True)
+    try:
+        yield pwd.getpwnam(name)
+    finally:
+        subprocess.run(["userdel", name], check=True)
+        shutil.rmtree(home)
+
+
+def test_a_user_who_is_not_root_runs_it(cluster: Cluster, finished: Workflow, user: pwd.struct_passwd) -> None:
+    """With a Python outside of root's home, and nothing that this user may not read."""
+    folder = Path(user.pw_dir)
+    own = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    pythons = [sys.executable, *(f"{place}/{own}" for place in ("/usr/local/bin", "/usr/bin"))]
+    libraries = [str(CHECKOUT), sysconfig.get_paths()["purelib"]]
+    environment = {"HOME": str(folder), "PATH": f"{folder}/bin:/usr/bin:/bin", "PYTHONPATH": ":".join(libraries)}
+    them = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "cwd": folder, "env": environment}
+    os.chown(folder, user.pw_uid, user.pw_gid)
+    for python in pythons:
+        try:
+            subprocess.run([python, "-c", "import jax, snakemake, jaxrnn"], capture_output=True, check=True, **them)
+            break
+        except (OSError, subprocess.CalledProcessError):
+            continue
+    else:
+        pytest.skip(f"no {own} that another user may run, with what jaxrnn needs, among {', '.join(pythons)}")
+    workflow = finished.copied_to(folder)
+    workflow.configure({"training.epochs": 19, "grid": {}})
+    (folder / "bin").mkdir()
+    (folder / "bin" / "jaxrnn").write_text(f"#!{python}\nfrom jaxrnn.cli import main\nmain()\n")
+    (folder / "bin" / "jaxrnn").chmod(0o755)
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, user.pw_uid, user.pw_gid)
+    command = [python, "-m", "snakemake", "--snakefile", CHECKOUT / "Snakefile", "--configfile", workflow.config]
+    command += ["--profile", CHECKOUT / "slurm/testcluster"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **them)
+    assert done.returncode == 0, done.stdout
+    assert {path.stat().st_uid for path in folder.rglob("*")} == {user.pw_uid}
+    assert set(workflow.table("experiment_results.csv")["epochs"]) == {19}
 
 
 def _submitted(output: str) -> list[tuple[str, str]]:

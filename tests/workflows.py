@@ -1,6 +1,7 @@
 """A tiny experiment that goes through the whole workflow, for the tests that start Snakemake."""
 
 import copy
+import json
 import os
 import shutil
 import signal
@@ -86,8 +87,8 @@ class Workflow:
         output, _ = process.communicate()
         return subprocess.CompletedProcess(process.args, process.returncode, output)
 
-    def start(self, *arguments: str, profile: str = LOCAL) -> subprocess.Popen[str]:
-        """Starts Snakemake in a process group of its own, as a terminal does."""
+    def start(self, *arguments: str, profile: str = LOCAL, path: Path | None = None) -> subprocess.Popen[str]:
+        """Starts Snakemake in a process group of its own, as a terminal does; `path` comes first on its PATH."""
         return subprocess.Popen(
             [sys.executable, "-m", "snakemake", *self.arguments(profile), *arguments],
             cwd=self.folder,
@@ -96,7 +97,7 @@ class Workflow:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            env=self.environment,
+            env=self.environment | ({"PATH": f"{path}{os.pathsep}{os.environ['PATH']}"} if path else {}),
         )
 
     def arguments(self, profile: str) -> list[str]:
@@ -128,13 +129,29 @@ class Workflow:
         """Returns a table of the results, without what differs from run to run: the time it took."""
         return pd.read_csv(self.results / name).drop(columns=["seconds", "input_seconds"], errors="ignore")
 
+    def assert_same(self, other: "Workflow") -> None:
+        """Asserts that all tables, the choice and the chosen model are the other run's."""
+        for name in TABLES:
+            pd.testing.assert_frame_equal(self.table(name), other.table(name), check_exact=True)
+        assert self.chosen() == other.chosen()
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300) -> None:
-    """Waits for `condition`; fails with the output of `process` where it ends before, or time runs out."""
+    def chosen(self) -> tuple[Any, bytes]:
+        """Returns what the choice says, and the parameters of the chosen model."""
+        parameters = self.results / "best" / "parameters.npz"
+        return json.loads((self.results / "best.json").read_text()), parameters.read_bytes()
+
+
+def wait_until(
+    condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300, every: float = 0.02
+) -> None:
+    """Waits for `condition`; fails with the output of `process` where it ends before, or time runs out.
+
+    every: seconds between two looks.
+    """
     end = time.monotonic() + seconds
     while not condition():
         if process.poll() is not None or time.monotonic() > end:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             raise AssertionError(f"what was waited for did not come:\n{process.communicate()[0]}")
-        time.sleep(0.02)
+        time.sleep(every)

@@ -10,6 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from snakemake.io import IOFile
+
+import jaxrnn.controller
 import jaxrnn.doctor
 import jaxrnn.plan
 from jaxrnn.config import RUN_KEYS, Experiment, digest, load
@@ -154,6 +157,42 @@ def check_cluster() -> None:
             logger.warning(remark)
     except JaxrnnError as error:
         sys.exit(f"jaxrnn: {error}")
+
+
+def become_controller(early: bool) -> None:
+    """Makes this process the experiment's controller if it runs jobs: a dry run doesn't, nor does a job's own
+    Snakemake."""
+    if not workflow.is_main_process or workflow.dryrun:
+        return
+    submits = hasattr(workflow.executor_settings, "jobname_prefix")
+    if submits:
+        workflow.executor_settings.jobname_prefix = jaxrnn.controller.job_names(experiment.experiment)
+        patient = str(Path(workflow.basedir, "slurm", "bin"))
+        os.environ.update(PATH=os.pathsep.join([patient, os.getenv("PATH", os.defpath)]))
+    try:
+        jaxrnn.controller.begin(
+            plan,
+            Results(Path("results")),
+            submits=submits,
+            snakemake=Path(workflow.persistence.path),
+            known=lambda path: workflow.persistence.metadata(IOFile(str(path))) is not None,
+            say=logger.info,
+            early=early,
+        )
+    except JaxrnnError as error:
+        sys.exit(f"jaxrnn: {error}")
+    except OSError as error:
+        sys.exit(f"jaxrnn: {error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        sys.exit("jaxrnn: stopped while it waited for SLURM jobs, which go on")
+
+
+# Of all functions in rules Snakemake calls this one first, for it belongs to the target: when it knows what it is to do,
+# and before it looks at any file or takes its lock, at which it would stop.
+def report_page(wildcards) -> str:
+    """Returns the experiment's report."""
+    become_controller(early=True)
+    return f"results/{experiment.experiment}/report.html"
 
 
 def write_plan() -> None:

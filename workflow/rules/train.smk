@@ -6,6 +6,7 @@
 # more grid value would either train nothing at first, or all jobs again.
 onstart:
     check_cluster()
+    become_controller(early=False)
     write_plan()
 
 
