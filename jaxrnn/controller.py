@@ -96,7 +96,7 @@ def _wait(names: str, early: bool, say: Callable[[str], None]) -> None:
         states = ", ".join(
             f"{count} {state.lower()}" for state, count in sorted(Counter(j.state for j in jobs).items())
         )
-        cancel = " ".join(["scancel", *(f"--name={name}" for name in sorted({job.name for job in jobs}))])
+        cancel = "scancel " + " ".join(f"--name={name}" for name in sorted({job.name for job in jobs}))
         if not early:
             raise JaxrnnError(
                 f"{plural(len(jobs), 'SLURM job')} of this experiment, which an earlier controller submitted, are "
