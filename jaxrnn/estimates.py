@@ -25,6 +25,9 @@ from jaxrnn.results import Results
 FILE = "estimates.json"
 MOST_PROGRAMS = 8  # that are measured
 A_PROGRAM = 3.0  # seconds of training
+# What a job asks a scheduler for beyond what is expected of it.
+SLOWER, SPARE_MINUTES = 3, 10
+LARGER, SPARE_MB = 1.5, 1000
 
 
 def ready(made: Plan, at: Results) -> bool:
@@ -108,6 +111,30 @@ def _seconds(made: Plan, took: dict[str, Any], trials: int, measured: int) -> fl
     each = took["start_seconds"] + took["end_seconds"]
     # what the first rung compiles the others find
     return len(made.rungs) * each + took["compile_seconds"] + epochs * epoch * of_trials
+
+
+def resources(made: Plan, at: Results) -> dict[str, tuple[int, int]]:
+    """Returns the minutes and MB that each job asks a scheduler for, where `estimate` measured this very experiment on
+    a device of the kind that it trains on; else of no job.
+
+    Both are more than expected, for a node may be slower than the one that measured, and its libraries larger; minutes
+    are those of a single core, which is what a CPU job has at least.
+    """
+    try:
+        kept = results.read_json(at.experiment(made.experiment.experiment) / FILE, "jaxrnn plan")
+    except JaxrnnError:  # none was made, or by another version
+        return {}
+    if kept["experiment"] != digest(made.experiment.model_dump(mode="json")):
+        return {}
+    return {
+        row["job"]: (
+            math.ceil(SLOWER * row["seconds"] * (row["cores"] if row["device"].startswith("cpu") else 1) / 60)
+            + SPARE_MINUTES,
+            math.ceil((LARGER * row["memory_mb"] + SPARE_MB) / 100) * 100,
+        )
+        for row in kept["jobs"]
+        if row["device"].startswith(made.experiment.training.device)
+    }
 
 
 def in_words(rows: list[dict[str, Any]], trials: dict[str, int]) -> list[str]:

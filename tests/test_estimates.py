@@ -60,6 +60,29 @@ def test_an_estimate_runs_the_job_as_a_process_of_its_own(tmp_path: Path) -> Non
     assert f"  all-1: 2 trials of {row['parameters']:,} parameters, " in words[1]
 
 
+def test_what_jobs_ask_for_follows_from_what_was_measured_of_this_very_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = {"model.cell": ["gru", "lstm"], "loss.gamma": [0, 1]}
+    experiment, at, made = prepared(tmp_path, grid=grid)
+    assert estimates.resources(made, at) == {}
+    monkeypatch.setattr(estimates, "_measure", lambda *_: TOOK | {"step_seconds": 10.0})
+    rows = {row["job"]: row for row in estimates.estimate(made, at, 2, quiet)}
+    asked = estimates.resources(made, at)
+    assert asked.keys() == rows.keys() and len(asked) == 2
+    for job, (minutes, memory_mb) in asked.items():
+        assert rows[job]["seconds"] > 300
+        # measured on two cores, and it may have one
+        assert 4 * rows[job]["seconds"] < 60 * minutes < 8 * rows[job]["seconds"] + 900
+        assert rows[job]["memory_mb"] + 500 < memory_mb < 2 * rows[job]["memory_mb"] + 1500
+    other = experiment.model_copy(update={"seed": 2})
+    assert estimates.resources(plan.make(other), at) == {}
+    # a login node's CPU says nothing of a GPU
+    monkeypatch.setattr(estimates, "_measure", lambda *_: TOOK | {"device": "gpu (H100)"})
+    estimates.estimate(made, at, 2, quiet)
+    assert estimates.resources(made, at) == {}
+
+
 def test_what_cannot_be_measured_here_is_said(tmp_path: Path) -> None:
     import jax
 

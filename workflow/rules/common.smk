@@ -14,6 +14,7 @@ from snakemake.io import IOFile
 
 import jaxrnn.controller
 import jaxrnn.doctor
+import jaxrnn.estimates
 import jaxrnn.plan
 from jaxrnn.config import RUN_KEYS, Experiment, digest, load
 from jaxrnn.errors import JaxrnnError
@@ -110,9 +111,14 @@ def cores_of(wildcards) -> int:
     return len(jobs[wildcards.job].trials) if experiment.training.device == "cpu" else 1
 
 
+def minutes_of(wildcards) -> int:
+    """Returns how long a training job may run at a time, as `jaxrnn plan` measured it, if it did."""
+    return measured.get(wildcards.job, (480, 0))[0]
+
+
 def memory_mb(wildcards, attempt) -> int:
-    """Returns the memory of a training job, which may have run out of it before."""
-    return 8000 * attempt
+    """Returns the memory of a training job, as `jaxrnn plan` measured it, if it did; it may have run out of it before."""
+    return measured.get(wildcards.job, (0, 8000))[1] * attempt
 
 
 def attempt_number(wildcards, attempt) -> int:
@@ -215,6 +221,7 @@ except JaxrnnError as error:
     sys.exit(f"jaxrnn: {error}")
 
 jobs = {job.name: job for job in plan.jobs}
+measured = jaxrnn.estimates.resources(plan, Results(Path("results")))
 # Of successive halving: the epoch at which each rung ends, and how many grid points it has.
 rungs = [[rung.epochs, rung.points] for rung in plan.rungs] if len(plan.rungs) > 1 else []
 values = experiment.model_dump(mode="json")

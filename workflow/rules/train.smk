@@ -10,7 +10,8 @@ onstart:
     write_plan()
 
 
-# Checkpoints and finished trials are no outputs, and so survive every rerun: a job goes on where it was, in the same log.
+# Checkpoints and finished trials are no outputs, and so survive every rerun: a job goes on where it was. Its log is of its
+# last start alone, for Snakemake begins it anew.
 rule train:
     input:
         manifest=manifest,
@@ -31,7 +32,7 @@ rule train:
     threads: cores_of
     resources:
         **processes,
-        runtime=480,
+        runtime=minutes_of,
         mem_mb=memory_mb,
         gpu=gpus,
         attempt=attempt_number,
