@@ -289,7 +289,7 @@ class Windows:
     have their say in what windows and buckets hold, so that these are the same whatever folds a pack trains. A window
     holds the same shards for each.
     longest: each bucket's longest length; sequences beyond the last go into a bucket of their own. most_bytes: padded
-    data of a fold up to this is one window. Of more, each bucket gets its share of `most_bytes` (at least what one
+    data of one fold up to this is one window. Of more, each bucket gets its share of `most_bytes` (at least what one
     shard needs), and a window takes the next shards as long as there is room. multiple: a fold has a multiple of so
     many rows in each bucket. seed: draws the shards' order anew in each of `epochs`; None keeps their order, and all
     epochs are one. Rows then stand by length in each bucket, for steps beyond the longest of neighbouring rows take no

@@ -51,15 +51,16 @@ def held(folder: Path) -> Iterator[Claim]:
     """Yields the newest claim on a job's folder, which is made where it isn't there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        earlier = _claims(folder)
         # by the clock too: the folder goes with what it holds, and a copy that was asleep meanwhile must not come back
-        newest = max([time.time_ns(), *(int(name.partition("-")[0]) + 1 for name in earlier)])
+        newest = max([time.time_ns(), *(int(name.partition("-")[0]) + 1 for name in _claims(folder))])
         claim = Claim(folder, f"{newest:020d}-{secrets.token_hex(4)}")
         claim.file.touch()
         with suppress(OSError):  # a full disk has room for a name
             claim.file.write_text(json.dumps(lock.holder()))
-        for token in earlier:
-            Claim(folder, token).file.unlink(missing_ok=True)
+        # looked for once the own one is there: of two copies that come at once each then sees the other, or is seen
+        for token in _claims(folder):
+            if token != claim.token:
+                Claim(folder, min(token, claim.token)).file.unlink(missing_ok=True)
     except OSError as error:
         raise Unwritable(folder, error)
     claim.check()

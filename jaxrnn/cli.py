@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Trains, compares and reports recurrent classifiers of survey time series.",
     epilog="""\b
-Snakemake calls these, in this order:
+Snakemake calls simulate, ingest, split, train, aggregate and report:
   snakemake --profile workflow/profiles/local --configfile config/demo.yaml
 \b
 Exit codes: 0 done, 2 a mistake in input or configuration, 130 interrupted
@@ -379,8 +379,14 @@ def train(
     from jaxrnn import plan as plan_module
     from jaxrnn import ranks as mpi
 
-    place = mpi.join(None)
-    job_file = place.each(lambda: plan_module.load_job(config, place.size))[place.rank]
+    try:
+        place = mpi.join(None)
+    except JaxrnnError:
+        # one process needs no MPI, whatever a launcher's variables in the shell say
+        if plan_module.load_job(config).training.processes > 1:
+            raise
+        place = mpi.Ranks().listening()
+    job_file = place.here(lambda: plan_module.load_job(config, place.size))
     from jaxrnn import deadlines, progress
     from jaxrnn.results import Results
 

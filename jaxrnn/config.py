@@ -1180,9 +1180,9 @@ class Training(Section):
     )
     window_mb: Annotated[Number, Field(gt=0)] = Field(
         default=2048.0,
-        description="Training data of more MB than this, padded, of each fold that a job's trials have, is not kept on "
-        "the device: it is read in windows of about this size, each of shards drawn anew in every epoch, while the "
-        "device trains on the one before. Less where the device's memory is short; more mixes better.",
+        description="Training data of more MB than this, padded, of all folds together, is not kept on the device: it "
+        "is read in windows of about this size, each of shards drawn anew in every epoch, while the device trains on "
+        "the one before. Less where the device's memory is short; more mixes better.",
     )
     length_buckets: Annotated[Whole, Field(ge=1, le=16)] = Field(
         default=2,

@@ -5,6 +5,7 @@ Snakemake for one, it has neither failed nor ended.
 """
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +29,8 @@ class Deadline:
     def __init__(self, seconds: float | None) -> None:
         self.seconds = math.inf if seconds is None else seconds
         self.saving = 0.0  # how long a checkpoint took
-        self._began = self._looked = time.monotonic()
+        self._began = time.monotonic()
+        self._looked: float | None = None
         self._longest = 0.0
 
     def is_near(self) -> bool:
@@ -37,7 +39,9 @@ class Deadline:
         It is for each look between segments: from look to look is a stretch.
         """
         now = time.monotonic()
-        self._longest, self._looked = max(self._longest, now - self._looked), now
+        if self._looked is not None:  # what comes before the first look reads and compiles, and comes once
+            self._longest = max(self._longest, now - self._looked)
+        self._looked = now
         spare = min(SPARE_SECONDS, self.seconds / 10)
         return self.seconds - (now - self._began) < LONGER * (self._longest + self.saving) + spare
 
@@ -64,13 +68,16 @@ def going_on(ranks: Ranks, say: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     except Interrupted as stop:
-        job = slurm.own_job()
-        if job is not None and stop.requeue and ranks.first(lambda: _requeued(job, stop, say)):
+        if stop.requeue and ranks.first(lambda: _requeued(stop, say)):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(KILLED_SECONDS)  # it ends by SLURM's signal, here
         raise
 
 
-def _requeued(job: int, stop: Interrupted, say: Callable[[str], None]) -> bool:
+def _requeued(stop: Interrupted, say: Callable[[str], None]) -> bool:
+    job = slurm.own_job()
+    if job is None:
+        return False
     try:
         state, _ = slurm.state(job)
         if state == "RUNNING":

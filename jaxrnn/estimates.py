@@ -27,6 +27,7 @@ MOST_PROGRAMS = 8  # that are measured
 A_PROGRAM = 3.0  # seconds of training
 # What a job asks a scheduler for beyond what is expected of it.
 SLOWER, SPARE_MINUTES = 3, 10
+MOST_MINUTES = 480  # of a longer job too, which is requeued
 LARGER, SPARE_MB = 1.5, 1000
 
 
@@ -126,10 +127,12 @@ def resources(made: Plan, at: Results) -> dict[str, tuple[int, int]]:
         return {}
     if kept["experiment"] != digest(made.experiment.model_dump(mode="json")):
         return {}
+    on_cpu = made.experiment.training.device == "cpu"
     return {
         row["job"]: (
-            math.ceil(SLOWER * row["seconds"] * (row["cores"] if row["device"].startswith("cpu") else 1) / 60)
-            + SPARE_MINUTES,
+            min(
+                MOST_MINUTES, math.ceil(SLOWER * row["seconds"] * (row["cores"] if on_cpu else 1) / 60) + SPARE_MINUTES
+            ),
             math.ceil((LARGER * row["memory_mb"] + SPARE_MB) / 100) * 100,
         )
         for row in kept["jobs"]

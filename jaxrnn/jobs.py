@@ -531,7 +531,8 @@ class _Pack:
         self.inputs, self.network, self.augment = inputs, inputs.network, inputs.augment
         self.store, self.checkpoints, self.waiting = store, checkpoints, list(waiting)
         settings = job_file.training
-        every, most_bytes = list(inputs.data.values()), settings.window_mb * 1e6
+        every = list(inputs.data.values())
+        most_bytes = settings.window_mb * 1e6 / len(every)  # of each fold: a pack may hold all of them
         held = [list(inputs.data).index(fold) for fold in inputs.folds]
         longest = batches.edges(np.concatenate([data.train.lengths for data in every]), settings.length_buckets)
         # the split's seed draws the windows: trials of all seeds walk through the same ones
@@ -678,8 +679,11 @@ class _Pack:
                 publish()
 
                 def look(saved: float = saved) -> tuple[bool, bool, int | None]:
-                    if self.checkpoints.claim:
-                        self.checkpoints.claim.check()
+                    with contextlib.suppress(
+                        OSError
+                    ):  # of a slow disk; before anything is written it is looked at again
+                        if self.checkpoints.claim:
+                            self.checkpoints.claim.check()
                     due = time.monotonic() - saved > 60 * self.job_file.training.checkpoint_minutes
                     return due, deadline.is_near(), signals.received
 
@@ -687,7 +691,7 @@ class _Pack:
                 told = self.ranks.each(look)
                 (due, late, _), received = told[0], next((number for *_, number in told if number is not None), None)
                 if late or received is not None:
-                    self._save()
+                    self._save(self._unless_refused)  # else it goes on from the one before
                     by = "the end of its time" if received is None else signal.Signals(received).name
                     # every start of a job that is requeued comes further, by a segment at least
                     raise Interrupted(
@@ -706,7 +710,7 @@ class _Pack:
         try:
             write()
         except Unwritable as error:
-            self.say(f"{error}; training goes on, and the checkpoint is tried again when the next is due")
+            self.say(f"{error}; the checkpoint is tried again when the next one is due, and the one before stays")
 
     def some_steps(self) -> None:
         """Trains for a segment, at most to the end of the window."""
@@ -807,7 +811,18 @@ class _Pack:
 
     def _finish_epoch(self) -> tuple[Any, Any, training.EpochReport]:
         """Returns the trials' epochs, which of them go on, and their reports."""
-        told = self.ranks.each(lambda: self._together(self._epoch_ended))
+        logits, targets, folds = [], [], len(self.inputs.folds)
+        for index in range(self.validation.count()):
+            # inside of a program no process waits for another one's input
+            window = self.ranks.here(lambda index=index: self.validation.get(0, index))
+            logits.append(self.program.evaluate(self.states, self.hypers, window.buckets))
+            if self._targets is None:
+                of_fold = [[batches.fold_rows(entry, fold, folds) for entry in window.buckets] for fold in range(folds)]
+                targets.append([training.targets(self.kind, buckets) for buckets in of_fold])
+        if self._targets is None:  # the same in every epoch
+            found = training.of_folds([training.joined(list(pieces)) for pieces in zip(*targets, strict=True)])
+            self._targets = shares.put(found, self.program.common)
+        told = self.ranks.each(lambda: self._together(lambda: self._epoch_ended(logits)))
         for other in told[1:]:
             same = zip(jax.tree.leaves(told[0]), jax.tree.leaves(other), strict=True)
             if not all(np.array_equal(a, b, equal_nan=True) for a, b in same):
@@ -817,17 +832,7 @@ class _Pack:
                 )
         return told[0]
 
-    def _epoch_ended(self) -> tuple[Any, Any, training.EpochReport]:
-        logits, targets, folds = [], [], len(self.inputs.folds)
-        for index in range(self.validation.count()):
-            window = self.validation.get(0, index)
-            logits.append(self.program.evaluate(self.states, self.hypers, window.buckets))
-            if self._targets is None:
-                of_fold = [[batches.fold_rows(entry, fold, folds) for entry in window.buckets] for fold in range(folds)]
-                targets.append([training.targets(self.kind, buckets) for buckets in of_fold])
-        if self._targets is None:  # the same in every epoch
-            found = training.of_folds([training.joined(list(pieces)) for pieces in zip(*targets, strict=True)])
-            self._targets = shares.put(found, self.program.common)
+    def _epoch_ended(self, logits: list[jax.Array]) -> tuple[Any, Any, training.EpochReport]:
         together = logits[0] if len(logits) == 1 else jnp.concatenate(logits, axis=1)
         self.states, report = self.program.finish_epoch(self.states, self.hypers, together, self._targets)
         return jax.device_get((self.states.epoch, self.states.running, report))

@@ -39,6 +39,7 @@ def held(folder: Path, name: str = NAME, taken: str = TAKEN) -> Iterator[None]:
     The lock of a dead process is taken over.
     taken: what the error says, with places for {folder}, {who} and {remedy}.
     """
+    made = [parent for parent in folder.parents if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     file = _taken(path, taken)
@@ -54,7 +55,8 @@ def held(folder: Path, name: str = NAME, taken: str = TAKEN) -> Iterator[None]:
         path.unlink(missing_ok=True)
         os.close(file)
         with suppress(OSError):
-            folder.rmdir()  # where nothing came of it
+            for parent in (folder, *made):
+                parent.rmdir()  # where nothing came of it
 
 
 def holder() -> dict[str, Any]:

@@ -124,7 +124,9 @@ def told(folder: Path) -> Iterator[Tell]:
         ended.set()
         writing.join()
         tell(**end)
-        _write(folder / NAME, fields)
+        last = read(folder)
+        if last is None or (last.host, last.process) == (fields["host"], fields["process"]):  # else a newer copy's
+            _write(folder / NAME, fields)
 
 
 def read(folder: Path) -> Progress | None:

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jaxrnn import estimates, plan, progress, results, search, slurm
+from jaxrnn import controller, estimates, plan, progress, results, search, slurm
 from jaxrnn.config import Experiment, digest, load, parsed, read_yaml
 from jaxrnn.errors import JaxrnnError, nearest, plural
 from jaxrnn.estimates import duration
@@ -346,8 +346,9 @@ class _Look:
                 done = done and _times(merged) == _times(self.trained)
             entry = self.queued.get(f"rule_{name}_wildcards_{wildcards}")
             if ready and not done and name in ("aggregate", "report"):
-                of_group = (key for key in self.queued if str(key).startswith(GROUP))
-                entry = entry or self.queued.get(next(of_group, ""))
+                ours = f"{controller.job_names(self.name)}_"
+                of_group = (job for job in self.queued.values() if job.comment.startswith(GROUP))
+                entry = entry or next((job for job in of_group if job.name.startswith(ours)), None)
             state, message = (DONE, "") if ready and done and not entry else _stage(log, inputs, entry, ready=ready)
             found.append(StageStatus(name, state, message, str(log)))
 

@@ -1,24 +1,30 @@
 """Submitting while SLURM doesn't answer: Snakemake takes a job that could not be submitted for one that failed."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from jaxrnn import slurm
 from jaxrnn.errors import JaxrnnError
 
 # What sbatch says where SLURM, or the way to it, is at fault and not the job.
-NO_ANSWER = re.compile(r"unable to contact|timed out|temporarily|connect|zero bytes|authentication|try again", re.I)
-PATIENCE_SECONDS = 3600.0
+NO_ANSWER = re.compile(
+    r"unable to contact slurm|timed out on send|temporarily un|zero bytes were transmitted|connection (refused|failure|"
+    r"timed out)|munge",
+    re.IGNORECASE,
+)
+PATIENCE_SECONDS = 600.0
 PAUSE_SECONDS = 10.0
 
 
 def submit(arguments: Sequence[str], path: str) -> int:
-    """Calls the sbatch that is on `path` until SLURM answers, for at most an hour; returns its exit code, and passes on
-    what it prints.
+    """Calls the sbatch that is on `path` until SLURM answers, for at most ten minutes; returns its exit code, and
+    passes on what it prints. Where the process that asked for it has gone, nothing is submitted any more.
 
     One that timed out may have been heard: before it is called again the queue is asked for a job of the same name and
     comment, whose id is then printed, as `--parsable` has it.
@@ -27,12 +33,17 @@ def submit(arguments: Sequence[str], path: str) -> int:
     if sbatch is None:
         print("sbatch: not found on PATH", file=sys.stderr)
         return 127
-    end = time.monotonic() + PATIENCE_SECONDS
+    # read once: a second call would find nothing
+    script = sys.stdin.read() if "/dev/stdin" in arguments else None
+    end, parent = time.monotonic() + PATIENCE_SECONDS, os.getppid()
     while True:
-        done = subprocess.run([sbatch, *arguments], capture_output=True, text=True)
-        if not done.returncode or not NO_ANSWER.search(done.stderr) or time.monotonic() > end:
+        done = subprocess.run([sbatch, *arguments], input=script, capture_output=True, text=True)
+        last = time.monotonic() > end or "--test-only" in arguments
+        if not done.returncode or not NO_ANSWER.search(done.stderr) or last:
             break
         time.sleep(PAUSE_SECONDS)
+        if os.getppid() != parent:
+            return 1
         if heard := _submitted(_value(arguments, "--job-name"), _value(arguments, "--comment")):
             print(heard)
             return 0
@@ -48,6 +59,18 @@ def _value(arguments: Sequence[str], option: str) -> str:
 def _submitted(name: str, comment: str) -> int | None:
     """Returns the id of the job of that name and comment in the queue, None where there is none or SLURM is silent."""
     try:
-        return next((job.id for job in slurm.queue() if name and (job.name, job.comment) == (name, comment)), None)
+        there = [job for job in slurm.queue() if (job.name, job.comment) == (name, comment) and name]
+        return next((job.id for job in there if job.state != "COMPLETING"), None)  # an attempt before is no answer
     except JaxrnnError:
         return None
+
+
+def main() -> None:
+    """Is called by the program that stands in front of sbatch, with its own path and sbatch's arguments."""
+    here = Path(sys.argv[1]).resolve().parent
+    path = [folder for folder in os.environ["PATH"].split(os.pathsep) if Path(folder).resolve() != here]
+    sys.exit(submit(sys.argv[2:], os.pathsep.join(path)))
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@
 #SBATCH --time=24:00:00
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=1
-#SBATCH --mem=2G
+#SBATCH --mem=4G
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@300
 controller=$SLURM_JOB_ID

@@ -36,6 +36,30 @@ def test_a_killed_copys_claim_is_followed_by_a_greater_one_whatever_the_clock_sa
         claim.check()
 
 
+@pytest.mark.parametrize("other", [1, 10**19], ids=["older", "newer"])
+def test_of_two_copies_that_come_at_once_one_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: int) -> None:
+    """The other one's claim appears between this one's look at those before it and its own."""
+    theirs, listed, looks = Claim(tmp_path, f"{other:020d}-00000000"), claims._claims, []
+
+    def found(folder: Path) -> list[str]:
+        tokens = listed(folder)
+        if not looks:
+            theirs.file.touch()
+        looks.append(folder)
+        return tokens
+
+    monkeypatch.setattr(claims, "_claims", found)
+    if other == 1:
+        with claims.held(tmp_path) as ours:
+            ours.check()
+            with pytest.raises(JaxrnnError):
+                theirs.check()
+    else:
+        with pytest.raises(JaxrnnError, match="a newer copy of this job works here"), claims.held(tmp_path):
+            pass
+        theirs.check()
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 @pytest.mark.parametrize("stopped", ["while it writes", "before its rename", "within its rename"])
 def test_an_old_copys_write_harms_nothing_wherever_it_was_stopped(tmp_path: Path, kind: str, stopped: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from workflows import EXPERIMENT
+from workflows import CHECKOUT, EXPERIMENT, Workflow
 
 from jaxrnn import controller, plan, submission
 from jaxrnn.config import load
@@ -143,7 +143,7 @@ def test_without_an_answer_from_slurm_nothing_is_submitted(
     squeue(
         monkeypatch, tmp_path / "bin", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"
     )
-    with pytest.raises(JaxrnnError, match=r"squeue: .*Unable to contact"):
+    with pytest.raises(JaxrnnError, match=r"squeue .*Unable to contact"):
         began(made(), submits=True)
 
 
@@ -186,3 +186,42 @@ def test_submitting_waits_for_an_answer_and_submits_once(
     assert submission.submit(arguments, os.environ["PATH"]) == code
     assert capsys.readouterr().out.strip() == printed
     assert len((tmp_path / "calls").read_text().split()) == calls
+
+
+def test_a_script_on_standard_input_is_handed_on_at_every_call(tmp_path: Path) -> None:
+    """As Snakemake's `slurm-pass-command-as-script` has it; by the program that stands in front of sbatch."""
+    (tmp_path / "sbatch").write_text(
+        f"#!/bin/sh\necho x >> {tmp_path}/calls\ncat > {tmp_path}/script\n"
+        f"[ $(wc -l < {tmp_path}/calls) -ge 2 ] && echo 12 && exit 0\n"
+        "echo 'sbatch: error: Socket timed out on send/recv operation' >&2\nexit 1\n"
+    )
+    (tmp_path / "squeue").write_text("#!/bin/sh\n")
+    for program in ("sbatch", "squeue"):
+        (tmp_path / program).chmod(0o755)
+    front = CHECKOUT / "slurm" / "bin" / "sbatch"
+    code = "from jaxrnn import submission; submission.PAUSE_SECONDS = 0.01; submission.main()"
+    (tmp_path / "python").write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} -c "{code}" "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    path = os.pathsep.join([str(front.parent), str(tmp_path), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "JAXRNN_PYTHON": str(tmp_path / "python")}
+    command = ["sbatch", "--parsable", "/dev/stdin"]
+    done = subprocess.run(command, input="#!/bin/sh\ntrue\n", env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "12"), done.stderr
+    assert (tmp_path / "calls").read_text() == "x\nx\n"
+    assert (tmp_path / "script").read_text() == "#!/bin/sh\ntrue\n"
+
+
+def test_what_only_looks_at_the_workflow_is_no_controller(tmp_path: Path) -> None:
+    workflow = Workflow(tmp_path, tmp_path)
+    workflow.configure()
+    made = plan.make(load(workflow.config))
+    outputs = [workflow.results / name for name in ("splits.csv", "best.json")]
+    for path in (*outputs, workflow.results / "experiment.yaml"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("of an experiment that has changed since")
+    assert made.experiment.experiment == "tiny"
+    for option in ("--dag", "--summary"):
+        done = workflow.run(option)
+        assert done.returncode == 0, done.stdout
+        assert all(path.exists() for path in outputs), option
+        assert not (workflow.results / controller.NAME).exists()

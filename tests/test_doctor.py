@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -444,14 +443,6 @@ def test_the_workflow_on_a_laptop_says_that_slurm_is_missing_before_it_writes(la
     assert workflow.run("--dry-run", profile=PROFILE).returncode == 0
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    if reason := slurm_cluster.obstacle():
-        pytest.skip(reason)
-    with slurm_cluster.running():
-        yield
-
-
 @pytest.fixture
 def tiny(cluster: None, tmp_path: Path) -> Workflow:
     workflow = Workflow(tmp_path, tmp_path / "compiled")
@@ -578,7 +569,10 @@ def _reads(path: Path) -> str:
     [
         (
             ["--default-resources", "slurm_partition=mian"],
-            ["ingest, results, simulate, split, train: partition 'mian' is none of", "(main); did you mean 'main'?"],
+            [
+                "ingest, results, simulate, split, train: partition 'mian' is none of",
+                "(main, urgent); did you mean 'main'?",
+            ],
         ),
         (
             [

@@ -21,7 +21,7 @@ GENERIC = SLURM / "config.yaml"
 PROFILES = [GENERIC, *sorted(SLURM.glob("*/config.yaml"))]
 SITES = [path for path in PROFILES if (path.parent / "partitions.yaml").exists()]
 # What the cluster of the tests leaves out, to see a failure at once.
-NOT_ON_THE_TEST_CLUSTER = {"retries"}
+NOT_ON_THE_TEST_CLUSTER = {"retries", "max-status-checks-per-second"}
 RULES = {path.name: path.read_text() for path in (CHECKOUT / "workflow" / "rules").glob("*.smk")}
 # Settings that are there to be chosen: `#` and no space before the key.
 OPTIONAL = re.compile(r"^( *)#(?=(?:  )*[\w-]+:(?: |$))", re.MULTILINE)

@@ -32,11 +32,14 @@ SUBMITTED = ("simulate", "ingest", "split", "train", "results")
 @pytest.fixture(scope="module")
 def generic(
     cluster: Cluster, finished: Workflow, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Workflow, subprocess.Popen[str]]:
+) -> Iterator[tuple[Workflow, subprocess.Popen[str]]]:
     """The profile for any site, under way from ingest on: it mostly waits, because it asks SLURM seldom."""
     workflow = finished.copied_to(tmp_path_factory.mktemp("generic"))
     workflow.configure({"data.shard_mb": 1, "grid": {}})
-    return workflow, workflow.start("--slurm-status-command", "squeue", profile="slurm")
+    process = workflow.start("--slurm-status-command", "squeue", profile="slurm")
+    yield workflow, process
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_every_job_is_submitted_and_the_tables_are_those_of_a_local_run(
@@ -182,7 +185,8 @@ def user() -> Iterator[pwd.struct_passwd]:
     try:
         yield pwd.getpwnam(name)
     finally:
-        subprocess.run(["userdel", name], check=True)
+        subprocess.run(["scancel", f"--user={name}"])
+        subprocess.run(["userdel", "--force", name])
         shutil.rmtree(home)
 
 

@@ -111,14 +111,20 @@ def cores_of(wildcards) -> int:
     return len(jobs[wildcards.job].trials) if experiment.training.device == "cpu" else 1
 
 
+# Of a training job that was not measured.
+UNMEASURED = dict(runtime=480, mem_mb=8000)
+
+
 def minutes_of(wildcards) -> int:
     """Returns how long a training job may run at a time, as `jaxrnn plan` measured it, if it did."""
-    return measured.get(wildcards.job, (480, 0))[0]
+    return measured[wildcards.job][0] if wildcards.job in measured else UNMEASURED["runtime"]
 
 
 def memory_mb(wildcards, attempt) -> int:
     """Returns the memory of a training job, as `jaxrnn plan` measured it, if it did; it may have run out of it before."""
-    return measured.get(wildcards.job, (0, 8000))[1] * attempt
+    memory = measured[wildcards.job][1] if wildcards.job in measured else UNMEASURED["mem_mb"]
+    # SLURM counts a node's, and all processes may be on one
+    return memory * attempt * experiment.training.processes
 
 
 def attempt_number(wildcards, attempt) -> int:
@@ -168,13 +174,21 @@ def check_cluster() -> None:
 def become_controller(early: bool) -> None:
     """Makes this process the experiment's controller if it runs jobs: a dry run doesn't, nor does a job's own
     Snakemake."""
-    if not workflow.is_main_process or workflow.dryrun:
+    # --dag, --summary and the like have no executor
+    if not workflow.is_main_process or workflow.executor_plugin is None or workflow.dryrun:
         return
     submits = hasattr(workflow.executor_settings, "jobname_prefix")
     if submits:
-        workflow.executor_settings.jobname_prefix = jaxrnn.controller.job_names(experiment.experiment)
+        names = jaxrnn.controller.job_names(experiment.experiment)
+        workflow.executor_settings.jobname_prefix = names
+        executor = getattr(workflow.scheduler, "_executor", None)
+        if not getattr(executor, "run_uuid", names).startswith(names):
+            # where files or rules are named on the command line, it is made by now, and has submitted nothing
+            executor.run_uuid = f"{names}_{executor.run_uuid}"
         patient = str(Path(workflow.basedir, "slurm", "bin"))
-        os.environ.update(PATH=os.pathsep.join([patient, os.getenv("PATH", os.defpath)]))
+        os.environ.update(JAXRNN_PYTHON=sys.executable)
+        if patient not in os.environ["PATH"].split(os.pathsep):
+            os.environ.update(PATH=os.pathsep.join([patient, os.environ["PATH"]]))
     try:
         jaxrnn.controller.begin(
             plan,
