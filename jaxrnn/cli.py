@@ -467,7 +467,7 @@ def report(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
 
 @app.command(
     epilog=_examples(
-        "jaxrnn doctor --profile slurm/ozstar",
+        "jaxrnn doctor --profile slurm/mysite",
         "jaxrnn doctor --profile slurm --config config/goto.yaml --job --gpu",
         "jaxrnn doctor --profile workflow/profiles/local",
     )

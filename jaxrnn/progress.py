@@ -95,13 +95,19 @@ def told(folder: Path) -> Iterator[Tell]:
         nonlocal fields
         fields = {**fields, **new}  # another dict, so that the thread sees all of it or nothing
 
+    def write_again() -> None:
+        last = read(folder)
+        # a newer copy of the job may have begun, and its word counts
+        if last is None or (last.host, last.process) == (fields["host"], fields["process"]):
+            _write(folder / NAME, fields)
+
     def write_on() -> None:
         gap, last, at = FIRST_SECONDS, first, time.monotonic()
         while not ended.wait(gap):
             gap = min(2 * gap, MOST_SECONDS)
             if fields is not last or time.monotonic() - at > SIGN_OF_LIFE_SECONDS:
                 last, at = fields, time.monotonic()
-                _write(folder / NAME, last)
+                write_again()
 
     first, ended = fields, threading.Event()
     _write(folder / NAME, first)
@@ -124,9 +130,7 @@ def told(folder: Path) -> Iterator[Tell]:
         ended.set()
         writing.join()
         tell(**end)
-        last = read(folder)
-        if last is None or (last.host, last.process) == (fields["host"], fields["process"]):  # else a newer copy's
-            _write(folder / NAME, fields)
+        write_again()
 
 
 def read(folder: Path) -> Progress | None:

@@ -1,6 +1,7 @@
 """What all tests share: where real data lies, a cluster, and that nothing is left out unnoticed."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="jaxrnn-compiled-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# a shell that starts these tests in the background has them ignore Ctrl-C, and so whatever they start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # packs are shared out here, as among several GPUs
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
 

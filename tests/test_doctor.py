@@ -4,6 +4,7 @@ prints."""
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -472,9 +473,8 @@ def test_a_cluster_that_is_well_is_found_so_from_a_node_too(tiny: Workflow) -> N
 @pytest.mark.mpi
 def test_ranks_that_do_not_see_each_other_and_a_missing_gpu_are_found(tiny: Workflow) -> None:
     # PyPI's mpich knows no PMIx: two ranks that each think they are alone, or die
-    profile = tiny.folder / "pmix"
-    profile.mkdir()
-    given = (CHECKOUT / PROFILE / "config.yaml").read_text()
+    profile = shutil.copytree(CHECKOUT / PROFILE, tiny.folder / "pmix")
+    given = (profile / "config.yaml").read_text()
     (profile / "config.yaml").write_text(given.replace("--mpi=pmi2", "--mpi=none"))
     done = _doctor(tiny, "--gpu", "--json", profile=profile)
     assert done.returncode == 2, done.stderr

@@ -177,9 +177,10 @@ def log(workflow: Workflow) -> str:
 
 
 def wait_for_training(workflow: Workflow, process: subprocess.Popen[str]) -> None:
-    """Waits until training has gone on for two epochs from now."""
+    """Waits until training has gone on for two epochs from now, and its job runs."""
     before = newest(workflow)
     wait_until(lambda: newest(workflow) >= before + 2, process, every=0.1)
+    wait_until(lambda: training(workflow)[-1]["JobState"] == "RUNNING", process, every=0.1)
 
 
 def newest(workflow: Workflow) -> int:

@@ -143,7 +143,8 @@ def report_on_the_rest(run_logs: list) -> None:
     The files are made older than all input, so that the next run makes them anew whatever has become of the others.
     """
     folder, command = Path("results") / experiment.experiment, [sys.executable, "-m", "jaxrnn"]
-    if any("Terminating processes on user request" in Path(log).read_text() for log in run_logs):
+    interrupted = getattr(workflow.scheduler, "_user_kill", None)
+    if interrupted or any("Terminating processes on user request" in Path(log).read_text() for log in run_logs):
         return
     for name in ("aggregate --partial", "report"):
         words = [*command, *name.split(), "--config", str(folder / "experiment.yaml")]
