@@ -188,8 +188,9 @@ def become_controller(early: bool) -> None:
             executor.run_uuid = f"{names}_{executor.run_uuid}"
         patient = str(Path(workflow.basedir, "slurm", "bin"))
         os.environ.update(JAXRNN_PYTHON=sys.executable)
-        if patient not in os.environ["PATH"].split(os.pathsep):
-            os.environ.update(PATH=os.pathsep.join([patient, os.environ["PATH"]]))
+        path = os.getenv("PATH", os.defpath)
+        if patient not in path.split(os.pathsep):
+            os.environ.update(PATH=os.pathsep.join([patient, path]))
     try:
         jaxrnn.controller.begin(
             plan,
