@@ -248,11 +248,14 @@ def test_stages_come_one_after_another(
 def test_aggregate_and_report_are_one_slurm_job(finished: Workflow, tmp_path: Path) -> None:
     workflow = finished.copied_to(tmp_path)
     (workflow.results / "best.json").unlink()
-    line = f"7\tRUNNING\t0:10\tnode1\tNone\t{tmp_path}\ta-run\trule_results_aggregate_report"
-    found = status.of(Results(tmp_path / "results"), "tiny", Queue(slurm.parsed_queue(line)))
-    stages = {stage.name: (stage.state, stage.message) for stage in found.stages}
-    assert stages["aggregate"] == ("running", "for 0:10 on node1, SLURM job 7")
-    assert stages["report"] == ("waiting", "")
+    for run in ("tiny_01234567", "another_01234567"):
+        line = f"7\tRUNNING\t0:10\tnode1\tNone\t{tmp_path}\t{run}\trule_results_aggregate_report"
+        found = status.of(Results(tmp_path / "results"), "tiny", Queue(slurm.parsed_queue(line)))
+        stages = {stage.name: (stage.state, stage.message) for stage in found.stages}
+        # the group's comment names no experiment; its name begins with it
+        ours = ("running", "for 0:10 on node1, SLURM job 7")
+        assert (stages["aggregate"] == ours) == run.startswith("tiny")
+        assert stages["report"] == ("waiting", "")
 
 
 def test_jobs_of_other_data_or_trials_are_not_done(finished: Workflow, tmp_path: Path) -> None:
