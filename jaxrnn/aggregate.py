@@ -1,7 +1,6 @@
 """From the jobs' predictions to the experiment's tables, the choice, its mistakes and its model bundle."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,21 +87,12 @@ def _whole(made: Plan, at: Results) -> tuple[Plan, dict[str, str]]:
             _read_jobs(replace(made, jobs=(job,)), at)
             jobs.append(job)
         except (JaxrnnError, OSError, ValueError):
-            missing[job.name] = _last_line(folder / "log.txt")
+            missing[job.name] = "".join(results.tail(folder / "log.txt")[-1:]).strip()
     if not jobs:
         raise JaxrnnError(f"none of the {len(made.jobs)} jobs is finished, so that there is nothing to choose from")
     trials = {trial.id for job in jobs for trial in job.trials}
     points = {trial: point for trial, point in made.points.items() if trial in trials}
     return replace(made, jobs=tuple(jobs), points=points), missing
-
-
-def _last_line(log: Path) -> str:
-    """Returns what a job said last; "" where it said nothing."""
-    with suppress(OSError), log.open("rb") as file:
-        file.seek(max(log.stat().st_size - 4096, 0))
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
-        return next((line for line in reversed(lines) if line), "")
-    return ""
 
 
 def promote(experiment: Experiment, at: Results, number: int) -> str:
@@ -212,9 +202,8 @@ def _statistics(made: Plan, job: Job, trial: Trial, at: Results) -> splits.Stati
 
 def _expected(made: Plan, job: Job, trials: Sequence[Trial], at: Results) -> list[tuple[str, str, str]]:
     """Returns what a job's `trials.csv` must say of its trials: their ids, fingerprints and data."""
-    of_fold = {trial.fold: trial for trial in trials}
-    digests = {fold: _statistics(made, job, trial, at).data_digest for fold, trial in of_fold.items()}
-    return [(trial.id, trial.fingerprint, digests[trial.fold]) for trial in trials]
+    digest = _statistics(made, job, job.trials[0], at).data_digest
+    return [(trial.id, trial.fingerprint, digest) for trial in trials]
 
 
 def _read_jobs(made: Plan, at: Results) -> tuple[dict[str, dict[str, Predictions]], pd.DataFrame, pd.DataFrame]:

@@ -136,8 +136,8 @@ class Corpus:
         of the split, which decides whom a training split of fewer sequences holds. Reads of the shards what is known of
         each sequence alone, and step labels where the task is of steps; raises JaxrnnError where they hold other
         objects than `table`."""
-        self._table, self._seed = table, seed
         self._statistics = {entry.fold: entry for entry in statistics}
+        self._assigned = {entry.fold: _assigned(table, entry, seed) for entry in statistics}
         known = statistics[0]  # classes and labels are those of all folds
         self._paths = splits.shard_paths(dataset)
         class_index = {name: index for index, name in enumerate(known.classes)}
@@ -173,11 +173,7 @@ class Corpus:
 
     def part(self, *names: str, fold: int | None = None) -> Part:
         """Returns the sequences of the splits that are named, as trials of `fold` see them."""
-        statistics = self._statistics[fold]
-        assigned = splits.assigned(self._table, fold)
-        training = splits.trained_on(self._table, fold, statistics.sequences, seed=self._seed)
-        unused = (assigned == splits.TRAIN) & ~training
-        assigned = np.where(unused, splits.SURPLUS, assigned).astype(str)
+        statistics, assigned = self._statistics[fold], self._assigned[fold]
         rows = np.flatnonzero(np.isin(assigned, names))
         starts = np.searchsorted(rows, self._starts)
 
@@ -210,6 +206,13 @@ class Corpus:
         offsets, features, metadata = _rows(shard, rows - start)
         features, metadata = statistics.normalised(features, metadata, offsets)
         return Examples(self._ids[rows], self._labels_of(rows), offsets, features, metadata)
+
+
+def _assigned(table: pd.DataFrame, statistics: Statistics, seed: int) -> np.ndarray:
+    """Returns the split [row] of each object as trials of a fold see it; what they don't train on is surplus."""
+    assigned = splits.assigned(table, statistics.fold)
+    training = splits.trained_on(table, statistics.fold, statistics.sequences, seed=seed)
+    return np.where((assigned == splits.TRAIN) & ~training, splits.SURPLUS, assigned).astype(str)
 
 
 def _step_labels(path: Path, label_index: dict[str, int]) -> np.ndarray:

@@ -507,7 +507,7 @@ def unfit_launcher(launcher: str, library: str, known: Sequence[str] | None) -> 
 def folder(results: Path, *, shared: bool) -> Iterator[Finding]:
     """Yields whether results can be written, on what, and how much room there is."""
     try:
-        with _made(results), tempfile.NamedTemporaryFile(dir=results, prefix="doctor-") as file:
+        with lock.made(results), tempfile.NamedTemporaryFile(dir=results, prefix="doctor-") as file:
             file.write(b"x")
             file.flush()
             os.fsync(file.fileno())
@@ -609,7 +609,7 @@ def _least(*limits: int) -> int:
 def locks(results: Path) -> Finding:
     """Returns whether a folder under `results` can be held by one run alone, and by which kind of lock."""
     try:
-        with _made(results), tempfile.TemporaryDirectory(dir=results, prefix="doctor-") as place:
+        with lock.made(results), tempfile.TemporaryDirectory(dir=results, prefix="doctor-") as place:
             has_flock = _flocks(Path(place) / "flock")
             with lock.held(Path(place) / HELD):
                 if not _is_held(Path(place) / HELD):
@@ -641,26 +641,13 @@ def _is_held(place: Path) -> bool:
         return True
 
 
-@contextmanager
-def _made(place: Path) -> Iterator[None]:
-    """Makes a folder where it is not there, and takes away again what was made, if it is empty then."""
-    made = [one for one in (place, *place.parents) if not one.exists()]
-    place.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            for one in made:
-                one.rmdir()
-
-
 def compiled(results: Path) -> Finding:
     """Returns whether compiled programs can be kept: for other jobs, and by a job meanwhile on its node's disk."""
     given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     place = Path(given) if given else results / "compiled"
     for where, remedy in ((place, "its permissions"), (Path(tempfile.gettempdir()), "TMPDIR, a folder on a disk")):
         try:
-            with _made(where), tempfile.NamedTemporaryFile(dir=where, prefix=".doctor-") as file:
+            with lock.made(where), tempfile.NamedTemporaryFile(dir=where, prefix=".doctor-") as file:
                 file.write(bytes(100_000))
                 file.flush()
         except OSError as error:
@@ -776,7 +763,7 @@ def by_job(wanted: Wanted, request: slurm.Request, launcher: str, say: Callable[
     results = wanted.results.resolve()
     with ExitStack() as stack:
         stack.enter_context(_interruptible())
-        stack.enter_context(_made(results))
+        stack.enter_context(lock.made(results))
         # what the job still writes when it is cancelled must not stop the removal
         made = tempfile.TemporaryDirectory(dir=results, prefix="doctor-", ignore_cleanup_errors=True)
         place = Path(stack.enter_context(made))

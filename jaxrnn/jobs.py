@@ -132,7 +132,7 @@ def train(
     folder = base.checkpoints(job_file.experiment, name)
     with contextlib.ExitStack() as stack:
         claim = ranks.here(lambda: stack.enter_context(claims.held(folder)) if ranks.rank == 0 else None)
-        store = Store(base, job_file.experiment, inputs.data_digests, claim)
+        store = Store(base, job_file.experiment, inputs.data_digest, claim)
         _train_missing(job_file, stage, inputs, at, store, Checkpoints(folder, claim, ranks), say, ranks, tell)
         ranks.first(lambda: _write(job_file, at, stage, inputs, store, output, rung, say))
         if claim:
@@ -197,7 +197,7 @@ def _write(
     if stage.last:
         _patiently(lambda: _write_outputs(job_file, inputs, stage, folders, output, store.claim), say)
     else:
-        _patiently(lambda: _write_rung(job_file, stage, folders, output, inputs.data_digests, store.claim), say)
+        _patiently(lambda: _write_rung(job_file, stage, folders, output, inputs.data_digest, store.claim), say)
 
 
 def _train_all(
@@ -315,7 +315,7 @@ def calibrate(job_file: JobFile, at: Results, seconds: float) -> dict[str, Any]:
         compilation.shared(_compiled(job_file, inputs, at), _nothing),
     ):
         stage = stages.Stage(job_file.training.epochs, job_file.job.trials)
-        store = Store(Results(Path(folder)), job_file.experiment, inputs.data_digests)
+        store = Store(Results(Path(folder)), job_file.experiment, inputs.data_digest)
         checkpoints = Checkpoints(Path(folder) / "checkpoints")
         found = _fitting(job_file, train, checkpoints, _nothing)
     peaks = [(entry.memory_stats() or {}).get("peak_bytes_in_use") for entry in jax.local_devices()]
@@ -353,8 +353,9 @@ class _Inputs:
         return self.statistics[self.folds[0]].classes
 
     @property
-    def data_digests(self) -> dict[int | None, str]:
-        return {fold: statistics.data_digest for fold, statistics in self.statistics.items()}
+    def data_digest(self) -> str:
+        """Returns what stands for the data and all splits of it."""
+        return self.statistics[self.folds[0]].data_digest
 
 
 def _read_inputs(job_file: JobFile, at: Results) -> _Inputs:
@@ -679,9 +680,8 @@ class _Pack:
                 publish()
 
                 def look(saved: float = saved) -> tuple[bool, bool, int | None]:
-                    with contextlib.suppress(
-                        OSError
-                    ):  # of a slow disk; before anything is written it is looked at again
+                    # a disk that does not answer stops nothing: the claim is looked at again before each write
+                    with contextlib.suppress(OSError):
                         if self.checkpoints.claim:
                             self.checkpoints.claim.check()
                     due = time.monotonic() - saved > 60 * self.job_file.training.checkpoint_minutes
@@ -990,7 +990,7 @@ class _Pack:
             "trial": place.trial.id,
             "seed": place.trial.seed,
             "hyperparameters": place.trial.hyperparameters,
-            "data_digest": self.inputs.data_digests[place.trial.fold],
+            "data_digest": self.inputs.data_digest,
             "outcome": outcome,
             "epochs": epochs,
             "best_epoch": best,
@@ -1021,8 +1021,7 @@ class _Pack:
 
     def _program_digest(self) -> str:
         """Returns what a checkpoint's arrays depend on: the static settings and the data."""
-        digests = [self.inputs.data_digests[fold] for fold in self.inputs.folds]
-        return digest([_static_settings(self.job_file), digests])
+        return digest([_static_settings(self.job_file), self.inputs.folds, self.inputs.data_digest])
 
     def _resume(self) -> bool:
         """Returns whether a checkpoint of this job was found and taken."""
@@ -1162,14 +1161,14 @@ def _write_outputs(
     output: Path,
     claim: Claim | None = None,
 ) -> None:
-    network, digests = inputs.network, inputs.data_digests
+    network = inputs.network
     rows, histories = [], []
     finished = {trial.id: trials.load(folders[trial.fingerprint]) for trial in job_file.job.trials}
     for trial in job_file.job.trials:
         record = {"pack_halvings": 0, **finished[trial.id].record}
         if record["epochs"] > stage.ended.get(trial.fingerprint, record["epochs"]):
             record["outcome"] = results.HALTED  # finished when there was no such rung
-        row = {"trial": trial.id, "fingerprint": trial.fingerprint, "data_digest": digests[trial.fold]}
+        row = {"trial": trial.id, "fingerprint": trial.fingerprint, "data_digest": inputs.data_digest}
         row |= {"seed": trial.seed, **trial.hyperparameters}
         names = ("outcome", "epochs", "best_epoch", "loss", "seconds", "input_seconds", "pack_width", "pack_halvings")
         names += ("device",)
@@ -1210,7 +1209,7 @@ def _write_rung(
     stage: Stage,
     folders: dict[str, Path],
     output: Path,
-    data_digests: dict[int | None, str] | None = None,
+    data_digest: str = "",
     claim: Claim | None = None,
 ) -> None:
     """Writes `trials.csv` of a rung: its trials, and their scores at the best of the epochs up to its last one."""
@@ -1226,7 +1225,7 @@ def _write_rung(
         # one that another experiment trained on has not ended here
         outcome = results.HALTED if record["epochs"] > stage.until else record["outcome"]
         row = {"trial": trial.id, "fingerprint": trial.fingerprint, "seed": trial.seed}
-        row |= {"data_digest": (data_digests or {}).get(trial.fold, ""), "outcome": outcome}
+        row |= {"data_digest": data_digest, "outcome": outcome}
         scores = dict(zip(results.HISTORY_COLUMNS, best or [math.nan] * len(results.HISTORY_COLUMNS), strict=True))
         rows.append(row | {"epochs": len(history), "best_epoch": scores.pop("epoch")} | scores)
     columns = ("trial", "fingerprint", "seed", "data_digest", "outcome", "epochs", "best_epoch")

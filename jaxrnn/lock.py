@@ -39,24 +39,35 @@ def held(folder: Path, name: str = NAME, taken: str = TAKEN) -> Iterator[None]:
     The lock of a dead process is taken over.
     taken: what the error says, with places for {folder}, {who} and {remedy}.
     """
-    made = [parent for parent in folder.parents if not parent.exists()]
+    with made(folder):
+        path = folder / name
+        file = _taken(path, taken)
+        ended = threading.Event()
+        renewing = threading.Thread(target=_renew, args=(file, ended), daemon=True)
+        renewing.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            renewing.join()
+            # removed before it is let go: a file that another process holds must not be removed
+            path.unlink(missing_ok=True)
+            os.close(file)
+            with suppress(OSError):
+                folder.rmdir()  # where nothing came of it
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Makes a folder where it is not there, and takes away again what was made, if it is empty then."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / name
-    file = _taken(path, taken)
-    ended = threading.Event()
-    renewing = threading.Thread(target=_renew, args=(file, ended), daemon=True)
-    renewing.start()
     try:
         yield
     finally:
-        ended.set()
-        renewing.join()
-        # removed before it is let go: a file that another process holds must not be removed
-        path.unlink(missing_ok=True)
-        os.close(file)
-        with suppress(OSError):
-            for parent in (folder, *made):
-                parent.rmdir()  # where nothing came of it
+        for one in missing:
+            with suppress(OSError):
+                one.rmdir()
 
 
 def holder() -> dict[str, Any]:

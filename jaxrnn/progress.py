@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxrnn import __version__, results
+from jaxrnn import __version__, results, slurm
 from jaxrnn.errors import Interrupted, JaxrnnError
 
 NAME = "progress.json"
@@ -81,13 +81,12 @@ def told(folder: Path) -> Iterator[Tell]:
     Yields a function that takes fields of `Progress` by name, and costs nothing. Where the file can't be written, the
     job goes on all the same.
     """
-    slurm_job = os.environ.get("SLURM_JOB_ID", "")
     fields: dict[str, Any] = {
         "began": time.time(),
         "host": socket.gethostname(),
         "process": os.getpid(),
         "process_began": _process_began(os.getpid()),
-        "slurm_job": int(slurm_job) if slurm_job.isdigit() else None,
+        "slurm_job": slurm.own_job(),
         "state": RUNNING,
     }
 

@@ -41,6 +41,7 @@ CONFUSIONS = ("confusion_matrix_{}.csv", "confusion_matrix_{}_normalised.csv")
 # `halted`: by successive halving, in which it fell behind.
 COMPLETED, EARLY_STOPPED, DIVERGED, HALTED = "completed", "early_stopped", "diverged", "halted"
 ATTEMPTS = "attempts.json"
+TAIL_BYTES = 4096
 SUM_BYTES = hashlib.sha256().digest_size
 
 
@@ -193,6 +194,18 @@ def note_attempt(job_folder: Path, attempt: int, say: Callable[[str], None]) -> 
         write_json(path, {"attempts": attempt})
     except Unwritable as error:
         say(str(error))
+
+
+def tail(path: Path) -> list[str]:
+    """Returns the last lines of a log; nothing of it is read but its end."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL_BYTES))
+            lines = file.read().decode("utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [line for line in (lines if size <= TAIL_BYTES else lines[1:]) if line.strip()]
 
 
 def write_text(path: Path, text: str) -> None:

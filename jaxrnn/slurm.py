@@ -252,7 +252,7 @@ def partitions_in(shown: str, nodes: str) -> tuple[Partition, ...]:
                     name=name,
                     state=fields.get("State", "UP"),
                     is_default=fields.get("Default") == "YES",
-                    minutes=minutes_in(fields.get("MaxTime", "UNLIMITED")),
+                    minutes=None if (limit := seconds_in(fields.get("MaxTime", "UNLIMITED"))) is None else limit / 60,
                     memory_mb=_limit(fields.get("MaxMemPerNode", "")),
                     accounts=_names(fields.get("AllowAccounts", "ALL")),
                     accounts_denied=_names(fields.get("DenyAccounts", "ALL")),
@@ -266,16 +266,6 @@ def settings_in(shown: str) -> dict[str, str]:
     """Returns the keys and values of `scontrol show config`."""
     pairs = (line.split("=", 1) for line in shown.splitlines() if "=" in line)
     return {key.strip(): value.strip() for key, value in pairs}
-
-
-def minutes_in(time: str) -> float | None:
-    """Returns the minutes of SLURM's [days-]hours:minutes:seconds; None for no limit."""
-    days, _, clock = time.rpartition("-")
-    parts = clock.split(":")
-    if len(parts) != 3 or not all(part.isdigit() for part in (days or "0", *parts)):
-        return None
-    hours, minutes, seconds = map(int, parts)
-    return int(days or 0) * 1440 + hours * 60 + minutes + seconds / 60
 
 
 def accounts() -> list[str]:
@@ -349,7 +339,7 @@ def seconds_left(job: int) -> float | None:
 
 
 def seconds_in(time: str) -> float | None:
-    """Returns the seconds of squeue's [days-][hours:]minutes:seconds; None for no limit."""
+    """Returns the seconds of SLURM's [days-][hours:]minutes:seconds; None for no limit."""
     days, _, clock = time.rpartition("-")
     parts = clock.split(":")
     if not 2 <= len(parts) <= 3 or not all(part.isdecimal() for part in (days or "0", *parts)):

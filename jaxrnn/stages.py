@@ -48,33 +48,33 @@ def of(job_file: JobFile, at: Results, rung: int | None, *, retrain: bool = Fals
 class Store:
     """An experiment's finished trials, and those that rungs halted, as far as they are of the same data.
 
-    data_digests: what stands for that, by fold. claim: that of the job which writes here.
+    claim: that of the job which writes here.
     """
 
     results: Results
     experiment: str
-    data_digests: dict[int | None, str]
+    data_digest: str
     claim: Claim | None = None
 
     def found(self, trial: Trial, stage: Stage) -> Path | None:
         """Returns where a trial is that has come as far as the stage asks, None where it has not."""
-        if self._is_whole(self._folder(trial), trial):
+        if self._is_whole(self._folder(trial)):
             return self._folder(trial)
         epochs = stage.until if not stage.last else stage.ended.get(trial.fingerprint)
         halted = self._folder(trial, epochs)
-        return halted if epochs is not None and self._is_whole(halted, trial) else None
+        return halted if epochs is not None and self._is_whole(halted) else None
 
     def halted(self, trial: Trial, until: int) -> Path | None:
         """Returns where a trial was halted last, after at most so many epochs; None where it was not."""
         folders = self._folder(trial).parent.glob(f"{trial.fingerprint}.epoch-*")
         by_epochs = {int(folder.name.rpartition("-")[2]): folder for folder in folders}
         last_first = [by_epochs[epochs] for epochs in sorted(by_epochs, reverse=True) if epochs <= until]
-        return next((folder for folder in last_first if self._is_whole(folder, trial)), None)
+        return next((folder for folder in last_first if self._is_whole(folder)), None)
 
     def of_other_data(self, trial: Trial) -> bool:
         """Returns whether a trial is finished, but on other data or splits."""
         record = trials.record(self._folder(trial))
-        return record is not None and record["data_digest"] != self.data_digests[trial.fold]
+        return record is not None and record["data_digest"] != self.data_digest
 
     def save(self, trial: Trial, finished: FinishedTrial) -> None:
         """Keeps a trial, finished or, where it has a state to go on from, halted; a finished one needs no other."""
@@ -87,6 +87,6 @@ class Store:
     def _folder(self, trial: Trial, epochs: int | None = None) -> Path:
         return self.results.trial(self.experiment, trial.fingerprint, epochs)
 
-    def _is_whole(self, folder: Path, trial: Trial) -> bool:
+    def _is_whole(self, folder: Path) -> bool:
         record = trials.record(folder)
-        return record is not None and record["data_digest"] == self.data_digests[trial.fold]
+        return record is not None and record["data_digest"] == self.data_digest

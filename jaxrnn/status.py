@@ -34,7 +34,6 @@ MOST_ROWS = {FAILED: 10, LOST: 10, STOPPED: 10, RUNNING: 40, WAITING: 10, DONE: 
 DEAD_SECONDS = 5 * progress.SIGN_OF_LIFE_SECONDS
 JUST_NOW_SECONDS = 10.0  # a job that began after the queue was read is not in it
 SILENT_STAGE_SECONDS = 3600.0
-TAIL_BYTES = 4096
 LONGEST_MESSAGE = 500
 # What SLURM writes of a job's end into the job's own log.
 CAUSE = re.compile(r"DUE TO [A-Z ]+|[Oo]ut[ -][Oo]f[ -][Mm]emory|oom.kill|CANCELLED", re.ASCII)
@@ -268,14 +267,14 @@ class _Look:
         if entry is not None and told is None:
             return RUNNING, "begins"
         if told is None:
-            error = _error(_tail(folder / "log.txt"))
+            error = _error(results.tail(folder / "log.txt"))
             return (FAILED, error) if error else (WAITING, "")
         if told.state != RUNNING:
             return told.state, told.message
         if self._lives(told, folder, entry):
             return RUNNING, told.phase
         where = f"SLURM job {told.slurm_job}" if told.slurm_job else f"process {told.process}"
-        last = self._cause(comment, told.slurm_job) or "".join(_tail(folder / "log.txt")[-1:])
+        last = self._cause(comment, told.slurm_job) or "".join(results.tail(folder / "log.txt")[-1:])
         return LOST, f"{where} on {told.host} ended without a word; last sign of it {_ago(told.written)}: {last}"
 
     def _lives(self, told: Progress, folder: Path, entry: QueuedJob | None) -> bool:
@@ -291,7 +290,7 @@ class _Look:
         """Returns what SLURM said of a job's end, where its log lies at Snakemake's own place."""
         rule, _, values = comment.partition("_wildcards_")
         logs = self.at.root.resolve().parent / ".snakemake" / "slurm_logs"
-        lines = _tail(logs / rule / values / f"{slurm_job}.log") if slurm_job else []
+        lines = results.tail(logs / rule / values / f"{slurm_job}.log") if slurm_job else []
         return next((line for line in reversed(lines) if CAUSE.search(line)), "")
 
     def _seconds_left(self, jobs: Sequence[JobStatus]) -> float | None:
@@ -402,7 +401,7 @@ def _stage(log: Path, inputs: list[Path], entry: QueuedJob | None, *, ready: boo
     # a log that is older than what the stage needs is of an earlier run
     if not ready or written is None or any(written < (_changed(path) or 0.0) for path in inputs):
         return WAITING, ""
-    if error := _error(_tail(log)):
+    if error := _error(results.tail(log)):
         return FAILED, _plain(error)
     if written < time.time() - SILENT_STAGE_SECONDS:
         return WAITING, f"began, and its log is silent since {_ago(written)}"
@@ -422,18 +421,6 @@ def _is_mine(path: Path) -> bool:
         return path.stat().st_uid == os.getuid()
     except OSError:
         return False
-
-
-def _tail(path: Path) -> list[str]:
-    """Returns the last lines of a log; nothing of it is read but its end."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL_BYTES))
-            lines = file.read().decode("utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    return [line for line in (lines if size <= TAIL_BYTES else lines[1:]) if line.strip()]
 
 
 def _error(lines: Sequence[str]) -> str:

@@ -95,7 +95,8 @@ def test_how_the_end_of_jobs_is_learnt_is_checked(asks: str, cluster: dict[str, 
     [("1-00:00:00", 1440), ("00:10:00", 10), ("00:00:30", 0.5), ("UNLIMITED", None), ("INFINITE", None), ("n/a", None)],
 )
 def test_times_of_slurm_are_minutes(time: str, minutes: float | None) -> None:
-    assert slurm.minutes_in(time) == minutes
+    seconds = slurm.seconds_in(time)
+    assert (None if seconds is None else seconds / 60) == minutes
 
 
 @pytest.mark.parametrize(
