@@ -1,0 +1,66 @@
+"""Calibration: how far probabilities can be taken at their word, and the one number that mends them.
+
+Probabilities are [object, class] (or [step, class]), labels [object] class indices.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize, stats
+
+from jaxrnn.metrics import CONFIDENCE, SMALLEST_PROBABILITY, log_loss
+
+BINS = 15
+# Of the search for a temperature, in its logarithm: 1/50 to 50. Validation data without a mistake has no best one.
+LOG_TEMPERATURES = (-np.log(50), np.log(50))
+
+
+class Bin(NamedTuple):
+    """The objects whose most probable class has a probability in [`left`, `right`): how many, their mean probability
+    (`confidence`), the share of right ones (`accuracy`) and its 95 % interval by Wilson's score."""
+
+    left: float
+    right: float
+    objects: int
+    confidence: float
+    accuracy: float
+    low: float
+    high: float
+
+
+def temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the temperature that makes the log loss of `scaled` least (Guo et al. 2017, arXiv 1706.04599, eq. 9);
+    within 1/50 and 50. Above one: the probabilities were too sure of themselves."""
+
+    def loss(logarithm: float) -> float:
+        return log_loss(scaled(probabilities, np.exp(logarithm)), labels)
+
+    found = optimize.minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded")
+    return float(np.exp(found.x))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def scaled(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Returns softmax(log p / temperature) float32. The most probable class stays the most probable one."""
+    logits = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST_PROBABILITY)) / temperature
+    raised = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return (raised / raised.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Returns Brier's score (1950), the mean over objects of the sum over classes of (p - truth)^2: 0 to 2."""
+    truth = np.eye(probabilities.shape[1])[labels]
+    return float(((probabilities.astype(np.float64) - truth) ** 2).sum(axis=1).mean())
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> list[Bin]:
+    """Returns the bins of equal width that have objects, as `metrics.calibration_error` cuts them."""
+    confidence, hits = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == labels
+    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    found = []
+    for number in np.unique(place):
+        here = place == number
+        interval = stats.binomtest(int(hits[here].sum()), int(here.sum())).proportion_ci(CONFIDENCE, method="wilson")
+        ends = float(interval.low), float(interval.high)
+        shares = float(confidence[here].mean()), float(hits[here].mean())
+        found.append(Bin(number / bins, (number + 1) / bins, int(here.sum()), *shares, *ends))
+    return found
