@@ -8,7 +8,7 @@
 `objects`: an epoch of the same network, batch 128, on 10^3 to 10^6 sequences of 40 steps, all in the device's memory.
 `device`: a large matmul and a large copy, and beside them one recurrent layer in three shapes.
 `start`: `jaxrnn train` on GOTO's sample data from the start of the process to the end of its first training step, with
-nothing compiled earlier and with JAX's compilation cache.
+nothing compiled earlier and with the programs that `jaxrnn plan` left under results/compiled.
 
 An epoch is its training steps; validation is not in it. Exponents are least squares in log-log, with standard errors.
 Results go to benchmarks/results/scaling.json and figures to benchmarks/figures.
@@ -16,6 +16,7 @@ Results go to benchmarks/results/scaling.json and figures to benchmarks/figures.
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -245,9 +246,10 @@ def start(extent: Extent) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         (place / "grid.yaml").write_text(yaml.safe_dump(experiment(goto_grid.DATA, 1)))
-        cold, cached = record.as_installed(), record.as_installed(JAX_COMPILATION_CACHE_DIR=str(place / "compiled"))
+        environment = record.as_installed()
+        results, aside = place / "results" / "compiled", place / "aside"
 
-        def run(*words: Any, environment: dict[str, str]) -> float:
+        def run(*words: Any) -> float:
             command = [str(word) for word in (sys.executable, *words)]
             began = time.perf_counter()
             done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
@@ -256,15 +258,22 @@ def start(extent: Extent) -> dict[str, Any]:
             return time.perf_counter() - began
 
         for command in ("ingest", "split", "plan"):
-            run("-m", "jaxrnn", command, "--config", "grid.yaml", environment=cold)
+            run("-m", "jaxrnn", command, "--config", "grid.yaml")
+        if not any(results.iterdir()):
+            sys.exit("`jaxrnn plan` left no compiled program")
         job = min((place / "results" / "goto" / "jobs").iterdir())
         step = ("-c", FIRST_STEP, "train", "--config", job / "config.yaml")
         times: dict[str, list[float]] = {"cold_seconds": [], "warm_seconds": []}
         for number in range(extent.runs + 1):
-            for name, environment in zip(times, (cold, cached), strict=True):
-                seconds = run(*step, environment=environment)
-                if number:  # the first fills the cache
-                    times[name].append(seconds)
+            shutil.move(results, aside)
+            cold = run(*step)
+            # a process that ends by os._exit leaves none
+            assert not results.exists(), "the cold start found compiled programs, or left some"
+            shutil.move(aside, results)
+            warm = run(*step)
+            if number:  # the first also meets cold files
+                times["cold_seconds"].append(cold)
+                times["warm_seconds"].append(warm)
         return {name: record.spread(each) for name, each in times.items()}
 
 

@@ -289,7 +289,8 @@ def plan(
     yes: Annotated[bool, typer.Option("--yes", help="So many trials are meant, however many they are.")] = False,
     measure: Annotated[bool, typer.Option(help="Train a moment of each program, to say what jobs will take.")] = True,
     cores: Annotated[
-        int | None, typer.Option("--cores", min=1, help="Of a job that trains on a CPU; this machine's where left out.")
+        int | None,
+        typer.Option("--cores", min=1, help="Of a job that trains on a CPU; left out, its share of this machine's."),
     ] = None,
 ) -> None:
     """Writes the grid's trials and each job's config.yaml."""
@@ -310,8 +311,10 @@ def plan(
     if not estimates.ready(made, at):
         say("what jobs will take can be measured once the survey is ingested and split: jaxrnn ingest, jaxrnn split")
         return
+    most = max(len(job.trials) for job in made.jobs)
+    cores = cores or estimates.cores_of_a_job(len(made.jobs), most, os.cpu_count() or 1)
     try:
-        rows = estimates.estimate(made, at, cores or os.cpu_count() or 1, say)
+        rows = estimates.estimate(made, at, cores, say)
     except JaxrnnError as error:
         # the plan is written all the same
         say(f"{error} (--no-measure leaves this out)")

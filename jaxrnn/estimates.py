@@ -29,6 +29,22 @@ A_PROGRAM = 3.0  # seconds of training
 SLOWER, SPARE_MINUTES = 3, 10
 MOST_MINUTES = 480  # of a longer job too, which is requeued
 LARGER, SPARE_MB = 1.5, 1000
+# What a job takes to start, compile and end, which more cores don't shorten, beside its training on one core. Jobs of
+# minutes have about as much; much longer ones don't mind.
+START = 0.1
+
+
+def cores_of_a_job(jobs: int, trials: int, cores: int) -> int:
+    """Returns how many of one machine's cores each of so many jobs of so many trials takes on a CPU, at most one a
+    trial, for all of them to end first.
+
+    Jobs side by side start while others train; but none of the last ones should leave cores without work.
+    """
+
+    def whole(each: int) -> float:
+        return math.ceil(jobs / (cores // each)) * (START + math.ceil(trials / each) / trials)
+
+    return min(range(1, min(cores, trials) + 1), key=whole)
 
 
 def ready(made: Plan, at: Results) -> bool:

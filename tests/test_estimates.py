@@ -1,10 +1,13 @@
 """What `jaxrnn plan` says that jobs will take, from a moment of them, and what it is compared with."""
 
+import heapq
 from pathlib import Path
 from typing import Any
 
 import pytest
 from experiments import prepared
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jaxrnn import config, estimates, jobs, plan
 from jaxrnn.errors import JaxrnnError
@@ -158,3 +161,26 @@ def test_what_was_used_is_read_from_every_rung(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("seconds", "shown"), [(9.6, "10 s"), (130, "2 min"), (7300, "2.0 h")])
 def test_durations_are_read_at_a_glance(seconds: float, shown: str) -> None:
     assert estimates.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("jobs", "trials", "cores", "each"),
+    [(1, 8, 2, 2), (1, 1, 2, 1), (4, 8, 2, 1), (5, 8, 2, 2), (40, 16, 2, 1), (2, 16, 16, 8), (3, 16, 16, 4)],
+)
+def test_jobs_stand_side_by_side_where_no_core_is_left_without_work(
+    jobs: int, trials: int, cores: int, each: int
+) -> None:
+    assert estimates.cores_of_a_job(jobs, trials, cores) == each
+
+
+@given(st.integers(1, 50), st.integers(1, 20), st.integers(1, 16))
+def test_no_other_number_of_cores_would_end_earlier(jobs: int, trials: int, cores: int) -> None:
+    def ends(each: int) -> float:
+        free = [0.0] * (cores // each)  # a scheduler that hands the next job to whatever is free first
+        for _ in range(jobs):
+            heapq.heapreplace(free, free[0] + estimates.START + -(-trials // each) / trials)
+        return max(free)
+
+    chosen = estimates.cores_of_a_job(jobs, trials, cores)
+    assert 1 <= chosen <= min(cores, trials)
+    assert ends(chosen) <= min(ends(each) for each in range(1, min(cores, trials) + 1)) + 1e-9

@@ -104,11 +104,14 @@ def trials_of(wildcards) -> str:
 
 
 def cores_of(wildcards) -> int:
-    """Returns how many cores a training job can use: on a CPU one for each of its trials. Of several processes each
-    has so many, and one is what their rows need."""
-    if experiment.training.processes > 1:
+    """Returns how many cores a training job takes: on a CPU one for each of its trials, or fewer where jobs stand side
+    by side. Of several processes each has so many, and one is what their rows need."""
+    if experiment.training.processes > 1 or experiment.training.device != "cpu":
         return 1
-    return len(jobs[wildcards.job].trials) if experiment.training.device == "cpu" else 1
+    trials = len(jobs[wildcards.job].trials)
+    cores = workflow.resource_settings.cores  # none on a cluster, where the profile sets them
+    # by the whole plan, not by what is left of it: a job that goes on does so on as many as before
+    return jaxrnn.estimates.cores_of_a_job(len(jobs), trials, cores) if cores else trials
 
 
 # Of a training job that was not measured.

@@ -11,7 +11,7 @@ onstart:
 
 
 # Checkpoints and finished trials are no outputs, and so survive every rerun: a job goes on where it was. Its log is of its
-# last start alone, for Snakemake begins it anew.
+# last start alone, for Snakemake begins it anew. XLA takes as many threads as NPROC says.
 rule train:
     input:
         manifest=manifest,
@@ -44,7 +44,7 @@ rule train:
     message:
         "Train the job {wildcards.job}"
     shell:
-        "{params.launcher} env JAX_NUM_CPU_DEVICES={threads} "
+        "{params.launcher} env JAX_NUM_CPU_DEVICES={threads} NPROC={threads} "
         "jaxrnn train --config {params.config:q} {params.rung}"
         " --attempt {resources.attempt} >> {log:q} 2>&1"
 
