@@ -377,6 +377,12 @@ def train(
     attempt: Annotated[
         int, typer.Option("--attempt", min=1, help="How often it was started, after errors; the report tells.")
     ] = 1,
+    requeue: Annotated[
+        bool,
+        typer.Option(
+            "--requeue", help="Requeue the SLURM job that it is in when that is nearly over, or at TERM or USR1."
+        ),
+    ] = False,
 ) -> None:
     """Trains a job's trials at once, on from its checkpoint."""
     from jaxrnn import plan as plan_module
@@ -396,7 +402,9 @@ def train(
     at, output = Results(results), output or config.parent
     folder = output if rung is None else output / f"rung-{rung}"
     telling = progress.told(folder) if place.rank == 0 else nullcontext(progress.nothing)
-    with telling as tell, place.as_one(), deadlines.going_on(place, say):
+    # a job script of the user's own is not ours to start again
+    ending = deadlines.going_on(place, say) if requeue else nullcontext()
+    with telling as tell, place.as_one(), ending:
         from jaxrnn import jobs
 
         jobs.train(job_file, at, output, say, rung=rung, retrain=retrain, attempt=attempt, ranks=place, tell=tell)

@@ -551,6 +551,7 @@ class _Pack:
         self._scheduled: tuple[Window, Schedule] | None = None
         self.compiled = False
         self.tell: Tell = progress.nothing  # until it runs
+        self.refused = False  # the last checkpoint
         self.places: list[_Place | None] = []
         self.program: training.Program
         self.hypers: Hyperparameters
@@ -691,12 +692,12 @@ class _Pack:
                 told = self.ranks.each(look)
                 (due, late, _), received = told[0], next((number for *_, number in told if number is not None), None)
                 if late or received is not None:
-                    self._save(self._unless_refused)  # else it goes on from the one before
+                    self._save(self._unless_refused)
                     by = "the end of its time" if received is None else signal.Signals(received).name
+                    kept = "the one before stays" if self.refused else "the checkpoint is written"
                     # every start of a job that is requeued comes further, by a segment at least
                     raise Interrupted(
-                        f"job {self.job_file.job.name}: stopped by {by}; the checkpoint is written, and the same "
-                        "command goes on from it",
+                        f"job {self.job_file.job.name}: stopped by {by}; {kept}, and the same command goes on from it",
                         requeue=late or received in REQUEUING,
                     )
                 if due:
@@ -707,9 +708,11 @@ class _Pack:
 
     def _unless_refused(self, write: Callable[[], None]) -> None:
         """Writes a checkpoint that another one follows: training is worth more than each of them."""
+        self.refused = False
         try:
             write()
         except Unwritable as error:
+            self.refused = True
             self.say(f"{error}; the checkpoint is tried again when the next one is due, and the one before stays")
 
     def some_steps(self) -> None:

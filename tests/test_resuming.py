@@ -49,9 +49,9 @@ class Job:
         path = self.root.parent / "log.txt"
         return path.read_text() if path.exists() else ""
 
-    def start(self, **environment: str) -> subprocess.Popen[bytes]:
+    def start(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
         """Starts the job, which writes into the log, behind what is there."""
-        command = [sys.executable, "-m", "jaxrnn", "train", "--config", str(self.output / "config.yaml")]
+        command = [sys.executable, "-m", "jaxrnn", "train", "--config", str(self.output / "config.yaml"), *options]
         with (self.root.parent / "log.txt").open("ab") as log:
             return subprocess.Popen(
                 [*command, "--results", str(self.root)], stderr=log, env=self.environment | environment
@@ -277,7 +277,7 @@ def test_a_job_saves_and_requeues_itself_before_it_is_stopped(
     undisturbed: Job, job: Job, cluster: Cluster, how: str
 ) -> None:
     cluster.answer(left="1-00:00:00" if how.startswith("SIG") else "0:01")
-    process = job.start(**cluster.environment)
+    process = job.start("--requeue", **cluster.environment)
     if how.startswith("SIG"):
         job.arrive(process, lambda: job.checkpoint() >= 2)
         process.send_signal(signal.Signals[how])
@@ -290,23 +290,24 @@ def test_a_job_saves_and_requeues_itself_before_it_is_stopped(
     process.terminate()
     assert process.wait() == -signal.SIGTERM
     cluster.answer(left="UNLIMITED")
-    assert job.start(**cluster.environment).wait() == 0, job.log
+    assert job.start("--requeue", **cluster.environment).wait() == 0, job.log
     assert job.log.count(BEGUN) == 1 and cluster.asked == ["requeue 7"]
     job.assert_gave(undisturbed.files())
 
 
 @pytest.mark.parametrize(
-    ("state", "refused", "message"),
+    ("options", "state", "refused", "message"),
     [
-        ("COMPLETING", 0, "SLURM job 7 is completing and is not requeued"),  # cancelled, or out of time
-        ("RUNNING", 1, "SLURM job 7 is not requeued (`scontrol requeue 7` failed: "),
+        (["--requeue"], "COMPLETING", 0, "SLURM job 7 is completing and is not requeued"),  # cancelled, or out of time
+        (["--requeue"], "RUNNING", 1, "SLURM job 7 is not requeued (`scontrol requeue 7` failed: "),
+        ([], "RUNNING", 0, "stopped by SIGTERM"),  # in a script of the user's own
     ],
 )
-def test_a_job_that_slurm_ends_or_does_not_requeue_ends_as_ever(
-    job: Job, cluster: Cluster, state: str, refused: int, message: str
+def test_a_job_that_slurm_ends_or_is_not_to_requeue_ends_as_ever(
+    job: Job, cluster: Cluster, options: list[str], state: str, refused: int, message: str
 ) -> None:
     cluster.answer(left="1-00:00:00", state=state, requeue=refused)
-    process = job.start(**cluster.environment)
+    process = job.start(*options, **cluster.environment)
     job.arrive(process, lambda: job.checkpoint() >= 2)
     process.terminate()
     assert process.wait() == 130, job.log

@@ -46,7 +46,7 @@ rule train:
     shell:
         "{params.launcher} env JAX_NUM_CPU_DEVICES={threads} NPROC={threads} "
         "jaxrnn train --config {params.config:q} {params.rung}"
-        " --attempt {resources.attempt} >> {log:q} 2>&1"
+        " --attempt {resources.attempt} --requeue >> {log:q} 2>&1"
 
 
 # With successive halving: each job once a rung, then the choice of what goes on. Which trials these are is known only
