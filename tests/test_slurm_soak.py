@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import slurm_cluster
 from slurm_cluster import NODES, Cluster
-from test_slurm_faults import CHANGES, end, newest, restarts, scontrol, start, training
+from test_slurm_faults import CHANGES, end, newest, restarts, scontrol, start, training, until
 from workflows import Workflow, wait_until
 
 pytestmark = [pytest.mark.soak, pytest.mark.mpi, pytest.mark.timeout(3600)]
@@ -130,8 +130,7 @@ def test_a_grid_goes_on_after_its_controller_was_killed_and_then_stopped(
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     process = start(workflow, *ONE_GPU_EACH)
-    wait_until(lambda: (workflow.results / "controller.json").exists(), process)
-    time.sleep(5)
+    until(process, "which an earlier controller submitted")
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate()
     assert "stopped while it waited" in output
