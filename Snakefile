@@ -2,6 +2,9 @@
 # Which experiment: snakemake --profile workflow/profiles/local --configfile config/demo.yaml
 
 
+report: "workflow/captions/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/ingest.smk"
 include: "workflow/rules/train.smk"

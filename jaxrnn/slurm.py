@@ -21,6 +21,12 @@ ACTIVE += ("STAGE_OUT", "STOPPED", "RESIZING", "SIGNALING")
 GPU = re.compile(r"gpu(?::([\w.\-]*[A-Za-z_][\w.\-]*))?(?::(\d+))?")
 # The comment comes last, because it may hold anything. %A is a number of its own for each task of an array.
 QUEUE_FORMAT = "\t".join(("%A", "%T", "%M", "%N", "%r", "%Z", "%j", "%k"))
+# What sbatch says where SLURM, or the way to it, is at fault and not the job.
+NO_ANSWER = re.compile(
+    r"unable to contact slurm|timed out on send|temporarily un|zero bytes were transmitted|connection (refused|failure|"
+    r"timed out)|munge",
+    re.IGNORECASE,
+)
 # What `sbatch --test-only` says that may be otherwise in an hour: nodes that are down, a limit on jobs in the queue.
 PASSING = ("node configuration is not available", "DOWN, DRAINED", "busy", "accounting/QOS policy", "Unable to contact")
 
@@ -286,7 +292,7 @@ def refusal(request: Request) -> str:
     try:
         call("sbatch", "--test-only", *request.options, "--wrap=true")
     except SlurmError as error:
-        if not error.said:
+        if not error.said or NO_ANSWER.search(error.said):
             raise
         return error.said.replace("allocation failure: ", "")
     return ""

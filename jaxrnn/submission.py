@@ -1,7 +1,6 @@
 """Submitting while SLURM doesn't answer: Snakemake takes a job that could not be submitted for one that failed."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -12,12 +11,6 @@ from pathlib import Path
 from jaxrnn import slurm
 from jaxrnn.errors import JaxrnnError
 
-# What sbatch says where SLURM, or the way to it, is at fault and not the job.
-NO_ANSWER = re.compile(
-    r"unable to contact slurm|timed out on send|temporarily un|zero bytes were transmitted|connection (refused|failure|"
-    r"timed out)|munge",
-    re.IGNORECASE,
-)
 PATIENCE_SECONDS = 600.0
 PAUSE_SECONDS = 10.0
 
@@ -39,7 +32,7 @@ def submit(arguments: Sequence[str], path: str) -> int:
     while True:
         done = subprocess.run([sbatch, *arguments], input=script, capture_output=True, text=True)
         last = time.monotonic() > end or "--test-only" in arguments
-        if not done.returncode or not NO_ANSWER.search(done.stderr) or last:
+        if not done.returncode or not slurm.NO_ANSWER.search(done.stderr) or last:
             break
         time.sleep(PAUSE_SECONDS)
         if os.getppid() != parent:

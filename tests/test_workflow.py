@@ -25,6 +25,17 @@ def test_the_whole_workflow_runs(finished: Workflow) -> None:
     assert "<html" in (finished.results / "report.html").read_text()
 
 
+def test_snakemakes_own_report_holds_page_tables_and_figures(finished: Workflow, tmp_path: Path) -> None:
+    page = tmp_path / "snakemake.html"
+    done = finished.run("--report", str(page))
+    assert done.returncode == 0, done.stdout
+    shown = page.read_text()
+    names = ["report.html", "best.json", *(name for name in TABLES if name != "splits.csv")]
+    names += [path.name for path in (finished.results / "figures").glob("*.svg")]
+    assert len(names) > 8 and [name for name in names if f'"{name}"' not in shown] == []
+    assert "Validation chose" in shown  # a caption
+
+
 @pytest.mark.parametrize(
     ("changes", "rerun"),
     [

@@ -13,14 +13,19 @@ rule aggregate:
         predictions=expand("results/{{experiment}}/jobs/{job}/predictions.h5", job=jobs),
         models=expand("results/{{experiment}}/jobs/{job}/models", job=jobs),
     output:
-        multiext(
-            "results/{experiment}/",
-            "best.json",
-            "training_results.csv",
-            "experiment_results.csv",
-            "grid_results.csv",
-            "history.csv",
-            *mistakes_tables(experiment.task.kind),
+        choice=report("results/{experiment}/best.json", caption="../captions/best.rst", category="{experiment}"),
+        tables=report(
+            multiext(
+                "results/{experiment}/",
+                "training_results.csv",
+                "experiment_results.csv",
+                "grid_results.csv",
+                "history.csv",
+                *mistakes_tables(experiment.task.kind),
+            ),
+            caption="../captions/tables.rst",
+            category="{experiment}",
+            subcategory="tables",
         ),
         best=directory("results/{experiment}/best"),
     log:
@@ -47,8 +52,14 @@ rule report:
     input:
         results=rules.aggregate.output,
     output:
-        page="results/{experiment}/report.html",
-        figures=directory("results/{experiment}/figures"),
+        page=report("results/{experiment}/report.html", caption="../captions/page.rst", category="{experiment}"),
+        figures=report(
+            directory("results/{experiment}/figures"),
+            patterns=["{figure}.svg"],
+            caption="../captions/figures.rst",
+            category="{experiment}",
+            subcategory="figures",
+        ),
     log:
         "results/{experiment}/logs/report.txt",
     benchmark:
