@@ -28,7 +28,7 @@ NO_ANSWER = re.compile(
     re.IGNORECASE,
 )
 # What `sbatch --test-only` says that may be otherwise in an hour: nodes that are down, a limit on jobs in the queue.
-PASSING = ("node configuration is not available", "DOWN, DRAINED", "busy", "accounting/QOS policy", "Unable to contact")
+PASSING = ("node configuration is not available", "DOWN, DRAINED", "busy", "accounting/QOS policy")
 
 
 class SlurmError(JaxrnnError):

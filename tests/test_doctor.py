@@ -631,3 +631,14 @@ def test_a_finding_is_a_line_and_its_remedy_another() -> None:
     lines = str(Finding("locks", WARNING, "what was found", "what to do")).splitlines()
     assert lines[0].split() == ["warning", "locks", "what", "was", "found"]
     assert lines[1].strip() == "-> what to do"
+
+
+def test_a_silent_slurm_refuses_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+
+    def silent(*_: str) -> str:
+        raise slurm.SlurmError(f"`sbatch` failed: {said}", said)
+
+    monkeypatch.setattr(slurm, "call", silent)
+    (told,) = doctor.refused(LONG)
+    assert (told.state, "was not asked" in told.found) == (WARNING, True)

@@ -155,7 +155,9 @@ def test_a_grid_goes_on_when_sbatch_failed_for_a_minute(
     cluster: Cluster, workflow: Workflow, quiet: Workflow, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("bin")
-    failing = f"if [ -e {folder}/fails ]; then echo 'sbatch: error: Batch job submission failed: {SILENT}' >&2; exit 1; fi"
+    failing = (
+        f"if [ -e {folder}/fails ]; then echo 'sbatch: error: Batch job submission failed: {SILENT}' >&2; exit 1; fi"
+    )
     (folder / "sbatch").write_text(f'#!/bin/sh\n{failing}\nexec {shutil.which("sbatch")} "$@"\n')
     (folder / "sbatch").chmod(0o755)
     (folder / "fails").touch()
