@@ -22,7 +22,7 @@ from workflows import Workflow, wait_until
 pytestmark = [pytest.mark.soak, pytest.mark.mpi, pytest.mark.timeout(3600)]
 GRID: dict[str, Any] = {"grid": {"model.cell": ["simple", "gru", "lstm"], "model.units": [4, 6], "loss.gamma": [0, 1]}}
 JOBS = 6
-SILENT = "Socket timed out on send/recv operation"  # as SLURM says it
+SILENT = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
 ONE_GPU_EACH = ("--set-resources", "train:gpu=1")
 
 
@@ -172,9 +172,15 @@ def test_a_grid_goes_on_when_sbatch_failed_for_a_minute(
 
 
 def test_jobs_longer_than_their_limit_finish_by_chained_requeues(
-    cluster: Cluster, workflow: Workflow, quiet: Workflow
+    cluster: Cluster, workflow: Workflow, finished: Workflow, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    workflow.configure(CHANGES | GRID | {"training.epochs": 3000})
+    changes = CHANGES | GRID | {"training.epochs": 1000}
+    workflow.configure(changes)
     end(start(workflow, "--set-resources", "train:gpu=1", "train:runtime=1"))
     assert len(training(workflow)) == JOBS
     assert restarts(workflow) > JOBS
+    undisturbed = finished.copied_to(tmp_path_factory.mktemp("undisturbed"))
+    undisturbed.configure(changes)
+    done = undisturbed.run()
+    assert done.returncode == 0, done.stdout
+    workflow.assert_same(undisturbed)
