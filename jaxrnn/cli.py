@@ -476,6 +476,17 @@ def report(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
     say(f"report in {report_module.write(at.experiment(experiment.experiment), dataset)}")
 
 
+@app.command(epilog=_examples("jaxrnn tensorboard --config config/goto.yaml; tensorboard --logdir results/goto"))
+def tensorboard(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
+    """Writes TensorBoard's events of a finished experiment."""
+    from jaxrnn import tensorboard as tensorboard_module
+    from jaxrnn.config import load
+    from jaxrnn.results import Results
+
+    folder = Results(results).experiment(load(config).experiment)
+    say(f"events in {tensorboard_module.write(folder, _progress('trials'))}: tensorboard --logdir {folder}")
+
+
 @app.command(
     epilog=_examples(
         "jaxrnn doctor --profile slurm/mysite",

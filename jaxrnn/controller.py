@@ -7,10 +7,11 @@ what else it left: Snakemake's lock, jobs in SLURM's queue, and outputs that Sna
 
 import atexit
 import re
+import signal
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from jaxrnn import lock, plan, slurm
@@ -88,6 +89,22 @@ def _clear_locks(locks: Path, folder: Path) -> bool:
     return bool(ours)
 
 
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Lets Ctrl-C end what the block does at once: Snakemake runs inside asyncio, which would hold it back until we are
+    done. Where it is ignored it stays so."""
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before):
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@_stoppable()
 def _wait(names: str, early: bool, say: Callable[[str], None]) -> None:
     """Waits until no job of the experiment, from this folder, is in SLURM's queue."""
     here, told, last = Path.cwd(), "", 0.0

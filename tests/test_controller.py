@@ -1,9 +1,12 @@
 """One controller at a time, and what a lost one left. On a real SLURM: test_slurm_faults.py."""
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,6 +138,29 @@ def test_jobs_of_this_experiment_and_folder_are_waited_for(
     said = began(made(), submits=True)
     assert len(said) == 2
     assert "waiting for 1 SLURM job of this experiment, which an earlier controller submitted: 1 pending" in said[0]
+
+
+def test_ctrl_c_ends_the_waiting_though_snakemake_runs_inside_asyncio(
+    began: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeue(monkeypatch, tmp_path / "bin", f"cat {tmp_path}/queue")
+    (tmp_path / "queue").write_text(line(7, "PENDING", f"tiny_{RUN}", "rule_train", tmp_path))
+    sleep = time.sleep
+
+    def interrupted_sleep(seconds: float) -> None:
+        if seconds < controller.LOOK_SECONDS:  # of another caller
+            sleep(seconds)
+            return
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        sleep(seconds)
+        raise AssertionError("it waited on")
+
+    async def snakemake() -> None:
+        began(made(), submits=True)
+
+    monkeypatch.setattr(time, "sleep", interrupted_sleep)
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(snakemake())
 
 
 def test_without_an_answer_from_slurm_nothing_is_submitted(

@@ -47,7 +47,8 @@ def test_every_job_is_submitted_and_the_tables_are_those_of_a_local_run(
 ) -> None:
     workflow = Workflow(tmp_path, finished.compiled)
     workflow.configure()
-    done = workflow.run(profile=TEST_CLUSTER)
+    # as many as a local run of two jobs on two cores gives to each
+    done = workflow.run("--set-threads", "train=1", profile=TEST_CLUSTER)
     assert done.returncode == 0, done.stdout
     jobs = _submitted(done.stdout)
     assert Counter(rule for rule, _ in jobs) == {**dict.fromkeys(SUBMITTED, 1), "train": 2}

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.mpi, pytest.mark.timeout(3600)]
 GRID: dict[str, Any] = {"grid": {"model.cell": ["simple", "gru", "lstm"], "model.units": [4, 6], "loss.gamma": [0, 1]}}
 JOBS = 6
 SILENT = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+AS_ON_THE_CLUSTER = ("--set-threads", "train=2")  # of a local run: bits depend on how many share a pack out
 ONE_GPU_EACH = ("--set-resources", "train:gpu=1")
 
 
@@ -39,7 +40,7 @@ def quiet(finished: Workflow, tmp_path_factory: pytest.TempPathFactory) -> Workf
     """The grid after a run that nothing disturbed, without a cluster; not to be changed."""
     workflow = finished.copied_to(tmp_path_factory.mktemp("quiet"))
     workflow.configure(CHANGES | GRID | {"training.checkpoint_minutes": 5, "training.segment_seconds": 10})
-    done = workflow.run()
+    done = workflow.run(*AS_ON_THE_CLUSTER)
     assert done.returncode == 0, done.stdout
     return workflow
 
@@ -181,6 +182,6 @@ def test_jobs_longer_than_their_limit_finish_by_chained_requeues(
     assert restarts(workflow) > JOBS
     undisturbed = finished.copied_to(tmp_path_factory.mktemp("undisturbed"))
     undisturbed.configure(changes)
-    done = undisturbed.run()
+    done = undisturbed.run(*AS_ON_THE_CLUSTER)
     assert done.returncode == 0, done.stdout
     workflow.assert_same(undisturbed)
