@@ -8,10 +8,11 @@ trial's run has the figures of its mistakes besides. Everything comes from the t
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tensorboardX import FileWriter
-from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] (made when imported)
 from tensorboardX.summary import histogram, hparams, scalar
 
 from jaxrnn import bundles, results
@@ -34,28 +35,30 @@ def write(folder: Path, progress: Callable[[int, int], None]) -> Path:
     scores = [name for name in best["validation"] if name in trials]
     epochs = dict(iter(history.groupby("trial")))
     with written_whole(folder / FOLDER) as temporary:
-        for number, row in trials.iterrows():
-            trial = str(row["trial"])
-            writer = FileWriter(str(temporary / trial))
+        rows = trials.to_dict("records")
+        for number, row in enumerate(rows, start=1):
+            writer = FileWriter(str(temporary / row["trial"]))
             try:
-                _write_curves(writer, epochs[trial])
-                values = {
-                    key: value if isinstance(value, int | float) else str(value) for key, value in row[keys].items()
-                }
-                for summary in hparams(values, {name: float(row[name]) for name in scores}):
-                    writer.add_summary(summary)
-                for name in scores:  # HParams shows the metrics that the run has as scalars
-                    writer.add_summary(scalar(name, float(row[name])), int(row["epochs"]))
-                for name, values in bundles.read_arrays(
-                    folder / "jobs" / row["job"] / "models" / f"{trial}.npz"
-                ).items():
-                    writer.add_summary(histogram(f"network/{name}", values, "auto"), int(row["best_epoch"]))
-                if trial == best["trial"]:
-                    _write_figures(writer, folder / "figures", int(row["best_epoch"]))
+                _write_trial(writer, row, keys, scores, folder)
+                _write_curves(writer, epochs[row["trial"]])
+                if row["trial"] == best["trial"]:
+                    _write_figures(writer, folder / "figures", row["best_epoch"])
             finally:
                 writer.close()
-            progress(int(str(number)) + 1, len(trials))
+            progress(number, len(rows))
     return folder / FOLDER
+
+
+def _write_trial(writer: FileWriter, row: dict[str, Any], keys: list[str], scores: list[str], folder: Path) -> None:
+    """Writes a trial's grid values with its scores, and its network's arrays."""
+    tried = {key: row[key] if isinstance(row[key], int | float) else str(row[key]) for key in keys}
+    for summary in hparams(tried, {name: float(row[name]) for name in scores}):
+        writer.add_summary(summary)
+    for name in scores:  # HParams shows those metrics that the run has as scalars
+        writer.add_summary(scalar(name, float(row[name])), row["epochs"])
+    arrays = bundles.read_arrays(folder / "jobs" / row["job"] / "models" / f"{row['trial']}.npz")
+    for name, array in arrays.items():
+        writer.add_summary(histogram(f"network/{name}", array, "auto"), row["best_epoch"])
 
 
 def _table(path: Path) -> pd.DataFrame:
