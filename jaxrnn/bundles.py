@@ -119,8 +119,8 @@ def load(folder: Path) -> Bundle:
 
 def survey(values: dict[str, Any]) -> Survey:
     """Returns the survey that `dataclasses.asdict` made plain, as JSON gives it back."""
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    columns = {name: tuple(Column(**entry) for entry in values[name]) for name in _COLUMNS}
+    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    columns: dict[str, Any] = {name: tuple(Column(**entry) for entry in values[name]) for name in _COLUMNS}
     return Survey(**plain | columns)
 
 

@@ -146,8 +146,9 @@ class Classifier:
                     f"{WHERE}: no column '{name}'{nearest(name, list(map(str, table)))}; expected "
                     f"{listed(list(self.columns), 20)}"
                 )
-        if table[ID].isna().any():
-            raise JaxrnnError(f"{WHERE}: row {int(table[ID].isna().to_numpy().argmax())} has no id; expected one a row")
+        unnamed = table[ID].isna().to_numpy(dtype=bool)
+        if unnamed.any():
+            raise JaxrnnError(f"{WHERE}: row {int(unnamed.argmax())} has no id; expected one a row")
         codes, ids = pd.factorize(table[ID].astype(str))
         order = np.argsort(codes, kind="stable")
         rows = np.arange(len(table))[order]

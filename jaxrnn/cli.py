@@ -503,6 +503,24 @@ def predict(
         )
 
 
+@app.command(epilog=_examples("jaxrnn export --model results/goto/best --output model.stablehlo"))
+def export(
+    model: ModelFolder,
+    output: Annotated[Path, typer.Option("--output", help="The program; what it takes stands in a .json beside it.")],
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="What sequences are padded to; any number where left out.")
+    ] = None,
+) -> None:
+    """Writes a model as a StableHLO program, to run elsewhere."""
+    from jaxrnn import bundles
+
+    bundle = bundles.load(model)
+    from jaxrnn import exports
+
+    about = exports.write(bundle, output, steps)
+    say(f"program in {output}; what it takes and gives in {about}")
+
+
 @app.command(epilog=_examples("jaxrnn report --config config/goto.yaml"))
 def report(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
     """Writes the experiment's report.html and its figures."""

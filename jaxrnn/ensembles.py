@@ -32,12 +32,12 @@ def together(members: Sequence[np.ndarray], temperatures: Sequence[float]) -> To
         calibration.scaled(probabilities, temperature)
         for probabilities, temperature in zip(members, temperatures, strict=True)
     ]
-    mean = np.mean(calibrated, axis=0, dtype=np.float64)
+    mean = np.asarray(np.mean(calibrated, axis=0, dtype=np.float64))
     total = entropy(mean)
     disagreement = np.maximum(total - np.mean([entropy(member) for member in calibrated], axis=0), 0)
     if len(calibrated) == 1:
         disagreement = np.zeros_like(disagreement)
-    return Together(mean.astype(np.float32), total.astype(np.float32), disagreement.astype(np.float32))
+    return Together(*(np.asarray(values, dtype=np.float32) for values in (mean, total, disagreement)))
 
 
 def entropy(probabilities: np.ndarray) -> np.ndarray:

@@ -70,7 +70,7 @@ def by_batches(bundle: Bundle, examples: Examples) -> list[np.ndarray]:
     """
     shape = examples.features.shape[1], examples.metadata.shape[1], bundle.outputs, bundle.task.kind
     made = blueprint.of(bundle.model, bundle.task.kind, *shape[:3])
-    evaluator, members = _evaluator(bundle.model, *shape), states(bundle)
+    evaluator, members = _evaluator(bundle.model, *shape), states(bundle)  # pyright: ignore[reportArgumentType]
     lengths = examples.lengths
     offsets = np.concatenate([[0], np.cumsum(made.places(lengths))]).astype(np.int64)
     found = [np.zeros((offsets[-1], max(bundle.outputs, 2)), dtype=np.float32) for _ in members]

@@ -52,7 +52,7 @@ class Stepper:
     def __init__(self, bundle: Bundle) -> None:
         shape = len(bundle.features), len(bundle.metadata), bundle.outputs, bundle.task.kind
         self._members = predict.states(bundle)
-        self._begin, self._step = _compiled(bundle.model, *shape)
+        self._begin, self._step = _compiled(bundle.model, *shape)  # pyright: ignore[reportArgumentType]
 
     def begin(self) -> list[State]:
         return [self._begin(*member) for member in self._members]

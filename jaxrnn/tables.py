@@ -105,7 +105,7 @@ _WRITERS: dict[str, Callable[[Path, dict[str, str]], AbstractContextManager[Writ
 }
 
 
-def _is_text(column: pd.Series) -> bool:
+def _is_text(column: Any) -> bool:
     return not pd.api.types.is_numeric_dtype(column)
 
 
