@@ -425,7 +425,7 @@ class Flatten(Layer):
     def __call__(self, values: Array, call: Call) -> Array:
         missing = self.settings.steps - values.shape[1]
         values = jnp.pad(values, ((0, 0), (0, max(missing, 0)), (0, 0)))[:, : self.settings.steps]
-        return values.reshape(len(values), -1)
+        return values.reshape(values.shape[0], -1)
 
 
 class Metadata(Layer):
