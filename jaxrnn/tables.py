@@ -17,6 +17,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from jaxrnn import __version__
+from jaxrnn.config import PREDICTION_ENDINGS
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import written_whole
 
@@ -27,8 +28,10 @@ Write = Callable[[pd.DataFrame], None]
 
 def check(path: Path) -> None:
     """Raises JaxrnnError where the ending of `path` names none of the formats."""
-    if path.suffix not in _WRITERS:
-        raise JaxrnnError(f"{path}: expected a name that ends in {', '.join(_WRITERS)}, which says how it is written")
+    if path.suffix not in PREDICTION_ENDINGS:
+        raise JaxrnnError(
+            f"{path}: expected a name that ends in {', '.join(PREDICTION_ENDINGS)}, which says how it is written"
+        )
 
 
 @contextmanager
@@ -98,11 +101,8 @@ def _place(number: int) -> str:
     return f"column_{number}"
 
 
-_WRITERS: dict[str, Callable[[Path, dict[str, str]], AbstractContextManager[Write]]] = {
-    ".parquet": _parquet,
-    ".csv": _csv,
-    ".h5": _hdf5,
-}
+_Writer = Callable[[Path, dict[str, str]], AbstractContextManager[Write]]
+_WRITERS: dict[str, _Writer] = dict(zip(PREDICTION_ENDINGS, (_parquet, _csv, _hdf5), strict=True))
 
 
 def _is_text(column: Any) -> bool:
