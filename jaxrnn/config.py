@@ -1306,7 +1306,7 @@ class Search(Section):
 
 
 class Predict(Section):
-    """A new survey, to be classified by the chosen model: `snakemake ... predict`. Changes nothing else."""
+    """A new survey, to be classified by the chosen model: `snakemake predict ...`. Changes nothing else."""
 
     path: Text = Field(
         description="The survey's folder or file. It is read as `data` says, but that labels, groups and splits are "

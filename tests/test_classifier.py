@@ -70,7 +70,7 @@ MODELS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", MODELS)
 def test_one_more_observation_gives_what_all_of_them_do(survey: Path, name: str) -> None:
     model = Classifier(bundle(survey, members=1 + (name == "simple"), **MODELS[name]))
-    rows = table().sort_values("time", kind="stable")
+    rows: Any = table().sort_values("time", kind="stable")
     own = rows[rows["id"] == rows["id"].value_counts().index[0]].head(7)
     prefixes = pd.concat([own.head(count).assign(id=str(count)) for count in range(1, len(own) + 1)])
     expected = model.predict(prefixes).groupby("id").tail(1).set_index("id")

@@ -191,7 +191,7 @@ def test_what_is_left_out_is_accounted_for(made: tuple[Path, Path], tmp_path: Pa
     table, stars = observations()
     model = bundle(made[0], kind="sequence", layers=[{"layer": "flatten", "steps": 9}, {"layer": "dense", "units": 3}])
     table.loc[table["star"] == "007", "flux_error"] = -1.0  # rejected with all of its rows
-    lengths = table.groupby("star").size()
+    lengths: Any = table.groupby("star").size()
     scratched = next(name for name, length in lengths.items() if 2 < length < 9 and name not in ("007", "star-3"))
     table.loc[table.index[table["star"] == scratched][0], "flux"] = np.nan
     stars.loc[stars["star"] == "star-3", "redshift"] = np.nan  # no metadata, no prediction
@@ -201,7 +201,7 @@ def test_what_is_left_out_is_accounted_for(made: tuple[Path, Path], tmp_path: Pa
     assert too_long and told.objects == 30 == told.predicted + told.rejected + told.cut
     assert told.rejected == len(too_long) + 2
     rejected = pd.read_csv(tmp_path / "p_rejected.csv", dtype=str, keep_default_na=False)
-    reasons = rejected.set_index("object")["reason"]
+    reasons: Any = rejected.set_index("object")["reason"]
     assert too_long == set(reasons.index[reasons.str.contains("network takes at most 9")])
     assert "flux not finite" in reasons.loc[scratched] and "redshift missing" in reasons.loc["star-3"]
     assert set(tables.read(tmp_path / "p.csv")["id"]) == set(stars["star"]) - too_long - {"007", "star-3"}
@@ -225,7 +225,7 @@ def test_where_all_is_rejected_the_table_is_empty_and_says_so(made: tuple[Path, 
         assert code == 0 and "0 of 30 objects are predicted, 30 rejected and 0 cut" in messages
         assert len(tables.read(output)) == 0 and "probability_other" in tables.read(output)
     rejected = pd.read_csv(tmp_path / "p_rejected.csv", dtype=str)
-    assert (rejected["reason"] == "every observation was rejected").sum() == 30
+    assert rejected["reason"].tolist().count("every observation was rejected") == 30
 
 
 def test_an_empty_survey_is_one_message(made: tuple[Path, Path], tmp_path: Path) -> None:
@@ -400,7 +400,7 @@ def test_any_text_comes_back_from_every_format(tmp_path: Path) -> None:
                 write(part)
         found = tables.read(tmp_path / f"t.{ending}")
         assert found["id"].tolist() == ids and list(found) == list(piece)
-        assert (found["probability_<b>/x"].astype(np.float32) == np.float32(1 / 3)).all()
+        assert set(found["probability_<b>/x"].to_numpy(np.float32)) == {np.float32(1 / 3)}
 
 
 def test_bytes_of_a_bundle_are_what_was_saved(made: tuple[Path, Path], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-# From the chosen model and a new survey to predictions: asked for by name, `snakemake ... predict`.
+# From the chosen model and a new survey to predictions: asked for by name, `snakemake predict ...`.
 
 
 rule predict:
