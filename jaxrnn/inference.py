@@ -240,8 +240,9 @@ def run(
             with tables.writing(output, {"bundle": bundle.digest}) as write:
                 for path in paths:
                     write(tables.read(path))
-            for folder in (dataset, parts):
-                shutil.rmtree(folder, ignore_errors=True)
+            for entry in work.iterdir():
+                if entry.name != lock.NAME:
+                    results.remove(entry)
             return told
 
         return ranks.first(finish)
