@@ -52,6 +52,7 @@ def render(folder: Path = FOLDER) -> str:
         _dag(found.get("dag")),
         _ingest(found.get("ingest")),
         _early(found.get("early")),
+        _predict(found.get("predict")),
         _convolution(found.get("convolution")),
         _runs(found),
     ]
@@ -341,6 +342,14 @@ def _early(found: dict[str, Any] | None) -> str:
         rows.append([moment.replace("_", " "), means[0], theirs[0], means[1], theirs[1]])
     head = ["observed until", "accuracy (%)", "SuperNNova's", "AUC", "SuperNNova's"]
     return section("Early classification", "Means over the seeds of ours.", table(head, rows))
+
+
+def _predict(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    rows = [[name, spread(values)] for name, values in found["objects_per_second"].items()]
+    said = f"{number(found['objects'])} objects of {found['mean_steps']} steps, {found['members']} networks"
+    return section("Prediction of a new survey", table([said, "objects a second"], rows))
 
 
 def _convolution(found: dict[str, Any] | None) -> str:

@@ -8,7 +8,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxrnn import bundles, early, metrics, plan, predictions, results, search, selection, splits, transcripts, trials
+from jaxrnn import (
+    bundles,
+    calibration,
+    cards,
+    early,
+    ensembles,
+    metrics,
+    plan,
+    predictions,
+    results,
+    search,
+    selection,
+    splits,
+    transcripts,
+    trials,
+)
+from jaxrnn.bundles import Bundle, Member
 from jaxrnn.config import ERROR_RATES, LOWER_IS_BETTER, Experiment, Task
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.plan import Job, Plan, Trial
@@ -71,7 +87,11 @@ def aggregate(experiment: Experiment, at: Results, *, partial: bool = False) -> 
         _write_early(made, validation, choice, predicted, classes, at)
     finished = trials.load(at.trial(experiment.experiment, trial.fingerprint))
     _write_attention(folder / "attention.csv", finished.attention)
-    best["software"] = _write_bundle(made, job, trial, finished, at)
+    best["software"] = {name: finished.record.get(name, "") for name in trials.SOFTWARE}
+    outcomes = dict(zip(validation["trial"], validation["outcome"], strict=True))
+    members = _members(made, trial, finished, outcomes, predicted["validation"], at)
+    best |= _ensemble(experiment, members, predicted, classes)
+    _write_bundle(made, job, trial, finished, members, best, at)
     results.write_json(folder / "best.json", best)
     return best
 
@@ -309,21 +329,88 @@ def _write_attention(path: Path, attention: dict[str, np.ndarray]) -> None:
     _write_csv(path, pd.concat(pieces, ignore_index=True))
 
 
-def _write_bundle(made: Plan, job: Job, trial: Trial, finished: FinishedTrial, at: Results) -> dict[str, str]:
-    """Writes the chosen trial's model bundle; returns what software and device trained it."""
+def _members(
+    made: Plan,
+    chosen: Trial,
+    finished: FinishedTrial,
+    outcomes: dict[str, str],
+    validation: dict[str, Predictions],
+    at: Results,
+) -> tuple[Member, ...]:
+    """Returns the chosen trial and the other seeds of its grid point and fold that did not diverge, each calibrated on
+    its own validation predictions."""
+    found = [Member(chosen.id, chosen.seed, _temperature(validation[chosen.id], chosen.id), finished.arrays)]
+    if made.experiment.task.kind == "label_sequence":
+        return tuple(found)
+    for job in made.jobs:
+        for trial in job.trials:
+            alike = made.points[trial.id] == made.points[chosen.id] and trial.fold == chosen.fold
+            if alike and trial.id != chosen.id and outcomes[trial.id] in (results.COMPLETED, results.EARLY_STOPPED):
+                temperature = _temperature(validation[trial.id], trial.id)
+                arrays = trials.load(at.trial(made.experiment.experiment, trial.fingerprint)).arrays
+                found.append(Member(trial.id, trial.seed, temperature, arrays))
+    return tuple(found)
+
+
+def _temperature(entry: Predictions, trial: str) -> float:
+    """Returns a trial's temperature, see `Member`."""
+    if entry.kind == "label_sequence":
+        return 1.0
+    return calibration.temperature(entry.scored(trial), entry.scored_labels)
+
+
+def _ensemble(
+    experiment: Experiment,
+    members: tuple[Member, ...],
+    predicted: dict[str, dict[str, Predictions]],
+    classes: tuple[str, ...],
+) -> dict[str, Any]:
+    """Returns the temperature of the chosen trial and, where it has others beside it, who they are and what they score
+    together: what `jaxrnn predict` gives."""
+    found: dict[str, Any] = {"temperature": members[0].temperature}
+    if len(members) == 1:
+        return found
+    scores = {}
+    for split in SCORED_SPLITS:
+        entry = predicted[split][members[0].trial]
+        own = [predicted[split][member.trial].scored(member.trial) for member in members]
+        together = ensembles.together(own, [member.temperature for member in members]).probabilities
+        owners = entry.owners if entry.kind == "step" else None
+        scores[split] = metrics.with_intervals(
+            together, entry.scored_labels, classes, experiment.seed, experiment.task, owners
+        )
+    return found | {"ensemble": {"trials": [member.trial for member in members], **scores}}
+
+
+def _write_bundle(
+    made: Plan,
+    job: Job,
+    trial: Trial,
+    finished: FinishedTrial,
+    members: tuple[Member, ...],
+    best: dict[str, Any],
+    at: Results,
+) -> None:
+    """Writes the chosen trial's model bundle."""
     settings = plan.JobFile.model_validate(plan.job_values(made, job))
-    manifest = results.read_json(at.dataset(made.dataset_key) / "manifest.json", "jaxrnn ingest")
+    dataset = at.dataset(made.dataset_key) / "manifest.json"
+    manifest = results.read_json(dataset, "jaxrnn ingest")
+    if "survey" not in manifest:
+        raise JaxrnnError(f"{dataset}: written before datasets said what their survey holds; run `jaxrnn ingest` again")
     statistics = _statistics(made, job, trial, at)
-    bundle = bundles.Bundle(
+    bundle = Bundle(
         model=settings.model,
         task=settings.task,
         outputs=settings.loss.outputs(len(statistics.classes), settings.task.kind),
         data=settings.data,
+        survey=bundles.survey(manifest["survey"]),
         features=manifest["features"],
         metadata=manifest["metadata"],
         statistics=statistics,
-        arrays=finished.arrays,
+        members=members,
         trial=finished.record,
     )
-    bundles.save(at.experiment(made.experiment.experiment) / "best", bundle)
-    return {name: finished.record.get(name, "") for name in trials.SOFTWARE}
+    folder = at.experiment(made.experiment.experiment)
+    counts = splits.read_counts(folder, trial.fold)
+    card = cards.card(made.experiment.experiment, bundle, best, counts, manifest["counts"], best["software"])
+    bundles.save(folder / "best", bundle, card)

@@ -69,7 +69,7 @@ class Attention(nnx.Module):
     ) -> Bool[Array, "batch target source"]:
         """Returns which of a source's steps the queries at these positions see."""
         step = jnp.arange(steps)
-        valid = jnp.broadcast_to((step < lengths[:, None])[:, None, :], (len(lengths), len(positions), steps))
+        valid = jnp.broadcast_to((step < lengths[:, None])[:, None, :], (lengths.shape[0], positions.shape[0], steps))
         return valid if self.look_ahead else valid & (step <= positions[:, None])
 
     def keys(self, source: Float[Array, "batch source feature"]) -> Float[Array, "batch source key"]:
@@ -176,7 +176,7 @@ class Decoder(nnx.Module):
         says how many labels count.
         """
         targets = source.shape[1] if self.positions is None else self.positions
-        given = jnp.full((len(source), targets), -1).at[:, 0].set(self.classes)
+        given = jnp.full((source.shape[0], targets), -1).at[:, 0].set(self.classes)
         _, logits, weights = self._feed_back(source, lengths, given)
         ends = lengths if self.positions is None else jnp.where(lengths > 0, targets, 0)
         return _masked(logits, weights, ends)
@@ -203,7 +203,7 @@ class Decoder(nnx.Module):
             logits, weights = (values[:, 0] for values in self._named(state[0][:, None, :], keys, source, visible))
             return (state, logits.argmax(axis=1).astype(fed.dtype)), (fed, logits, weights)
 
-        zeros = jnp.zeros((len(source), layer.units), projected.dtype)
+        zeros = jnp.zeros((source.shape[0], layer.units), projected.dtype)
         start = (zeros, zeros) if layer.cell == "lstm" else (zeros,)
         places = jnp.arange(given.shape[1])
         _, outcome = jax.lax.scan(position, (start, given[:, 0]), (given.T, projected, places))
@@ -227,7 +227,7 @@ class Decoder(nnx.Module):
         if self.positions is None:
             return source, source
         mean = source.sum(axis=1) / jnp.maximum(lengths, 1)[:, None]
-        return source, jnp.broadcast_to(mean[:, None, :], (len(source), targets, source.shape[2]))
+        return source, jnp.broadcast_to(mean[:, None, :], (source.shape[0], targets, source.shape[2]))
 
     def _named(self, states: Array, keys: Array, source: Array, visible: Array) -> tuple[Array, Array]:
         """Returns the logits and weights of the decoder's states."""

@@ -32,6 +32,7 @@ Exit codes: 0 done, 2 a mistake in input or configuration, 130 interrupted
 )
 ConfigFile = Annotated[Path, typer.Option("--config", help="The experiment file, such as config/demo.yaml.")]
 ResultsFolder = Annotated[Path, typer.Option("--results", help="Where results lie.")]
+ModelFolder = Annotated[Path, typer.Option("--model", help="The chosen model, results/<experiment>/best.")]
 RESULTS = Path("results")
 SLURM = Path("slurm")
 MACHINE_FAULTS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOTDIR)
@@ -461,6 +462,63 @@ def aggregate(
     told = ("macro_auc", "macro_f1", "accuracy", *ERROR_RATES)
     shown = ", ".join(shown_score(name) for name in told if name in best["test"])
     say(f"chosen by validation {best['metric']}: {best['trial']}; on test {shown}")
+
+
+@app.command(
+    epilog=_examples(
+        "jaxrnn predict --model results/goto/best --input next-week --output predictions.parquet",
+        "mpirun -n 4 jaxrnn predict --model results/goto/best --input next-week --output p.csv --ranks 4",
+    )
+)
+def predict(
+    model: ModelFolder,
+    survey: Annotated[Path, typer.Option("--input", help="The survey's folder or file, as `data.path` names one.")],
+    output: Annotated[
+        Path, typer.Option("--output", help="What to write; its ending says how: .parquet, .csv or .h5.")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="YAML with a `data` section: what differs from the training survey's."),
+    ] = None,
+    ranks: Annotated[
+        int | None, typer.Option("--ranks", min=1, help="MPI ranks that were asked for; others are refused.")
+    ] = None,
+) -> None:
+    """Classifies a survey with a finished experiment's model."""
+    from jaxrnn import bundles, inference, tables
+    from jaxrnn import ranks as mpi
+
+    tables.check(output)
+    place = mpi.join(ranks)
+    bundle = place.here(lambda: bundles.load(model))
+    settings = place.here(lambda: inference.data_for(bundle, survey, data))
+    told = inference.run(
+        bundle, settings, output, place, _progress("parts or shards read", place.rank), _progress("shards", place.rank)
+    )
+    if place.rank == 0:
+        say(
+            f"{told.predicted} of {told.objects} objects are predicted, {told.rejected} rejected and {told.cut} cut; "
+            f"predictions in {output}"
+            + (f", what was left out in {told.rejected_file}, with reasons" if told.rejected_file else "")
+        )
+
+
+@app.command(epilog=_examples("jaxrnn export --model results/goto/best --output model.stablehlo"))
+def export(
+    model: ModelFolder,
+    output: Annotated[Path, typer.Option("--output", help="The program; what it takes stands in a .json beside it.")],
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="What sequences are padded to; any number where left out.")
+    ] = None,
+) -> None:
+    """Writes a model as a StableHLO program, to run elsewhere."""
+    from jaxrnn import bundles
+
+    bundle = bundles.load(model)
+    from jaxrnn import exports
+
+    about = exports.write(bundle, output, steps)
+    say(f"program in {output}; what it takes and gives in {about}")
 
 
 @app.command(epilog=_examples("jaxrnn report --config config/goto.yaml"))

@@ -62,6 +62,7 @@ SIMULATIONS = {
     "waves": ("jaxrnn.waves:Waves", "dat"),
 }
 DEFAULT_SIMULATION = "light_curves"
+PREDICTION_ENDINGS = (".parquet", ".csv", ".h5")
 # Folders under results/ that belong to no experiment.
 RESERVED_NAMES = ("compiled", "datasets", "surveys")
 # A slip in a grid must not become a million jobs; a real grid of this size belongs in several experiments.
@@ -1304,6 +1305,27 @@ class Search(Section):
     )
 
 
+class Predict(Section):
+    """A new survey, to be classified by the chosen model: `snakemake predict ...`. Changes nothing else."""
+
+    path: Text = Field(
+        description="The survey's folder or file. It is read as `data` says, but that labels, groups and splits are "
+        "not asked for, `evaluation` is not read, and what is faulty is rejected."
+    )
+    output: Text | None = Field(
+        default=None,
+        description="The table of predictions; its ending says how it is written, `.parquet`, `.csv` or `.h5`. `null` "
+        "is `results/<experiment>/predictions.parquet`.",
+    )
+
+    @field_validator("output")
+    @classmethod
+    def _known_ending(cls, output: str | None) -> str | None:
+        if output is not None and Path(output).suffix not in PREDICTION_ENDINGS:
+            raise ValueError(f"expected a name that ends in {', '.join(PREDICTION_ENDINGS)}, found {_shown(output)}")
+        return output
+
+
 class Experiment(Section):
     """One experiment."""
 
@@ -1335,6 +1357,9 @@ class Experiment(Section):
         default=1,
         description="Each grid point is trained with so many seeds: `seed`, `seed` + 1, ... Take 3 to 5 to see which "
         "differences between points are more than chance.",
+    )
+    predict: Predict | None = Field(
+        default=None, description="A new survey that the chosen model is to classify; `null` for none."
     )
 
 

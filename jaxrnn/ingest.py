@@ -9,8 +9,8 @@ order in which they came.
 import csv
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,27 +55,43 @@ class _Work:
     partition: int = 0
 
 
-def ingest(data: Data, survey_folder: Path, folder: Path, ranks: Ranks, progress: Progress) -> dict[str, Any]:
+def ingest(
+    data: Data, survey_folder: Path, folder: Path, ranks: Ranks, progress: Progress, *, to_predict: bool = False
+) -> dict[str, Any]:
     """Writes the dataset's shards, `rejected.csv` and, last, `manifest.json` into `folder`; returns the manifest.
 
     Shards that are there already, of files that did not change, are kept. Raises JaxrnnError for faulty input (see
     `data.on_error`); nothing half-written stays.
+    to_predict: see `opened`; that no object is left is then an answer, too.
     """
-
-    def look() -> tuple[SequenceReader | RowReader, Survey]:
-        reader = readers.open_reader(data.reader, survey_folder, data.options)
-        with readers.blamed(data.reader, str(survey_folder)):
-            survey = reader.describe()
-        features.check(data, survey)
-        return reader, survey
-
-    reader, survey = ranks.here(look)
+    reader, survey = ranks.here(lambda: opened(data, survey_folder, to_predict=to_predict))
     with ranks.holding(lambda: lock.held(folder)):
-        return _ingest(data, survey, reader, folder, ranks, progress)
+        return _ingest(data, survey, reader, folder, ranks, progress, to_predict)
+
+
+def opened(data: Data, survey_folder: Path, *, to_predict: bool = False) -> tuple[SequenceReader | RowReader, Survey]:
+    """Returns the reader of a survey, and what that holds, which `data` fits; raises JaxrnnError where it doesn't.
+
+    to_predict: labels, groups and splits, which new objects have not yet, are not asked for.
+    """
+    options = data.options | readers.reader_class(data.reader).TO_PREDICT if to_predict else data.options
+    reader = readers.open_reader(data.reader, survey_folder, options)
+    with readers.blamed(data.reader, str(survey_folder)):
+        survey = reader.describe()
+    features.check(data, survey)
+    if to_predict:
+        survey = replace(survey, labelled=False, gives_step_labels=False, gives_groups=False, gives_splits=False)
+    return reader, survey
 
 
 def _ingest(
-    data: Data, survey: Survey, reader: SequenceReader | RowReader, folder: Path, ranks: Ranks, progress: Progress
+    data: Data,
+    survey: Survey,
+    reader: SequenceReader | RowReader,
+    folder: Path,
+    ranks: Ranks,
+    progress: Progress,
+    to_predict: bool,
 ) -> dict[str, Any]:
     def take_inventory() -> Inventory:
         with readers.blamed(data.reader, str(folder)):
@@ -90,7 +106,7 @@ def _ingest(
     own = range(ranks.rank, len(paths), ranks.size)
     summaries = ranks.each(lambda: {index: _summary(paths[index]) for index in own})
     ordered = [summaries[index % ranks.size][index] for index in range(len(paths))]
-    return ranks.first(lambda: _finish(data, survey, reader, folder, inventory.files, ordered))
+    return ranks.first(lambda: _finish(data, survey, reader, folder, inventory.files, ordered, to_predict))
 
 
 def verify(folder: Path, progress: Progress) -> list[str]:
@@ -274,7 +290,7 @@ class _Maker:
                 raw, parts = self._gathered(work.tables, work.partition)
             else:
                 raw, parts = self._read(work.parts)
-            shard = self._shard(raw, parts, elsewhere)
+            shard = shard_of(self.data, self.survey, self.reader, raw, parts, elsewhere)
         shards.write(work.path, shard, __version__, self.data.compression)
 
     def _gathered(self, tables: _Tables, partition: int) -> tuple[Sequences, list[_Account]]:
@@ -324,55 +340,64 @@ class _Maker:
                     f"{file}: changed while it was read; run the same command again when nothing writes to it any more"
                 )
 
-    def _shard(self, raw: Sequences, parts: list[_Account], elsewhere: frozenset[str]) -> Shard:
-        data, survey = self.data, self.survey
-        unreadable: list[Rejected] = [("", *fault[:1], WHOLE_OBJECT, *fault[1:]) for _, fault in parts if fault]
-        sound, rejected = faults.without(data, survey, raw, self.reader, elsewhere)
-        sound = faults.by_time(sound)
-        times_repeated, observations_repeated = faults.repeated(sound)
-        left, cut = cuts.apply(data, survey, sound)
-        left, emptied = cuts.without_emptied(left)
-        steps = features.make(data, survey, left)
-        cut += steps.cut
-        names = [column.name for column in survey.metadata]
-        chosen, measured = ([names.index(name) for name in wanted] for wanted in (data.metadata, data.evaluation))
-        counts = {
-            "objects_in": len(raw.ids),
-            "objects_out": len(left.ids),
-            "objects_rejected": len(raw.ids) - len(sound.ids),
-            "objects_cut": len(emptied),
-            "observations_in": len(raw.time),
-            "observations_out": len(left.time) - sum(steps.cut.values()),
-            "observations_rejected": len(raw.time) - len(sound.time),
-            "observations_cut": sum(cut.values()),
-            "steps_out": len(steps.time),
-            "parts_in": len(parts),
-            "parts_rejected": len(unreadable),
-            "bytes_in": sum(part.bytes for part, _ in parts),
-            "bytes_rejected": sum(part.bytes for part, fault in parts if fault),
-            "times_repeated": times_repeated,
-            "observations_repeated": observations_repeated,
-        }
-        return Shard(
-            ids=left.ids,
-            labels=left.labels,
-            offsets=steps.offsets,
-            time=steps.time,
-            features=steps.features,
-            metadata=left.metadata[:, chosen].astype(np.float32),
-            splits=left.splits if survey.gives_splits else None,
-            groups=left.groups if survey.gives_groups else None,
-            step_labels=steps.step_labels if survey.gives_step_labels else None,
-            feature_columns=features.describe(data, survey),
-            metadata_columns=tuple(survey.metadata[index] for index in chosen),
-            evaluation=left.metadata[:, measured],
-            evaluation_columns=tuple(survey.metadata[index] for index in measured),
-            time_unit=survey.time_unit,
-            rejected=(*unreadable, *rejected),
-            counts=counts,
-            cut=dict(cut),
-            cut_ids=emptied,
-        )
+
+def shard_of(
+    data: Data,
+    survey: Survey,
+    reader: Reader,
+    raw: Sequences,
+    parts: Sequence[_Account] = (),
+    elsewhere: frozenset[str] = frozenset(),
+) -> Shard:
+    """Returns what becomes of sequences as a reader gives them. parts: what they were read from; elsewhere: ids of
+    objects that stand in an earlier shard."""
+    unreadable: list[Rejected] = [("", *fault[:1], WHOLE_OBJECT, *fault[1:]) for _, fault in parts if fault]
+    sound, rejected = faults.without(data, survey, raw, reader, elsewhere)
+    sound = faults.by_time(sound)
+    times_repeated, observations_repeated = faults.repeated(sound)
+    left, cut = cuts.apply(data, survey, sound)
+    left, emptied = cuts.without_emptied(left)
+    steps = features.make(data, survey, left)
+    cut += steps.cut
+    names = [column.name for column in survey.metadata]
+    chosen, measured = ([names.index(name) for name in wanted] for wanted in (data.metadata, data.evaluation))
+    counts = {
+        "objects_in": len(raw.ids),
+        "objects_out": len(left.ids),
+        "objects_rejected": len(raw.ids) - len(sound.ids),
+        "objects_cut": len(emptied),
+        "observations_in": len(raw.time),
+        "observations_out": len(left.time) - sum(steps.cut.values()),
+        "observations_rejected": len(raw.time) - len(sound.time),
+        "observations_cut": sum(cut.values()),
+        "steps_out": len(steps.time),
+        "parts_in": len(parts),
+        "parts_rejected": len(unreadable),
+        "bytes_in": sum(part.bytes for part, _ in parts),
+        "bytes_rejected": sum(part.bytes for part, fault in parts if fault),
+        "times_repeated": times_repeated,
+        "observations_repeated": observations_repeated,
+    }
+    return Shard(
+        ids=left.ids,
+        labels=left.labels,
+        offsets=steps.offsets,
+        time=steps.time,
+        features=steps.features,
+        metadata=left.metadata[:, chosen].astype(np.float32),
+        splits=left.splits if survey.gives_splits else None,
+        groups=left.groups if survey.gives_groups else None,
+        step_labels=steps.step_labels if survey.gives_step_labels else None,
+        feature_columns=features.describe(data, survey),
+        metadata_columns=tuple(survey.metadata[index] for index in chosen),
+        evaluation=left.metadata[:, measured],
+        evaluation_columns=tuple(survey.metadata[index] for index in measured),
+        time_unit=survey.time_unit,
+        rejected=(*unreadable, *rejected),
+        counts=counts,
+        cut=dict(cut),
+        cut_ids=emptied,
+    )
 
 
 def _nothing(survey: Survey) -> Sequences:
@@ -498,6 +523,7 @@ def _finish(
     folder: Path,
     files: dict[str, list[int]],
     summaries: list[dict[str, Any]],
+    to_predict: bool,
 ) -> dict[str, Any]:
     names = ("counts", "labels", "lengths", "reasons", "cut")
     counts, labels, lengths, reasons, cut = (
@@ -511,7 +537,7 @@ def _finish(
             f"{where}: the survey's files hold no object{f' that can be read ({why})' if why else ' and no row'}; "
             "expected some: look at data.path and data.options"
         )
-    if not counts["objects_out"]:
+    if not counts["objects_out"] and not to_predict:
         raise JaxrnnError(
             f"{where}: no object is left of {counts['objects_in']} ({why}); mend the files, or loosen `data.cuts`"
         )
@@ -542,6 +568,7 @@ def _finish(
         "labels": dict(sorted(labels.items())),
         "length_histogram": _histogram(lengths),
         "time_unit": survey.time_unit,
+        "survey": asdict(survey),
         "features": [vars(column) for column in features.describe(data, survey)],
         "metadata": [_described(metadata[name]) for name in data.metadata],
         "evaluation": [_described(metadata[name]) for name in data.evaluation],
@@ -577,6 +604,8 @@ def _described(column: Column) -> dict[str, str]:
 
 def _histogram(lengths: Counter[int]) -> dict[str, list[int]]:
     """Returns counts of sequences by steps, in at most 30 bins of equal whole width; edges: their first steps."""
+    if not lengths:
+        return {"edges": [], "counts": []}
     least, most = min(lengths), max(lengths)
     width = -(-(most - least + 1) // 30)
     edges = np.arange(least, most + width + 1, width)

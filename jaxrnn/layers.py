@@ -384,7 +384,7 @@ class Pool(Layer):
         if self.settings.kind == "max":
             largest = jnp.where(valid, values, -jnp.inf).max(axis=1)
             return jnp.where(lengths[:, None] > 0, largest, 0)
-        scores = jnp.where(valid, self._scores(values), LEAST)
+        scores = jnp.where(valid, self.scores(values), LEAST)
         weights = jnp.where(valid, jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=1, keepdims=True))), 0)
         return (weights * values).sum(axis=1) / jnp.where(lengths > 0, weights.sum(axis=(1, 2)), 1)[:, None]
 
@@ -398,17 +398,17 @@ class Pool(Layer):
             sums = jax.lax.associative_scan(jnp.add, values, axis=1)
             return sums / jnp.arange(1, values.shape[1] + 1)[None, :, None]
         # each prefix's weights are relative to the largest score up to there, which later steps can't change
-        scores = self._scores(values)
+        scores = self.scores(values)
         largest = jax.lax.stop_gradient(scores)
         weights = jnp.exp(scores - largest)
-        _, weights, sums = jax.lax.associative_scan(_together, (largest, weights, weights * values), axis=1)
+        _, weights, sums = jax.lax.associative_scan(together, (largest, weights, weights * values), axis=1)
         return sums / weights
 
-    def _scores(self, values: Array) -> Float[Array, "batch step 1"]:
+    def scores(self, values: Array) -> Float[Array, "batch step 1"]:
         return (jnp.tanh(values @ self.kernel[...] + self.bias[...]) @ self.query[...])[..., None]
 
 
-def _together(first: tuple[Array, Array, Array], second: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+def together(first: tuple[Array, Array, Array], second: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
     """Returns largest score, summed weights and weighted sum of two stretches together, the weights relative to that
     score."""
     largest = jnp.maximum(first[0], second[0])
@@ -425,7 +425,7 @@ class Flatten(Layer):
     def __call__(self, values: Array, call: Call) -> Array:
         missing = self.settings.steps - values.shape[1]
         values = jnp.pad(values, ((0, 0), (0, max(missing, 0)), (0, 0)))[:, : self.settings.steps]
-        return values.reshape(len(values), -1)
+        return values.reshape(values.shape[0], -1)
 
 
 class Metadata(Layer):

@@ -14,7 +14,9 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,13 +42,27 @@ SAVED = {"simple": 0, "gru": 4, "lstm": 5}
 INNERMOST = {0: (), 1: (0,), 2: (1, 0), 3: (1, 2, 0)}
 
 
+_LEFT_OUT = ContextVar("left_out", default=False)
+
+
 class _Absent(Exception):
     """Why there is no kernel."""
 
 
 def usable(values: Array) -> bool:
     """Returns whether layers of these values run in the kernel: on a CPU, in float32, where it could be compiled."""
-    return values.dtype == jnp.float32 and values.size > 0 and _at_hand()
+    # asked last: a program that goes elsewhere has no number of rows yet
+    return values.dtype == jnp.float32 and not _LEFT_OUT.get() and _at_hand() and values.size > 0
+
+
+@contextmanager
+def left_out() -> Iterator[None]:
+    """Within it layers are what XLA compiles, for programs that run where the kernel is not."""
+    token = _LEFT_OUT.set(True)
+    try:
+        yield
+    finally:
+        _LEFT_OUT.reset(token)
 
 
 def _at_hand() -> bool:

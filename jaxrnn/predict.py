@@ -1,6 +1,6 @@
 """Prediction: a trained network's class probabilities, and what its decoder attends to."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from jaxrnn import batches, blueprint, training
-from jaxrnn.batches import Part, Window, Windows
+from jaxrnn.batches import Bucket, Examples, Part, Window, Windows
 from jaxrnn.blueprint import Blueprint
 from jaxrnn.bundles import Bundle
 from jaxrnn.config import Model, Output
@@ -17,6 +17,8 @@ from jaxrnn.errors import JaxrnnError
 
 # Of a part that is kept whole, where nothing else stands on the device.
 MOST_BYTES = 2.048e9
+# Of a batch of `by_batches`: rows, and steps of all rows together with their padding.
+MOST_ROWS, MOST_STEPS, LEAST_STEPS = 512, 1 << 18, 8
 # Sequences whose attention is kept, and their longest length: the weights of one are its steps squared.
 ATTENDED, MOST_ATTENDED_STEPS = 3, 256
 
@@ -58,6 +60,64 @@ def probabilities(
                 logits = evaluator(parameters, statistics, window.buckets)
                 result[places[present]] = np.asarray(jax.nn.softmax(logits))[present]
     return found
+
+
+def by_batches(bundle: Bundle, examples: Examples) -> list[np.ndarray]:
+    """Returns the probabilities [place, class] float32 of each of the bundle's networks, as `probabilities` does.
+
+    Batches have a power of two of steps and of rows, so that few programs do for any number of shards; what a batch
+    holds follows from the examples alone.
+    """
+    shape = examples.features.shape[1], examples.metadata.shape[1], bundle.outputs, bundle.task.kind
+    made = blueprint.of(bundle.model, bundle.task.kind, *shape[:3])
+    evaluator, members = _evaluator(bundle.model, *shape), states(bundle)  # pyright: ignore[reportArgumentType]
+    lengths = examples.lengths
+    offsets = np.concatenate([[0], np.cumsum(made.places(lengths))]).astype(np.int64)
+    found = [np.zeros((offsets[-1], max(bundle.outputs, 2)), dtype=np.float32) for _ in members]
+    for rows, steps in _batches(lengths):
+        bucket = _batch(examples, rows, steps)
+        if made.gives.has_steps:
+            valid = np.arange(made.gives.steps(steps)) < made.places(bucket.lengths)[:, None]
+            places = np.where(valid, offsets[rows][:, None] + np.arange(valid.shape[1]), -1).ravel()
+        else:
+            places = rows
+        present = places >= 0
+        for result, state in zip(found, members, strict=True):
+            result[places[present]] = np.asarray(jax.nn.softmax(evaluator(*state, (bucket,))))[present]
+    return found
+
+
+def states(bundle: Bundle) -> list[tuple[Any, Any]]:
+    """Returns the parameters and statistics of each of the bundle's networks."""
+    shape = len(bundle.features), len(bundle.metadata), bundle.outputs, bundle.task.kind
+    return [_states(bundle.model, *shape, member.arrays) for member in bundle.members]
+
+
+def _batches(lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields the rows of each batch, -1 for filling, and its steps."""
+    order = np.argsort(lengths, kind="stable")
+    widths = np.array([_power_of_two(max(LEAST_STEPS, int(length))) for length in lengths[order]], dtype=np.int64)
+    for steps in np.unique(widths).tolist():
+        own = order[widths == steps]
+        size = min(_power_of_two(len(own)), MOST_ROWS, max(1, MOST_STEPS // steps))
+        for start in range(0, len(own), size):
+            rows = own[start : start + size]
+            yield np.pad(rows, (0, size - len(rows)), constant_values=-1), steps
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << (least - 1).bit_length()
+
+
+def _batch(examples: Examples, rows: np.ndarray, steps: int) -> Bucket:
+    count, whole = int((rows >= 0).sum()), len(rows)
+    features = np.zeros((whole, steps, examples.features.shape[1]), dtype=np.float32)
+    metadata = np.zeros((whole, examples.metadata.shape[1]), dtype=np.float32)
+    lengths = np.zeros(whole, dtype=np.int32)
+    lengths[:count], metadata[:count] = examples.lengths[rows[:count]], examples.metadata[rows[:count]]
+    for place, row in enumerate(rows[:count]):
+        features[place, : lengths[place]] = examples.features[examples.offsets[row] : examples.offsets[row + 1]]
+    return Bucket(features, lengths, metadata, np.zeros(whole, np.int32), np.zeros(whole, np.uint32))
 
 
 def attention(

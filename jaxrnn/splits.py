@@ -214,6 +214,11 @@ def read_statistics(folder: Path, fold: int | None = None, sequences: int | None
     return found[0]
 
 
+def read_counts(folder: Path, fold: int | None = None) -> dict[str, dict[str, int]]:
+    """Returns how many objects (steps, or labels) of each class each of `SPLITS` has, by class; of a fold, its own."""
+    return results.read_json(folder / "statistics.json", "jaxrnn split")["counts"][fold or 0]
+
+
 def read_splits(folder: Path) -> pd.DataFrame:
     """Returns `splits.csv`, all as text: id, label, class, split and, with folds, fold ("" outside the pool), or the
     split in each of the random folds."""

@@ -45,13 +45,7 @@ class Transcripts:
             return cls(truth, [()] * len(truth), nothing, nothing)
         pieces = [probabilities[start:stop] for start, stop in itertools.pairwise(offsets)]
         surprise = decoding.named_surprise if predicted.by_decoder else decoding.surprise
-        if predicted.by_decoder:
-            decoded = [decoding.named(piece, end=last) for piece in pieces]
-        elif beam_width is None:
-            decoded = [decoding.greedy(piece, blank=last) for piece in pieces]
-        else:
-            found = (decoding.prefix_beam(piece, blank=last, width=beam_width) for piece in pieces)
-            decoded = [beam[0][0] for beam in found]
+        decoded = decode(pieces, predicted.by_decoder, beam_width)
         pairs = zip(pieces, truth, strict=True)
         log_losses = np.array([surprise(piece, labels, last) for piece, labels in pairs])
         edits = [len(decoding.edit_operations(*pair)) for pair in zip(truth, decoded, strict=True)]
@@ -99,3 +93,13 @@ class Transcripts:
 
         columns = (ids, map(text, self.truth), map(text, self.decoded), self.edits, self.log_losses)
         return pd.DataFrame(dict(zip(DECODED_COLUMNS, map(list, columns), strict=True)))
+
+
+def decode(pieces: Sequence[np.ndarray], by_decoder: bool, beam_width: int | None) -> list[Labels]:
+    """Returns the labels of sequences with these probabilities, [place, label] each, whose last label is CTC's blank or
+    the end that a decoder names; see `Transcripts.of`."""
+    if by_decoder:
+        return [decoding.named(piece, end=piece.shape[1] - 1) for piece in pieces]
+    if beam_width is None:
+        return [decoding.greedy(piece, blank=piece.shape[1] - 1) for piece in pieces]
+    return [decoding.prefix_beam(piece, blank=piece.shape[1] - 1, width=beam_width)[0][0] for piece in pieces]

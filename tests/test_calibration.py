@@ -30,10 +30,9 @@ def test_the_temperature_undoes_a_known_sharpening(sharpened: float) -> None:
     assert metrics.calibration_error(mended, labels) < 0.02
 
 
-def test_predictions_without_a_mistake_have_a_finite_temperature() -> None:
+def test_predictions_without_a_mistake_are_left_as_they_are() -> None:
     labels = np.array([0, 1, 0, 1])
-    found = calibration.temperature(0.8 * np.eye(2)[labels] + 0.1, labels)
-    assert 1 / 50 <= found <= 50
+    assert calibration.temperature(0.8 * np.eye(2)[labels] + 0.1, labels) == 1
 
 
 @given(st.integers(0, 1000), st.floats(0.1, 10))

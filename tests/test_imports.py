@@ -47,14 +47,14 @@ def users_of(library: str) -> set[str]:
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("h5py", {"jaxrnn.shards", "jaxrnn.predictions", "jaxrnn.readers.hdf5", "jaxrnn.clips"}),
+        ("h5py", {"jaxrnn.shards", "jaxrnn.predictions", "jaxrnn.tables", "jaxrnn.readers.hdf5", "jaxrnn.clips"}),
         ("mpi4py", {"jaxrnn.ranks"}),
         ("orbax", set()),
         ("altair", {"jaxrnn.report.figures"}),
         ("vl_convert", {"jaxrnn.report.figures"}),
         ("typer", {"jaxrnn.cli"}),
         ("snakemake", set()),
-        ("pyarrow", {"jaxrnn.simulate", "jaxrnn.readers.simulated", "jaxrnn.readers.rows"}),
+        ("pyarrow", {"jaxrnn.simulate", "jaxrnn.readers.simulated", "jaxrnn.readers.rows", "jaxrnn.tables"}),
         ("astropy", {"jaxrnn.readers.snana_fits"}),
     ],
 )
@@ -107,7 +107,7 @@ def test_modules_import_each_other_without_circles() -> None:
 
 
 WITHOUT_JAX = ("cli", "config", "blueprint", "plan", "ingest", "splits", "aggregate", "report", "view", "describe")
-WITHOUT_JAX += ("decoding", "doctor", "slurm", "status")
+WITHOUT_JAX += ("decoding", "doctor", "slurm", "status", "inference")
 
 
 @pytest.mark.parametrize("module", WITHOUT_JAX)

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from jaxrnn.config import Experiment, Selection, Task
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.metrics import mean_with_interval, score_names, scores
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
+from jaxrnn.readers import Column, Survey
 from jaxrnn.results import COMPLETED, DIVERGED, EARLY_STOPPED, Results
 from jaxrnn.selection import Choice, choose
+from jaxrnn.shards import COUNTS
 
 KEYS = ["model.cell", "model.bidirectional", "training.gradient_clip", "training.patience"]
 VALUES: list[list[Any]] = [["gru", "lstm"], [False, True], [None, 0.5, 1.0], [3, None]]
@@ -216,7 +218,14 @@ def invented(folder: Path, folds: int | None) -> tuple[Experiment, Results]:
     dataset = write_dataset(at.dataset(made.dataset_key), [shard(sequences, ["a", "b"] * 30)])
     manifest = results.read_json(dataset / "manifest.json", "")
     results.write_json(
-        dataset / "manifest.json", {**manifest, "features": [{"name": "x0", "unit": ""}], "metadata": []}
+        dataset / "manifest.json",
+        {
+            **manifest,
+            "features": [{"name": "x0", "unit": ""}],
+            "metadata": [],
+            "survey": asdict(Survey((Column("x0"),))),
+            "counts": dict.fromkeys(COUNTS, 60),
+        },
     )
     splits.split(experiment, dataset, at.experiment("tiny"))
     listed = splits.read_splits(at.experiment("tiny"))

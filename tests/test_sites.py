@@ -129,7 +129,7 @@ def test_every_job_finds_a_partition_and_a_gpu_job_one_with_gpus(profile: Path) 
 
     assert limits[chosen("train", gpu=1)].max_gpu > 0
     without = any(limit.max_gpu == 0 for limit in limits.values())
-    for rule in ("train", "ingest", "aggregate"):
+    for rule in ("train", "ingest", "aggregate", "predict"):
         assert (limits[chosen(rule, gpu=0)].max_gpu == 0) == without
 
 
@@ -141,9 +141,10 @@ def test_a_job_asks_for_memory_time_and_its_gpu(profile: Path) -> None:
     assert int(words[words.index("--mem") + 1]) > 0
     assert int(words[words.index("-t") + 1]) > 0
     assert "--gpus=1" in words
-    ranks = Job(profile, "ingest", **{"tasks": 1, "mpi": "", **asked_by_the_rules()})
-    assert f"--ntasks={ranks.resources.tasks}" in ranks.submitted()
-    assert bool(ranks.resources.mpi) == (ranks.resources.tasks > 1)
+    for rule in ("ingest", "predict"):
+        ranks = Job(profile, rule, **{"tasks": 1, "mpi": "", **asked_by_the_rules()})
+        assert f"--ntasks={ranks.resources.tasks}" in ranks.submitted()
+        assert bool(ranks.resources.mpi) == (ranks.resources.tasks > 1)
 
 
 @pytest.mark.parametrize("scratch", [True, False])

@@ -232,3 +232,19 @@ def _forget_training(workflow: Workflow) -> None:
             shutil.rmtree(path)
         elif path.name not in ("splits.csv", "statistics.json"):
             path.unlink()
+
+
+def test_a_new_survey_is_classified_by_name_and_nothing_else_is_done(finished: Workflow, tmp_path: Path) -> None:
+    workflow = finished.copied_to(tmp_path)
+    refused = workflow.run("--dry-run", "predict")
+    assert refused.returncode and "has no section `predict`" in refused.stdout and "Traceback" not in refused.stdout
+    (survey,) = (workflow.folder / "results" / "surveys").iterdir()
+    workflow.configure({"predict": {"path": str(survey), "output": "next/week.csv"}})
+    assert workflow.planned() == [], "the section reruns nothing"
+    done = workflow.run("--printshellcmds", "predict")
+    assert done.returncode == 0, done.stdout
+    found = pd.read_csv(workflow.folder / "next" / "week.csv", dtype={"id": str})
+    assert len(found) == 88 and found["id"].is_unique
+    log = (workflow.results / "logs" / "predict.txt").read_text()
+    assert "88 of 88 objects are predicted" in log
+    assert "jaxrnn predict" in done.stdout and "--ranks 2" in done.stdout and "jaxrnn train" not in done.stdout

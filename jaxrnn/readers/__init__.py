@@ -161,6 +161,8 @@ class Reader(ABC):
 
     Options: ClassVar[type[BaseModel]] = Options
     EXAMPLE: ClassVar[str]
+    # Options with which nothing is read that new objects have not yet: labels, groups and splits.
+    TO_PREDICT: ClassVar[dict[str, Any]] = {}
 
     @abstractmethod
     def __init__(self, path: Path, options: Any) -> None: ...

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
@@ -129,6 +129,7 @@ class CsvFolderReader(SequenceReader):
     """
 
     Options = CsvFolderOptions
+    TO_PREDICT: ClassVar[dict[str, Any]] = {"labels": "none", "step_labels": None, "splits": None, "group_column": None}
     EXAMPLE = """data:
   reader: csv_folder
   path: variables # variables/rrlyrae/star_17.csv: hjd,mag,mag_err

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
@@ -129,6 +129,7 @@ class Hdf5Reader(SequenceReader):
     """
 
     Options = Hdf5Options
+    TO_PREDICT: ClassVar[dict[str, Any]] = {"labels": None, "step_labels": None, "groups": None, "splits": None}
     EXAMPLE = """data:
   reader: hdf5
   path: fmri/subjects.h5 # bold [run, scan, region], task [run, scan], subject [run], condition [run]

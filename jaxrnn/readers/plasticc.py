@@ -6,6 +6,7 @@ told. The files that were published after the challenge say `detected_bool`, `dd
 """
 
 from pathlib import Path
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -64,6 +65,8 @@ data:
   features: [time_difference, passband, flux, flux_error]
   metadata: [hostgal_photoz]
 """
+
+    TO_PREDICT: ClassVar[dict[str, Any]] = {"label": None}
 
     class Options(readers.Options):
         metadata: str | None = Field(

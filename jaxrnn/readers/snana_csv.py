@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any, ClassVar
 
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.readers import Column, Observations, Part, Survey, snana
@@ -27,6 +28,7 @@ data:
 """
 
     Options = snana.Options
+    TO_PREDICT: ClassVar[dict[str, Any]] = {"label": None}
 
     def __init__(self, path: Path, options: snana.Options) -> None:
         heads, phots = zip(*snana.pairs(path, (".csv", ".csv.gz")), strict=True)

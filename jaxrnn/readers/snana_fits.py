@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, ClassVar, cast
 
 import numpy as np
 
@@ -41,6 +41,7 @@ data:
 """
 
     Options = snana.Options
+    TO_PREDICT: ClassVar[dict[str, Any]] = {"label": None}
 
     def __init__(self, path: Path, options: snana.Options) -> None:
         self._pairs = snana.pairs(path, ENDINGS)

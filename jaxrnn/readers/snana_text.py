@@ -6,6 +6,7 @@ import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -44,6 +45,7 @@ data:
 """
 
     Options = snana.Options
+    TO_PREDICT: ClassVar[dict[str, Any]] = {"label": None}
 
     def __init__(self, path: Path, options: snana.Options) -> None:
         self._files = files_below(path, ENDINGS)

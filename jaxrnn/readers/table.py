@@ -2,7 +2,7 @@
 
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -68,6 +68,8 @@ data:
     metadata: {file: stars.csv, columns: {parallax: mas}}
   features: [time_difference, passband, flux, flux_error]
 """
+
+    TO_PREDICT: ClassVar[dict[str, Any]] = {"label": None, "group": None, "split": None, "step_label": None}
 
     class Options(readers.Options):
         object: Name = Field(

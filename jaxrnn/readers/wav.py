@@ -4,7 +4,7 @@ import re
 import warnings
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
@@ -107,6 +107,7 @@ class WavReader(SequenceReader):
     """
 
     Options = WavOptions
+    TO_PREDICT: ClassVar[dict[str, Any]] = {"labels": "none", "table": None}
     EXAMPLE = r"""data:
   reader: wav
   path: free-spoken-digit-dataset/recordings

@@ -60,9 +60,21 @@ def survey_files(plan: jaxrnn.plan.Plan) -> list[str]:
     return [str(file) for file in open_reader(data.reader, Path(data.path), data.options).files()]
 
 
+def new_survey_files(wildcards) -> list[str]:
+    """Returns the files of the survey that `predict` names: when one of them changes, it runs again."""
+    if experiment.predict is None:
+        sys.exit(f"jaxrnn: {experiment_file}: has no section `predict`, which names the survey to be classified")
+    data, path = experiment.data, Path(experiment.predict.path)
+    try:
+        options = data.options | reader_class(data.reader).TO_PREDICT
+        return [str(file) for file in open_reader(data.reader, path, options).files()]
+    except JaxrnnError as error:
+        sys.exit(f"jaxrnn: predict.path: {error}")
+
+
 def without_run_keys(experiment: Experiment) -> dict:
     """Returns the experiment's values without those that change how a job runs and not what it gives."""
-    values = experiment.model_dump(mode="json")
+    values = experiment.model_dump(mode="json", exclude={"predict"})
     return values | {"training": {key: value for key, value in values["training"].items() if key not in RUN_KEYS}}
 
 
@@ -245,6 +257,9 @@ measured = jaxrnn.estimates.resources(plan, Results(Path("results")))
 rungs = [[rung.epochs, rung.points] for rung in plan.rungs] if len(plan.rungs) > 1 else []
 values = experiment.model_dump(mode="json")
 manifest = f"results/datasets/{plan.dataset_key}/manifest.json"
+predictions = f"results/{experiment.experiment}/predictions.parquet"
+if experiment.predict is not None and experiment.predict.output is not None:
+    predictions = experiment.predict.output
 gpus = experiment.training.processes if experiment.training.device == "gpu" else 0
 
 

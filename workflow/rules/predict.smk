@@ -1,0 +1,28 @@
+# From the chosen model and a new survey to predictions: asked for by name, `snakemake predict ...`.
+
+
+rule predict:
+    input:
+        survey=new_survey_files,
+        model=f"results/{experiment.experiment}/best",
+    output:
+        predictions,
+    log:
+        f"results/{experiment.experiment}/logs/predict.txt",
+    benchmark:
+        f"results/{experiment.experiment}/benchmarks/predict.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        runtime=240,
+        mem_mb=8000,
+        tasks=1,
+        mpi="",
+    params:
+        survey=lambda wildcards: experiment.predict.path,
+        launcher=launcher,
+    message:
+        "Classify a new survey by {input.model}"
+    shell:
+        "{params.launcher} jaxrnn predict --model {input.model:q} --input {params.survey:q} --output {output:q} "
+        "--ranks {resources.tasks} > {log:q} 2>&1"
