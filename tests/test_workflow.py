@@ -27,7 +27,7 @@ def test_the_whole_workflow_runs(finished: Workflow) -> None:
 
 def test_snakemakes_own_report_holds_page_tables_and_figures(finished: Workflow, tmp_path: Path) -> None:
     page = tmp_path / "snakemake.html"
-    done = finished.run("--report", str(page))
+    done = finished.copied_to(tmp_path / "copy").run("--report", str(page))
     assert done.returncode == 0, done.stdout
     shown = page.read_text()
     names = ["report.html", "best.json", *(name for name in TABLES if name != "splits.csv")]
