@@ -363,8 +363,7 @@ def test_trials_of_every_schedule_are_cut_alike_and_keep_to_themselves(schedule:
 
 @pytest.mark.parametrize("monitor", ["loss", "accuracy"])
 def test_the_learning_rate_falls_where_the_monitor_gets_no_better(monitor: str) -> None:
-    settings = {"schedule": "plateau", "plateau_patience": 2, "monitor": monitor}
-    setting = Setting(epochs=30, length_buckets=1, layers=LINEAR, **settings)
+    setting = Setting(epochs=30, schedule="plateau", monitor=monitor, length_buckets=1, plateau_patience=2)
     _, reports = setting.trained([setting.hyper(1, 0.05, plateau_factor=0.25)], epochs=14)
     best, waited, scale, falls = -np.inf, 0, 1.0, 0
     for report in reports:
