@@ -23,8 +23,8 @@ TEST_PACKAGES := slurmctld slurmd slurm-client munge chromium g++ shellcheck deb
 SOAK_PROGRAMS := slurmdbd mariadbd
 SOAK_PACKAGES := slurmdbd mariadb-server
 INSTALL := $(CI)
-# Each test file is run by one of them.
-TEST_PROCESSES := 2
+# Each test file is run by one of them. One more than the cores that CI has: who has the cluster mostly waits.
+TEST_PROCESSES := 3
 
 help:
 	sed -n 's/^#   //p' Makefile

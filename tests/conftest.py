@@ -1,6 +1,8 @@
 """What all tests share: where real data lies, a cluster, and that nothing is left out unnoticed."""
 
+import fcntl
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +18,28 @@ from xdist.scheduler import LoadFileScheduling
 DATA = Path(os.environ.get("JAXRNN_DATA") or CHECKOUT.parent / "shared" / "data")
 # Tests with these marks depend on the machine. In CI, where everything that they need is installed, they must run.
 MACHINE_MARKS = ("slurm", "mpi", "browser", "compiler", "shellcheck")
+
+# The test files that take longest, the longest first.
+LONGEST = (
+    "test_containers.py",
+    "test_training.py",
+    "test_jobs.py",
+    "test_resuming.py",
+    "test_status.py",
+    "test_workflow.py",
+    "test_fuzzing.py",
+    "test_report.py",
+    "test_halving.py",
+    "test_distributed.py",
+    "test_models.py",
+    "test_layers.py",
+    "test_attention.py",
+    "test_faulty_surveys.py",
+    "test_ingest.py",
+    "test_ranks.py",
+    "test_label_sequences.py",
+    "test_sites.py",
+)
 
 # Hours on a machine of its own: `make soak`
 collect_ignore = [] if os.environ.get("JAXRNN_SOAK") else ["test_slurm_soak.py"]
@@ -42,11 +66,23 @@ def data_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
-    """The tiny experiment after a run of the whole workflow on this machine; not to be changed."""
-    workflow = Workflow(tmp_path_factory.mktemp("finished"), tmp_path_factory.mktemp("compiled"))
-    workflow.configure()
-    done = workflow.run()
-    assert done.returncode == 0, done.stdout
+    """The tiny experiment after a run of the whole workflow on this machine; not to be changed.
+
+    The processes of a session share it: the first one that asks for it makes it.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    workflow = Workflow(folder / "finished", Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
+    with (folder / "finished.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "finished.made").exists():
+            shutil.rmtree(workflow.folder, ignore_errors=True)  # of a process that failed at it
+            workflow.folder.mkdir()
+            workflow.configure()
+            done = workflow.run()
+            assert done.returncode == 0, done.stdout
+            (folder / "finished.made").touch()
     return workflow
 
 
@@ -62,7 +98,8 @@ def cluster() -> Iterator[Cluster]:
 class _ByFile(LoadFileScheduling):
     """Each test file is run by one process; those that need a cluster, of which a machine has one, by the same one.
 
-    They begin first, because they mostly wait: at the end nothing else would be left to do meanwhile.
+    What takes longest begins first: at the end nothing else would be left to do meanwhile. Those that need a cluster,
+    and the one that makes a container, mostly wait besides.
     """
 
     CLUSTER = "tests that need a cluster"
@@ -72,8 +109,10 @@ class _ByFile(LoadFileScheduling):
         return self.CLUSTER if "slurm" in file or "doctor" in file else file
 
     def _assign_work_unit(self, node: Any) -> None:
-        if self.CLUSTER in self.workqueue:
-            self.workqueue.move_to_end(self.CLUSTER, last=False)
+        names = [self.CLUSTER, *LONGEST]
+        places = {scope: names.index(name) for scope in self.workqueue if (name := Path(scope).name) in names}
+        if places:
+            self.workqueue.move_to_end(min(places, key=places.__getitem__), last=False)
         super()._assign_work_unit(node)
 
 

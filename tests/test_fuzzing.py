@@ -538,7 +538,7 @@ def test_mutated_surveys_are_read_or_refused(name: str) -> None:
         choices = views(here.contents)
 
         @settings(
-            max_examples=EXAMPLES or 700,
+            max_examples=EXAMPLES or -(-10_000 // len(READERS)),
             derandomize=not EXAMPLES,
             database=None,
             deadline=1000 * SECONDS,

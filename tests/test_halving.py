@@ -21,6 +21,7 @@ SETTINGS: dict[str, Any] = {
     "seeds": 2,
     "model__cell": "simple",
     "training__epochs": 8,
+    "training__length_buckets": 1,
     "training__schedule": "cosine",
 }
 # Scores are computed for all trials at once: another width, other last digits. Parameters know nothing of it.
@@ -300,6 +301,7 @@ def test_a_diverged_trial_goes_no_further_and_the_job_without_survivors_ends_at_
         search={"halving": {"reduction": 4, "rungs": 2}},
         training__epochs=8,
         training__gradient_clip=None,
+        training__length_buckets=1,
     )
     train(at, made, 1)
     aggregate.promote(made.experiment, at, 1)
@@ -320,7 +322,8 @@ def test_a_diverged_trial_goes_no_further_and_the_job_without_survivors_ends_at_
 def test_where_all_trials_diverge_there_is_nothing_to_promote(tmp_path: Path) -> None:
     rates = {"training.learning_rate": [1e30, 1e31]}
     halving = {"halving": {"reduction": 2, "rungs": 2}}
-    _, at, made = prepared(tmp_path, grid=rates, search=halving, training__gradient_clip=None)
+    settings = {"training__gradient_clip": None, "training__length_buckets": 1}
+    _, at, made = prepared(tmp_path, grid=rates, search=halving, **settings)
     train(at, made, 1)
     with pytest.raises(JaxrnnError, match="all 2 trials of rung 1 diverged: there is nothing to choose"):
         aggregate.promote(made.experiment, at, 1)

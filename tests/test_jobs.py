@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import experiments
 import numpy as np
 import pandas as pd
 import pytest
-from experiments import prepared, read_predictions
+from experiments import read_predictions
 
 from jaxrnn import (
     aggregate,
@@ -36,6 +37,12 @@ from jaxrnn.errors import JaxrnnError
 from jaxrnn.results import Results
 
 GRID = {"loss.gamma": [0, 1], "training.learning_rate": [0.01, 0.003]}
+UNDISTURBED: dict[str, Any] = {"grid": GRID, "training__length_buckets": 2}
+
+
+def prepared(folder: Path, **changes: Any) -> tuple[config.Experiment, Results, plan.Plan]:
+    """As of `experiments`, with one bucket: another one is compiled, and changes nothing of what most tests ask."""
+    return experiments.prepared(folder, **{"training__length_buckets": 1} | changes)
 
 
 def quiet(text: str) -> None:
@@ -68,7 +75,7 @@ def assert_equal(first: dict[str, pd.DataFrame], second: dict[str, pd.DataFrame]
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results, plan.Plan]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    _, at, made = prepared(folder, grid=GRID)
+    _, at, made = prepared(folder, **UNDISTURBED)
     train_all(at, made)
     return folder, at, made
 
@@ -76,7 +83,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results
 def fresh_copy(folder: Path, to: Path) -> tuple[Results, plan.Plan]:
     """Returns the same experiment before its training, in another folder."""
     shutil.copytree(folder / "survey", to / "survey")
-    _, at, made = prepared(to, grid=GRID, data__path=str(folder / "survey"))
+    _, at, made = prepared(to, data__path=str(folder / "survey"), **UNDISTURBED)
     return at, made
 
 
@@ -102,34 +109,23 @@ def wait_for_checkpoint(at: Results, made: plan.Plan, process: subprocess.Popen[
     raise AssertionError("no checkpoint within two minutes")
 
 
-def test_a_killed_job_resumes_to_the_same_bits(undisturbed: tuple[Path, Results, plan.Plan], tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_the_same_command_goes_on(
+    undisturbed: tuple[Path, Results, plan.Plan], tmp_path: Path
+) -> None:
+    """SIGTERM and SIGKILL are in test_resuming.py."""
     folder, at, made = undisturbed
     other, remade = fresh_copy(folder, tmp_path)
     process = start(other, remade, "0.0001")
     wait_for_checkpoint(other, remade, process)
-    process.kill()
-    process.communicate()
+    process.send_signal(signal.SIGINT)
+    _, text = process.communicate(timeout=120)
+    assert process.returncode == 130, text
+    assert "stopped by SIGINT; the checkpoint is written" in text and "Traceback" not in text
     said: list[str] = []
     train_all(other, remade, said.append)
     assert any("goes on from the checkpoint" in line for line in said)
     assert_equal(outputs(at, made), outputs(other, remade))
     assert not other.checkpoints("tiny", remade.jobs[0].name).exists()
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_the_same_command_goes_on(
-    undisturbed: tuple[Path, Results, plan.Plan], tmp_path: Path, number: signal.Signals
-) -> None:
-    folder, at, made = undisturbed
-    other, remade = fresh_copy(folder, tmp_path)
-    process = start(other, remade, "0.0001")
-    wait_for_checkpoint(other, remade, process)
-    process.send_signal(number)
-    _, text = process.communicate(timeout=120)
-    assert process.returncode == 130, text
-    assert f"stopped by {number.name}; the checkpoint is written" in text and "Traceback" not in text
-    train_all(other, remade)
-    assert_equal(outputs(at, made), outputs(other, remade))
 
 
 def test_finished_trials_are_never_trained_twice(
@@ -309,7 +305,7 @@ def test_the_report_tells_which_jobs_were_started_again(
 
 def test_the_width_follows_from_the_compiled_programs_own_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU does not say what is free, and so the test does; what is needed is XLA's own analysis."""
-    _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1, 2, 3, 4, 5, 6]})
+    _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1, 2, 3, 4, 5, 6]}, training__length_buckets=2)
     measure, needed = training.memory_needed, []
 
     def measured(compiled: Any) -> int:
@@ -477,7 +473,7 @@ def test_what_predictions_are_worth_trains_nothing_again(
     undisturbed: tuple[Path, Results, plan.Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(undisturbed[0], tmp_path / "copy")
-    given = {"grid": GRID, "data__path": str(undisturbed[0] / "survey")}
+    given = {"data__path": str(undisturbed[0] / "survey"), **UNDISTURBED}
     _, at, made = prepared(tmp_path / "copy", **given, task={"target": "1", "class_importance": {"0": 2.0}})
     monkeypatch.setattr(jobs, "_Pack", lambda *_, **__: pytest.fail("trained again"))
     train_all(at, made)
@@ -652,7 +648,7 @@ def test_augmentation_changes_training_and_what_it_cannot_do_stops_the_job(
 ) -> None:
     _, at, made = undisturbed
     before = pd.read_csv(at.job("tiny", made.jobs[0].name) / "history.csv")["train_loss"].tolist()[0]
-    _, at, made = prepared(tmp_path, training__epochs=1, augmentation={"truncation": 1.0})
+    _, at, made = prepared(tmp_path, training__epochs=1, training__length_buckets=2, augmentation={"truncation": 1.0})
     train_all(at, made)
     after = pd.read_csv(at.job("tiny", made.jobs[0].name) / "history.csv")["train_loss"].tolist()[0]
     # alone or in a pack, the same trial without augmentation has the same loss to 1e-5

@@ -197,21 +197,22 @@ DECODED = [
 
 
 def grid() -> list[Wanted]:
-    """Returns every (cell, bidirectional, pooling), with each pooling in every output; the other settings go round.
-    Decoders come last."""
-    settings = product(("last", "mean", "max", "attention"), GATES, (False, True))
+    """Returns every (pooling, cell), each of them and each normalisation in every output and in both directions; the
+    other settings go round. Decoders come last."""
+    poolings = ("last", "mean", "max", "attention")
     return [
         wanted(
-            ("sequence", "prefix", "step")[(index + index // 6) % 3],
+            ("sequence", "prefix", "step")[(row + column) % 3],
             cell=cell,
-            bidirectional=bidirectional,
+            bidirectional=(row + column) % 2 == 1,
             pooling=pooling,
-            normalisation=("batch", "layer", "none", "batch")[index % 4],
-            input_normalisation=index % 5 == 1,
-            dense_depth=(2, 3, 0, 1)[index // 2 % 4],
-            dense_activation=("sigmoid", "relu", "gelu")[index % 3],
+            normalisation=("batch", "layer", "none")[(row - column) % 3],
+            input_normalisation=(row, column) in ((0, 1), (2, 2), (3, 0)),
+            dense_depth=(2, 3, 0, 1)[(row + 2 * column) % 4],
+            dense_activation=("sigmoid", "relu", "gelu")[row % 3],
         )
-        for index, (pooling, cell, bidirectional) in enumerate(settings)
+        for row, pooling in enumerate(poolings)
+        for column, cell in enumerate(GATES)
     ] + DECODED
 
 

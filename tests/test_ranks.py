@@ -108,8 +108,7 @@ def assert_nothing_is_held(folder: Path) -> None:
 
 @pytest.mark.mpi
 @needs_mpi
-@pytest.mark.parametrize("bad", ["00", "01"])
-@pytest.mark.parametrize("shard_mb", [0.01, 0.08])
+@pytest.mark.parametrize(("bad", "shard_mb"), [("00", 0.01), ("01", 0.08)])
 def test_ranks_hear_of_a_failed_one_at_their_next_piece(tmp_path: Path, bad: str, shard_mb: float) -> None:
     """Of 16 files that take 1.5 s each, nearly all are never read, whichever rank fails, many shards or few."""
     run = began(write_slow(tmp_path, bad=bad, shard_mb=shard_mb), 2)
@@ -156,9 +155,16 @@ def test_a_rank_that_never_comes_is_not_waited_for(tmp_path: Path) -> None:
 
 @pytest.mark.mpi
 @needs_mpi
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("to", ["all", "launcher", "one rank"])
-def test_signals_end_all_ranks_with_one_message(tmp_path: Path, number: signal.Signals, to: str) -> None:
+@pytest.mark.parametrize(
+    ("to", "number"),
+    [
+        ("all", signal.SIGINT),
+        ("all", signal.SIGTERM),
+        ("launcher", signal.SIGTERM),
+        ("one rank", signal.SIGINT),
+    ],
+)
+def test_signals_end_all_ranks_with_one_message(tmp_path: Path, to: str, number: signal.Signals) -> None:
     run = began(write_slow(tmp_path), 2)
     wait_for(tmp_path, "began-*", 2)
     if to == "all":  # as a terminal does

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,29 @@ def asked_by_the_rules() -> dict[str, int]:
     return {name: max(int(value) for value in re.findall(rf"{name}=(\d+)", text)) for name in ("runtime", "mem_mb")}
 
 
-@pytest.mark.parametrize("options", ["as it stands", "with every option"])
-@pytest.mark.parametrize("profile", PROFILES, ids=name_of)
+def settings_in(text: str) -> set[tuple[str, ...]]:
+    """Returns a profile's settings, each with the keys that lead to it."""
+
+    def walk(values: Any, *keys: str) -> Iterator[tuple[str, ...]]:
+        if isinstance(values, dict):
+            for key, value in values.items():
+                yield from walk(value, *keys, key)
+        else:
+            yield *keys, str(values)
+
+    return set(walk(yaml.safe_load(text)))
+
+
+# As they stand those alone that say something that they don't say with every option.
+TAKEN = [
+    (profile, options)
+    for profile in PROFILES
+    for options in ("as it stands", "with every option")
+    if options == "with every option" or settings_in(profile.read_text()) - settings_in(with_all_options(profile))
+]
+
+
+@pytest.mark.parametrize(("profile", "options"), TAKEN, ids=lambda of: name_of(of) if isinstance(of, Path) else of)
 def test_snakemake_takes_a_profile(profile: Path, options: str, tmp_path: Path) -> None:
     copy = shutil.copytree(profile.parent, tmp_path / "profile", ignore=shutil.ignore_patterns("results"))
     if options == "with every option":
@@ -148,8 +170,10 @@ def test_a_job_asks_for_memory_time_and_its_gpu(profile: Path) -> None:
 
 
 @pytest.mark.parametrize("scratch", [True, False])
-@pytest.mark.parametrize("profile", [SLURM / "ozstar", SLURM / "ngarrgu_tindebeek"], ids=lambda path: path.name)
-def test_temporary_files_go_to_the_nodes_own_disk(profile: Path, scratch: bool, tmp_path: Path) -> None:
+def test_temporary_files_go_to_the_nodes_own_disk(scratch: bool, tmp_path: Path) -> None:
+    profile, other = SLURM / "ozstar", SLURM / "ngarrgu_tindebeek"
+    one, two = (yaml.safe_load((of / "config.yaml").read_text())["default-resources"] for of in (profile, other))
+    assert one["tmpdir"] == two["tmpdir"]
     (tmp_path / "Snakefile").write_text("rule tell:\n    output: 'told'\n    shell: 'echo $TMPDIR > {output}'\n")
     folders = {"JOBFS": str(tmp_path / "node" / "7")} if scratch else {}
     (tmp_path / "elsewhere").mkdir()

@@ -20,12 +20,11 @@ import pandas as pd
 import pytest
 import slurm_cluster
 from slurm_cluster import Cluster
-from workflows import CHECKOUT, TABLES, Workflow, wait_until
+from workflows import CHECKOUT, TABLES, TEST_CLUSTER, Workflow, wait_until
 
 from jaxrnn import slurm
 
 pytestmark = [pytest.mark.slurm, pytest.mark.mpi]
-TEST_CLUSTER = "slurm/testcluster"
 SUBMITTED = ("simulate", "ingest", "split", "train", "results")
 
 
@@ -75,7 +74,7 @@ def test_processes_on_two_nodes_train_one_network_together(generic: object, fini
     workflow.configure({"training.processes": 2, "grid": {"loss.gamma": [0]}})
     # beside what the profile says of ingest
     resources = ("train:nodes=2", "ingest:tasks=2", "ingest:mpi=srun --mpi=pmi2")
-    done = workflow.run("--set-resources", *resources, profile="slurm/testcluster")
+    done = workflow.run("--set-resources", *resources, profile=TEST_CLUSTER)
     assert done.returncode == 0, done.stdout
     assert ("train", "2") in _submitted(done.stdout)
     history, whole = workflow.table("history.csv"), finished.table("history.csv")
@@ -106,7 +105,7 @@ def test_status_sees_jobs_from_another_shell_with_and_without_a_controller(
 
     # room for one of the two jobs
     subprocess.run(["scontrol", "update", "nodename=node2", "state=drain", "reason=test"], check=True)
-    process = workflow.start("--set-threads", "train=4", profile="slurm/testcluster")
+    process = workflow.start("--set-threads", "train=4", profile=TEST_CLUSTER)
     try:
         wait_until(lambda: trains(look()), process)
         for controller in ("lives", "is dead"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from workflows import CHECKOUT, LOCAL, TABLES, Workflow, wait_until
+from workflows import CHECKOUT, LOCAL, TABLES, Workflow, rules_in, wait_until
 
 pytestmark = pytest.mark.mpi  # the local profile ingests with two ranks, and ingest refuses any other number of them
 AFTER_TRAINING = ["aggregate", "report"]
@@ -27,7 +27,7 @@ def test_the_whole_workflow_runs(finished: Workflow) -> None:
 
 def test_snakemakes_own_report_holds_page_tables_and_figures(finished: Workflow, tmp_path: Path) -> None:
     page = tmp_path / "snakemake.html"
-    done = finished.run("--report", str(page))
+    done = finished.copied_to(tmp_path / "copy").run("--report", str(page))
     assert done.returncode == 0, done.stdout
     shown = page.read_text()
     names = ["report.html", "best.json", *(name for name in TABLES if name != "splits.csv")]
@@ -39,13 +39,10 @@ def test_snakemakes_own_report_holds_page_tables_and_figures(finished: Workflow,
 @pytest.mark.parametrize(
     ("changes", "rerun"),
     [
-        ({}, []),
         ({"training.checkpoint_minutes": 1.0, "training.segment_seconds": 1.0}, []),
-        ({"selection.metric": "accuracy"}, AFTER_TRAINING),
         ({"task.target": "agn", "selection.metric": "figure_of_merit"}, AFTER_TRAINING),
         ({"training.learning_rate": 0.002}, [*AFTER_TRAINING, "train", "train"]),
         ({"grid/model.cell": ["simple", "gru", "lstm"]}, [*AFTER_TRAINING, "train"]),
-        ({"grid/loss.gamma": [0, 1, 2]}, [*AFTER_TRAINING, "train", "train"]),
         ({"split.train": 0.6}, [*AFTER_TRAINING, "split", "train", "train"]),
         ({"data.shard_mb": 1}, [rule for rule in ALL if rule != "simulate"]),
         ({"data.simulation": {"objects": {"variable_star": 41, "supernova": 24, "agn": 24}}}, ALL),
@@ -61,13 +58,14 @@ def test_a_change_reruns_what_depends_on_it_and_nothing_else(
     assert workflow.planned() == rerun
 
 
-def test_a_second_run_does_nothing(finished: Workflow) -> None:
-    before = _times(finished.results)
-    finished.config.touch()
-    done = finished.run()
+def test_a_second_run_does_nothing(finished: Workflow, tmp_path: Path) -> None:
+    workflow = finished.copied_to(tmp_path)
+    before = _times(workflow.results)
+    workflow.config.touch()
+    done = workflow.run()
     assert done.returncode == 0
     assert "Nothing to be done" in done.stdout
-    assert _times(finished.results) == before
+    assert _times(workflow.results) == before
 
 
 def test_experiments_with_the_same_data_share_one_ingest(finished: Workflow, tmp_path: Path) -> None:
@@ -82,6 +80,7 @@ def test_one_more_grid_value_trains_the_new_trials_alone(finished: Workflow, tmp
     workflow.configure({"grid/loss.gamma": [0, 1, 2]})
     done = workflow.run()
     assert done.returncode == 0, done.stdout
+    assert rules_in(done.stdout) == [*AFTER_TRAINING, "train", "train"]
     assert "4 of 6 trials are finished" in done.stdout
     after = {path.parent.name: path.stat().st_mtime_ns for path in workflow.results.glob("trials/*/trial.json")}
     assert len(after) == 6
@@ -96,9 +95,9 @@ def test_halving_trains_rung_by_rung_and_reruns_what_a_change_of_it_touches(fini
     halved.configure({"search.halving": {"reduction": 2, "rungs": 2}})
     # two jobs in two rungs
     trained = ["aggregate", "promote", "report", "rung", "rung", "train", "train"]
-    assert halved.planned() == trained
     done = halved.run()
     assert done.returncode == 0, done.stdout
+    assert rules_in(done.stdout) == trained
     table = halved.table("training_results.csv")
     assert sorted(zip(table["epochs"], table["outcome"], strict=True)) == [(10, "halted")] * 2 + [(20, "completed")] * 2
     assert halved.planned() == []

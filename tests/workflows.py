@@ -18,6 +18,14 @@ import yaml
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 LOCAL = "workflow/profiles/local"
+TEST_CLUSTER = "slurm/testcluster"
+# Snakemake whose plugin looks at its jobs each second, and not ten seconds later each time.
+EAGER = """
+from snakemake.cli import main
+from snakemake_executor_plugin_slurm import Executor
+Executor.next_seconds_between_status_checks = property(lambda self: 1, lambda self, seconds: None)
+main()
+"""
 TABLES = (
     "splits.csv",
     "training_results.csv",
@@ -89,8 +97,9 @@ class Workflow:
 
     def start(self, *arguments: str, profile: str = LOCAL, path: Path | None = None) -> subprocess.Popen[str]:
         """Starts Snakemake in a process group of its own, as a terminal does; `path` comes first on its PATH."""
+        program = ["-c", EAGER] if profile == TEST_CLUSTER else ["-m", "snakemake"]
         return subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *self.arguments(profile), *arguments],
+            [sys.executable, *program, *self.arguments(profile), *arguments],
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -118,12 +127,7 @@ class Workflow:
         """Returns which rules a run would execute now, one entry a job, from a dry run."""
         done = self.run("--dry-run")
         assert done.returncode == 0, done.stdout
-        if "Nothing to be done" in done.stdout:
-            return []
-        # a header, a line, then a row for each rule, for `all`, and for their sum
-        rows = done.stdout.partition("Job stats:\n")[2].partition("\n\n")[0].splitlines()[2:]
-        counts = dict(row.split() for row in rows)
-        return [rule for rule in sorted(counts.keys() - {"all", "total"}) for _ in range(int(counts[rule]))]
+        return [] if "Nothing to be done" in done.stdout else rules_in(done.stdout)
 
     def table(self, name: str) -> pd.DataFrame:
         """Returns a table of the results, without what differs from run to run: the time it took."""
@@ -139,6 +143,14 @@ class Workflow:
         """Returns what the choice says, and the parameters of the chosen model."""
         parameters = self.results / "best" / "parameters.npz"
         return json.loads((self.results / "best.json").read_text()), parameters.read_bytes()
+
+
+def rules_in(output: str) -> list[str]:
+    """Returns which rules a run executes, one entry a job, from what it printed."""
+    # a header, a line, then a row for each rule, for `all`, and for their sum
+    rows = output.partition("Job stats:\n")[2].partition("\n\n")[0].splitlines()[2:]
+    counts = dict(row.split() for row in rows)
+    return [rule for rule in sorted(counts.keys() - {"all", "total"}) for _ in range(int(counts[rule]))]
 
 
 def wait_until(
