@@ -14,6 +14,7 @@ from jaxrnn import (
     cards,
     early,
     ensembles,
+    evaluation,
     metrics,
     plan,
     predictions,
@@ -83,6 +84,7 @@ def aggregate(experiment: Experiment, at: Results, *, partial: bool = False) -> 
         best |= _write_transcripts(experiment, seen, choice.trial, classes, folder)
     else:
         best |= _write_confusions(experiment, seen, choice.trial, classes, folder)
+        _write_evaluation(made, validation, choice, predicted, best["test"], at)
     if task.kind == "prefix":
         _write_early(made, validation, choice, predicted, classes, at)
     finished = trials.load(at.trial(experiment.experiment, trial.fingerprint))
@@ -182,9 +184,62 @@ def _write_confusions(
         best[split] = metrics.with_intervals(chosen, labels, classes, experiment.seed, experiment.task, owners)
         matrix = metrics.confusion_matrix(chosen, labels, classes)
         _write_matrix(folder / f"confusion_matrix_{split}.csv", matrix, classes)
-        shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-        _write_matrix(folder / f"confusion_matrix_{split}_normalised.csv", shares.round(6), classes)
+        for axis, end in ((1, ""), (0, "_by_prediction")):
+            shares = matrix / np.maximum(matrix.sum(axis=axis, keepdims=True), 1)
+            _write_matrix(folder / f"confusion_matrix_{split}_normalised{end}.csv", shares, classes)
     return best
+
+
+def _write_evaluation(
+    made: Plan,
+    validation: pd.DataFrame,
+    choice: selection.Choice,
+    predicted: dict[str, dict[str, Predictions]],
+    scores: dict[str, dict[str, float | None]],
+    at: Results,
+) -> None:
+    """Writes what `evaluation` finds of the chosen trial on test, whose scores these are."""
+    experiment, seed = made.experiment, made.experiment.seed
+    folder, entry = at.experiment(experiment.experiment), predicted["test"][choice.trial]
+    job = next(job for job in made.jobs if choice.trial in {trial.id for trial in job.trials})
+    classes = _statistics(made, job, job.trials[0], at).classes
+    judged = {split: evaluation.Judged.of(predicted[split][choice.trial], choice.trial) for split in SCORED_SPLITS}
+    test = judged["test"]
+    roc, precision_recall = evaluation.curves(test, classes)
+    bins, calibration_scores = evaluation.calibrated(judged["validation"], test, seed)
+    known, cadences = evaluation.properties(at.dataset(made.dataset_key), entry.ids, entry.lengths)
+
+    # other folds may have other test objects
+    here = validation
+    if "fold" in validation:
+        own = dict(zip(validation["trial"], validation["fold"], strict=True))[choice.trial]
+        here = validation.loc[validation["fold"] == own]
+    score = here[choice.metric].to_numpy(dtype=float)
+    order = np.argsort(score if choice.metric in LOWER_IS_BETTER else -score, kind="stable")
+    usable = ((here["outcome"] != results.DIVERGED) & np.isfinite(score)).to_numpy()
+    ranked = here["trial"].to_numpy()[order[usable[order]]].tolist()
+    points: dict[Any, list[str]] = {}
+    for trial in ranked:
+        points.setdefault(made.point_numbers[trial], []).append(trial)
+    seeds = points.pop(made.point_numbers[choice.trial])
+    others = {trials[0]: evaluation.Judged.of(predicted["test"][trials[0]], trials[0]) for trials in points.values()}
+    members = []
+    for trial in seeds:
+        of = {split: evaluation.Judged.of(predicted[split][trial], trial) for split in SCORED_SPLITS}
+        members.append(of["test"].scaled(evaluation.temperature(of["validation"])))
+    tables = {
+        "roc_test": roc,
+        "precision_recall_test": precision_recall,
+        "calibration": bins,
+        "calibration_scores": calibration_scores,
+        "cadence": cadences,
+        "slices_test": evaluation.slices(test, known, seed),
+        "mistakes_test": evaluation.mistakes(test, entry, classes),
+        "ensemble": evaluation.ensemble(scores, members, classes, seed, experiment.task),
+        "comparisons": evaluation.comparisons(test, others, seed),
+    }
+    for name, table in tables.items():
+        _write_csv(folder / f"{name}.csv", table)
 
 
 def _write_transcripts(

@@ -456,7 +456,7 @@ def aggregate(
     best = aggregate_module.aggregate(load(config), Results(results), partial=partial)
 
     def shown_score(name: str) -> str:
-        value, low, high = best["test"][name].values()
+        value, low, high = (best["test"][name][part] for part in ("value", "low", "high"))
         return f"{name.replace('_', ' ')} {value:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None else "")
 
     told = ("macro_auc", "macro_f1", "accuracy", *ERROR_RATES)

@@ -190,8 +190,8 @@ def duration(seconds: float) -> str:
 
 def compared(folder: Path, jobs: list[str], experiment: str, rungs: int) -> list[dict[str, Any]]:
     """Returns a row for each job of an experiment: its estimate, as `estimate` has it, if it was made for this file,
-    and what it used by Snakemake's account of its last run: `used_seconds` of all rungs, and `used_memory_mb`, the
-    largest. experiment: the digest of its values."""
+    and what it used by Snakemake's account of its last run: `used_seconds` of all rungs, `used_memory_mb`, the largest,
+    and `used_cores`, how many were busy on average. experiment: the digest of its values."""
     expected: dict[str, Any] = {}
     with suppress(JaxrnnError):  # none was made, or by another version
         kept = results.read_json(folder / FILE, "jaxrnn plan")
@@ -207,6 +207,13 @@ def compared(folder: Path, jobs: list[str], experiment: str, rungs: int) -> list
         row = {"job": job, **expected.get(job, {})}
         # where a process was too short to be looked at, Snakemake writes NA, or -
         memory = [float(entry["max_rss"]) for entry in used if entry["max_rss"][:1].isdigit()]
+        loads = [
+            (float(entry["mean_load"]) / 100, float(entry["s"]))
+            for entry in used
+            if entry.get("mean_load", "")[:1].isdigit()
+        ]
+        seconds = sum(taken for _, taken in loads)
+        row["used_cores"] = sum(load * taken for load, taken in loads) / seconds if seconds else None
         row["used_seconds"] = sum(float(entry["s"]) for entry in used) if used else None
         rows.append(row | {"used_memory_mb": max(memory, default=None)})
     return rows

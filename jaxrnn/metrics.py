@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 from sklearn import metrics as sk
 
 from jaxrnn.config import ERROR_RATES, Task
@@ -14,10 +14,15 @@ BOOTSTRAP_VALUES = 10_000_000  # held at once, of 8 bytes
 SMALLEST_PROBABILITY = 1e-7  # the resolution of float32 probabilities
 WRONG_COUNTS = 3  # times in the figure of merit, as SPCC had it
 PLAIN = Task()
+# Below so many objects intervals are not told: benchmarks/coverage.py measures what they cover.
+FEWEST_OBJECTS = 10
 INTERVALS = (
-    "95 %; accuracy and recall by Wilson's score, the others by bootstrap over objects within classes "
-    "(percentiles, 1,000 resamples)"
+    "95 %; accuracy and recall by Wilson's score, areas under ROC curves by DeLong's variance on the logit scale, the "
+    "others by bootstrap over objects within classes (percentiles, 1,000 resamples)"
 )
+# Beside those of `overall`, of no one class; recall weighted by a class's objects is the accuracy.
+AVERAGES = ("macro_precision", "macro_recall", "macro_average_precision", "weighted_precision", "weighted_f1",
+            "weighted_auc")  # fmt: skip
 INTERVALS_BY_STEP = "95 %; by bootstrap over sequences, whose steps depend on each other (percentiles, 1,000 resamples)"
 
 
@@ -25,7 +30,8 @@ def scores(
     probabilities: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], task: Task = PLAIN
 ) -> dict[str, float]:
     """Returns log loss, accuracy, macro F1, macro AUC (one against the rest), PLAsTiCC's log loss, the figure of merit
-    where the task has a target, and each class's F1, precision, recall.
+    where the task has a target, each class's F1, precision, recall, area under its ROC curve and average precision,
+    and the averages of these over classes, plain (macro) and by their objects (weighted).
 
     probabilities: [object, class]; labels: [object] class indices. All NaN where a probability is NaN (a trial that
     diverged at once).
@@ -38,22 +44,30 @@ def scores(
     by_class = sk.precision_recall_fscore_support(labels, predicted, labels=index, zero_division=0.0)  # pyright: ignore
     precision, recall, f1 = (np.asarray(values, dtype=float) for values in by_class[:3])
     target = task.target_index(classes)
+    areas = np.array([_areas(probabilities[:, place], labels == place) for place in index])
+    roc, average_precision = areas.T
+    shares = np.bincount(labels, minlength=len(classes)) / len(labels)
     values = [
         log_loss(probabilities, labels),
         float(np.mean(predicted == labels)),
         float(np.mean(f1)),
-        macro_auc(probabilities, labels),
+        float(np.mean(roc)),
         plasticc_log_loss(probabilities, labels, task.importance(classes)),
         *([] if target is None else [figure_of_merit(predicted == target, labels == target)]),
         *f1.tolist(),
         *precision.tolist(),
         *recall.tolist(),
+        *roc.tolist(),
+        *average_precision.tolist(),
+        *(float(np.mean(values)) for values in (precision, recall, average_precision)),
+        *(float(shares @ values) for values in (precision, f1, roc)),
     ]
     return dict(zip(names, values, strict=True))
 
 
 def score_names(classes: tuple[str, ...], task: Task = PLAIN) -> list[str]:
-    return [*overall(task), *(f"{kind}_{name}" for kind in ("f1", "precision", "recall") for name in classes)]
+    kinds = ("f1", "precision", "recall", "auc", "average_precision")
+    return [*overall(task), *(f"{kind}_{name}" for kind in kinds for name in classes), *AVERAGES]
 
 
 def overall(task: Task) -> list[str]:
@@ -101,6 +115,11 @@ def macro_auc(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(areas))
 
 
+def _areas(score: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
+    """Returns the area under the ROC curve, and the average precision."""
+    return float(sk.roc_auc_score(positive, score)), float(sk.average_precision_score(positive, score))
+
+
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
     """Returns the expected calibration error (Guo et al. 2017, arXiv 1706.04599, eq. 3): the mean over objects of
     |accuracy - confidence| of their bin, for bins of equal width of the probability of the predicted class."""
@@ -127,7 +146,8 @@ def with_intervals(
 
     owners: [place] which sequence each place belongs to, where sequences have several: they are drawn whole.
     Where every resample gives the same score, as for one without a mistake, bootstrap knows no interval: both are None.
-    All three are None where a probability is not finite. Every class must have an object.
+    All three are None where a probability is not finite. Every class must have an object. `objects`: how many the
+    interval rests on; of a macro score those of the rarest class. Below `FEWEST_OBJECTS` it is not to be believed.
     """
     values = scores(probabilities, labels, classes, task)
     if not np.isfinite(probabilities).all():
@@ -141,14 +161,82 @@ def with_intervals(
     importance, target = task.importance(classes), task.target_index(classes)
     resampled = _resampled(probabilities, labels, owners, strata, importance, target, np.random.default_rng(seed))
     result = bootstrapped(values, resampled)
-    if len(strata) == 1:
-        return result
+    if len(strata) > 1:
+        for name, ends in _known_intervals(probabilities, labels, members, classes).items():
+            result[name] |= dict(zip(("low", "high"), ends, strict=True))
+    rests = _rests_on(probabilities, labels, owners, classes)
+    return {name: entry | {"objects": rests.get(name, rests["macro"])} for name, entry in result.items()}
+
+
+def _known_intervals(
+    probabilities: np.ndarray, labels: np.ndarray, members: list[np.ndarray], classes: tuple[str, ...]
+) -> dict[str, tuple[float | None, float | None]]:
+    """Returns the ends of the intervals of scores for which there is better than bootstrap. members: the objects of
+    each class."""
     hits = probabilities.argmax(axis=1) == labels
     proportions = {"accuracy": hits} | {f"recall_{name}": hits[members[i]] for i, name in enumerate(classes)}
-    for name, outcomes in proportions.items():
-        interval = stats.binomtest(int(outcomes.sum()), len(outcomes)).proportion_ci(CONFIDENCE, method="wilson")
-        result[name] |= {"low": float(interval.low), "high": float(interval.high)}
-    return result
+    found: dict[str, tuple[float | None, float | None]] = {
+        name: wilson(int(outcomes.sum()), len(outcomes)) for name, outcomes in proportions.items()
+    }
+    influence = auc_influence(probabilities, labels)
+    shares = np.array([len(rows) for rows in members]) / len(labels)
+    weights = {f"auc_{name}": own for name, own in zip(classes, np.eye(len(classes)), strict=True)}
+    weights |= {"macro_auc": np.full(len(classes), 1 / len(classes)), "weighted_auc": shares}
+    return found | {name: area_interval(influence, members, own) for name, own in weights.items()}
+
+
+def _rests_on(
+    probabilities: np.ndarray, labels: np.ndarray, owners: np.ndarray, classes: tuple[str, ...]
+) -> dict[str, int]:
+    """Returns how many objects each score rests on; `macro`: those of the rarest class."""
+    predicted = probabilities.argmax(axis=1)
+    truth, claimed = (
+        [len(np.unique(owners[found == index])) for index in range(len(classes))] for found in (labels, predicted)
+    )
+    every = len(np.unique(owners))
+    found = {"macro": min(truth), "accuracy": every, "log_loss": every}
+    for name, true, said in zip(classes, truth, claimed, strict=True):
+        found |= {f"{kind}_{name}": true for kind in ("f1", "recall", "auc", "average_precision")}
+        found[f"precision_{name}"] = said
+    return found
+
+
+def wilson(hits: int, count: int) -> tuple[float, float]:
+    """Returns the ends of Wilson's score interval (1927) of a share."""
+    interval = stats.binomtest(hits, count).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def auc_influence(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns [object, class] how much each object adds to the area under each class's ROC curve: DeLong's structural
+    components (DeLong et al. 1988, Biometrics 44, 837), by ranks (Sun & Xu 2014, IEEE SPL 21, 1389), over the number
+    of objects that they are the mean of."""
+    found = np.zeros(probabilities.shape)
+    for index, score in enumerate(probabilities.T):
+        positive = labels == index
+        for own, others in ((positive, ~positive), (~positive, positive)):
+            ranks = stats.rankdata(score)[own] - stats.rankdata(score[own])
+            below = ranks / others.sum()  # the share of the others that have a lower score, ties counting half
+            found[own, index] = (below if own is positive else 1 - below) / own.sum()
+    return found
+
+
+def area_interval(
+    influence: np.ndarray, members: list[np.ndarray], weights: np.ndarray
+) -> tuple[float | None, float | None]:
+    """Returns the ends of the interval of a weighted mean of the classes' areas under their ROC curves: normal on the
+    logit scale (Pepe 2003, "The Statistical Evaluation of Medical Tests", ch. 5), so that it knows where areas end;
+    None where all objects say the same.
+
+    influence: of `auc_influence`. members: the objects of each class.
+    """
+    own = influence @ weights
+    area = float(sum(influence[rows, index].sum() * weights[index] for index, rows in enumerate(members)))
+    variance = sum(len(rows) * np.var(own[rows], ddof=1) for rows in members if len(rows) > 1)
+    if not 0 < area < 1 or variance <= 0:
+        return None, None
+    half = stats.norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt(variance) / (area * (1 - area))
+    return float(special.expit(special.logit(area) - half)), float(special.expit(special.logit(area) + half))
 
 
 def bootstrapped(values: dict[str, float], resampled: np.ndarray) -> dict[str, dict[str, float | None]]:
@@ -195,14 +283,19 @@ def _resampled(
         truth = drawn @ own
         total = drawn.sum(axis=1)
         f1 = 2 * hits / np.maximum(truth + claimed, 1)
-        areas = [_weighted_auc(probabilities[:, index], labels == index, drawn) for index in range(classes)]
-        found = [drawn @ surprise / total, hits.sum(axis=1) / total, f1.mean(axis=1), np.mean(areas, axis=0)]
+        areas = [_weighted_areas(probabilities[:, index], labels == index, drawn) for index in range(classes)]
+        roc, average_precision = (np.stack(values, axis=1) for values in zip(*areas, strict=True))
+        precision, recall = hits / np.maximum(claimed, 1), hits / np.maximum(truth, 1)
+        found = [drawn @ surprise / total, hits.sum(axis=1) / total, f1.mean(axis=1), roc.mean(axis=1)]
         found.append((drawn @ (own * surprise[:, None]) / np.maximum(truth, 1)) @ shares)
         if target is not None:
             right, wrong = hits[:, target], claimed[:, target] - hits[:, target]
             merit = right / np.maximum(truth[:, target], 1) * right / np.maximum(right + WRONG_COUNTS * wrong, 1)
             found.append(merit)
-        samples.append(np.column_stack([*found, f1, hits / np.maximum(claimed, 1), hits / np.maximum(truth, 1)]))
+        of_classes = [f1, precision, recall, roc, average_precision]
+        plain = [values.mean(axis=1) for values in (precision, recall, average_precision)]
+        weighted = [(truth * values).sum(axis=1) / total for values in (precision, f1, roc)]
+        samples.append(np.column_stack([*found, *of_classes, *plain, *weighted]))
     return np.concatenate(samples)
 
 
@@ -211,15 +304,21 @@ def blocks(total: int, size: int) -> list[int]:
     return [min(size, total - start) for start in range(0, total, size)]
 
 
-def _weighted_auc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Returns the area under the ROC curve for each row of weights [sample, object], ties counting half."""
+def _weighted_areas(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the area under the ROC curve, ties counting half, and the average precision, for each row of weights
+    [sample, object]; NaN where a row has none of either side."""
     order = np.argsort(score, kind="stable")
     _, starts = np.unique(score[order], return_index=True)
     won = np.add.reduceat(weights[:, order] * positive[order], starts, axis=1)
     lost = np.add.reduceat(weights[:, order] * ~positive[order], starts, axis=1)
     below = np.cumsum(lost, axis=1) - lost / 2
-    pairs = won.sum(axis=1) * lost.sum(axis=1)
-    return np.divide((won * below).sum(axis=1), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+    positives = won.sum(axis=1)
+    pairs = positives * lost.sum(axis=1)
+    area = np.divide((won * below).sum(axis=1), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+    right, all_above = (np.cumsum(values[:, ::-1], axis=1)[:, ::-1] for values in (won, won + lost))
+    gained = (won * right / np.maximum(all_above, 1)).sum(axis=1)
+    precision = np.divide(gained, positives, out=np.full(len(pairs), np.nan), where=positives > 0)
+    return area, precision
 
 
 def mean_with_interval(values: np.ndarray) -> tuple[float, float, float]:

@@ -37,7 +37,10 @@ HISTORY_COLUMNS = (
 )
 # Of each split: which mistakes the chosen trial makes, and of label sequences what it decodes.
 MISTAKES = {"label_sequence": ("edit_operations_{}.csv", "decoded_{}.csv")}
-CONFUSIONS = ("confusion_matrix_{}.csv", "confusion_matrix_{}_normalised.csv")
+CONFUSIONS = tuple(f"confusion_matrix_{{}}{end}.csv" for end in ("", "_normalised", "_normalised_by_prediction"))
+# Of classes, on test: what `evaluation` finds of the chosen trial.
+EVALUATION = ("roc_test.csv", "precision_recall_test.csv", "calibration.csv", "calibration_scores.csv",
+              "cadence.csv", "slices_test.csv", "mistakes_test.csv", "ensemble.csv", "comparisons.csv")  # fmt: skip
 # `halted`: by successive halving, in which it fell behind.
 COMPLETED, EARLY_STOPPED, DIVERGED, HALTED = "completed", "early_stopped", "diverged", "halted"
 ATTEMPTS = "attempts.json"
@@ -75,9 +78,10 @@ class Results:
 
 
 def mistakes_tables(kind: str) -> list[str]:
-    """Returns the names of the tables of mistakes that `aggregate` writes for a `task.kind`."""
+    """Returns the names of the tables that `aggregate` writes of the chosen trial's predictions, for a `task.kind`."""
     names = MISTAKES.get(kind, CONFUSIONS)
-    return [name.format(split) for name in names for split in ("validation", "test")]
+    tables = [name.format(split) for name in names for split in ("validation", "test")]
+    return tables if kind in MISTAKES else [*tables, *EVALUATION]
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def test_an_estimate_runs_the_job_as_a_process_of_its_own(tmp_path: Path) -> Non
     assert row["seconds"] > 1 and row["memory_mb"] > 100 and row["device_memory_mb"] is None
     experiment = config.digest(config.read_yaml(at.experiment("tiny") / "experiment.yaml"))
     (compared,) = estimates.compared(at.experiment("tiny"), ["all-1"], experiment, 1)
-    assert compared == {**row, "used_seconds": None, "used_memory_mb": None}
+    assert compared == {**row, "used_seconds": None, "used_memory_mb": None, "used_cores": None}
     # another file has no such estimate
     (unknown,) = estimates.compared(at.experiment("tiny"), ["all-1"], "another", 1)
     assert "seconds" not in unknown
@@ -147,14 +147,15 @@ def test_a_gpu_trains_a_pack_in_the_time_of_a_trial(tmp_path: Path, monkeypatch:
 
 
 def test_what_was_used_is_read_from_every_rung(tmp_path: Path) -> None:
-    accounts = {"": ("2.5", "300.5"), "rung-1": ("10", "400"), "rung-2": ("1", "NA"), "rung-3": ("9", "9")}
-    for place, (seconds, memory) in accounts.items():
+    accounts = {"": ("2.5", "300.5", "180"), "rung-1": ("10", "400", "80.00"), "rung-2": ("1", "NA", "NA")}
+    accounts["rung-3"] = ("9", "9", "9")
+    for place, (seconds, memory, load) in accounts.items():
         path = tmp_path / "jobs" / "a" / place / "benchmark.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:00:02\t{memory}\n")
+        path.write_text(f"s\th:m:s\tmax_rss\tmean_load\n{seconds}\t0:00:02\t{memory}\t{load}\n")
     assert estimates.compared(tmp_path, ["a", "b"], "", 3) == [
-        {"job": "a", "used_seconds": 13.5, "used_memory_mb": 400.0},
-        {"job": "b", "used_seconds": None, "used_memory_mb": None},
+        {"job": "a", "used_seconds": 13.5, "used_memory_mb": 400.0, "used_cores": 1.0},
+        {"job": "b", "used_seconds": None, "used_memory_mb": None, "used_cores": None},
     ]
 
 

@@ -74,6 +74,18 @@ def test_scores_are_scikit_learns(drawn: Any) -> None:
         expected[f"f1_{name}"] = sk.f1_score(truth, claimed, zero_division=0.0)  # pyright: ignore
         expected[f"precision_{name}"] = sk.precision_score(truth, claimed, zero_division=0.0)  # pyright: ignore
         expected[f"recall_{name}"] = sk.recall_score(truth, claimed)
+        expected[f"auc_{name}"] = sk.roc_auc_score(truth, probabilities[:, index])
+        expected[f"average_precision_{name}"] = sk.average_precision_score(truth, probabilities[:, index])
+    by: Any = {"y_true": labels, "y_pred": predicted, "zero_division": 0.0}
+    one = np.eye(CLASSES)[labels]
+    expected |= {
+        "macro_precision": sk.precision_score(average="macro", **by),
+        "macro_recall": sk.recall_score(average="macro", **by),
+        "macro_average_precision": sk.average_precision_score(one, probabilities, average="macro"),
+        "weighted_precision": sk.precision_score(average="weighted", **by),
+        "weighted_f1": sk.f1_score(average="weighted", **by),
+        "weighted_auc": sk.roc_auc_score(one, probabilities, average="weighted"),
+    }
     assert found == pytest.approx(expected, rel=1e-12, abs=1e-15)
     assert list(found) == metrics.score_names(NAMES, TASK)
     plain = metrics.scores(probabilities, labels, NAMES)
@@ -196,6 +208,39 @@ def test_intervals_of_shares_are_wilsons() -> None:
         assert (found[name]["low"], found[name]["high"]) == pytest.approx((low, high), rel=1e-9)
 
 
+def test_areas_have_delongs_variance() -> None:
+    """Against the definition: who has the higher score, of every pair of an object of the class and one of the rest."""
+    probabilities, labels = classified((30, 12, 9), 0.7)
+    found = metrics.with_intervals(probabilities, labels, NAMES, seed=0)
+    influence = np.zeros(probabilities.shape)
+    for index, score in enumerate(probabilities.T):
+        own, rest = np.flatnonzero(labels == index), np.flatnonzero(labels != index)
+        wins = np.sign(score[own][:, None] - score[rest]) / 2 + 0.5
+        influence[own, index], influence[rest, index] = wins.mean(axis=1) / len(own), wins.mean(axis=0) / len(rest)
+    np.testing.assert_allclose(metrics.auc_influence(probabilities, labels), influence)
+    counts = np.bincount(labels)
+    for name, weights in (("auc_b", [0, 1, 0]), ("macro_auc", [1 / 3] * 3), ("weighted_auc", counts / len(labels))):
+        own = influence @ np.asarray(weights, dtype=float)
+        variance = sum(counts[index] * own[labels == index].var(ddof=1) for index in range(CLASSES))
+        area = found[name]["value"]
+        half = Z * np.sqrt(variance) / (area * (1 - area))  # pyright: ignore
+        ends = special.expit(special.logit(area) + np.array([-half, half]))
+        assert (found[name]["low"], found[name]["high"]) == pytest.approx(tuple(ends), rel=1e-6), name
+
+
+def test_what_an_interval_rests_on_is_counted() -> None:
+    labels, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 1])
+    found = metrics.with_intervals(0.8 * np.eye(3)[predicted] + 0.1, labels, NAMES, seed=0)
+    counts = {name: entry["objects"] for name, entry in found.items()}
+    assert [counts[f"recall_{name}"] for name in NAMES] == [3, 2, 1]
+    assert [counts[f"precision_{name}"] for name in NAMES] == [2, 4, 0]
+    assert (counts["accuracy"], counts["macro_f1"], counts["macro_auc"]) == (6, 1, 1)
+    two = metrics.with_intervals(
+        0.8 * np.eye(3)[predicted] + 0.1, labels, NAMES, seed=0, owners=np.array([0, 0, 1, 1, 0, 1])
+    )
+    assert [two[name]["objects"] for name in ("accuracy", "recall_a", "recall_c")] == [2, 2, 1]
+
+
 def test_the_bootstrap_interval_of_a_mean_is_the_normal_one() -> None:
     """Log loss is a mean over objects, drawn anew within classes: its standard error is known."""
     probabilities, labels = classified((200, 150, 50), 1.0)
@@ -229,6 +274,21 @@ def test_the_interval_of_accuracy_covers_in_19_of_20_surveys(monkeypatch: pytest
     assert covered / surveys == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / surveys))
 
 
+@pytest.mark.parametrize(("counts", "truth"), [((50, 50), 0.1), ((50, 50), 0.7), ((20, 80), 0.9)])
+def test_the_interval_of_an_area_covers_in_19_of_20_surveys(counts: tuple[int, int], truth: float) -> None:
+    """benchmarks/coverage.py in small: scores that are normal in each class, apart by as much as the area says."""
+    surveys, generator = 400, default_rng(3)
+    members = [np.arange(counts[0]), np.arange(counts[0], sum(counts))]
+    labels = np.repeat([0, 1], counts)
+    covered = 0
+    for _ in range(surveys):
+        score = generator.normal(size=len(labels)) + np.sqrt(2) * special.ndtri(truth) * (labels == 0)
+        influence = metrics.auc_influence(np.stack([score, -score], axis=1), labels)
+        low, high = metrics.area_interval(influence, members, np.array([1.0, 0.0]))
+        covered += low is not None and high is not None and low <= truth <= high
+    assert covered / surveys == pytest.approx(0.95, abs=0.02 + 3 * np.sqrt(0.95 * 0.05 / surveys))
+
+
 @given(values=st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=12))
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_the_mean_over_seeds_has_students_interval(values: list[float]) -> None:
@@ -252,8 +312,10 @@ def test_weighted_areas_are_sklearns() -> None:
     score = generator.integers(0, 12, 200) / 12  # many ties
     positive = generator.random(200) < 0.3 + 0.4 * score
     weights = generator.integers(0, 4, (6, 200)).astype(float)
-    expected = [sk.roc_auc_score(positive, score, sample_weight=row) for row in weights]
-    np.testing.assert_allclose(metrics._weighted_auc(score, positive, weights), expected, atol=1e-12)
+    for found, own in zip(
+        metrics._weighted_areas(score, positive, weights), (sk.roc_auc_score, sk.average_precision_score), strict=True
+    ):
+        np.testing.assert_allclose(found, [own(positive, score, sample_weight=row) for row in weights], atol=1e-12)
 
 
 @pytest.mark.parametrize("by_sequence", [False, True])

@@ -9,18 +9,22 @@ import shutil
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
+from sklearn import metrics as sk
 
-from jaxrnn import __version__, early, report
-from jaxrnn.config import read_yaml, to_yaml
+from jaxrnn import __version__, early, evaluation, metrics, report
+from jaxrnn.config import Task, read_yaml, to_yaml
 from jaxrnn.errors import JaxrnnError
-from jaxrnn.report import figures
+from jaxrnn.evaluation import Judged, Property
+from jaxrnn.predictions import Predictions
+from jaxrnn.report import figures, inputs
 from jaxrnn.results import write_json, write_text
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -28,8 +32,10 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 FIGURES = ("class_counts", "sequence_lengths", "grid_scores", "learning_curves", "confusion_matrix_validation",
            "confusion_matrix_test", "class_scores", "score_curves_validation_training_learning_rate",
-           "score_curves_test_training_learning_rate")  # fmt: skip
+           "score_curves_test_training_learning_rate", "roc_curves", "precision_recall_curves", "reliability", "slices",
+           "comparisons", "cadences")  # fmt: skip
 SCORES = ("accuracy", "macro_f1", "macro_auc", "log_loss", "plasticc_log_loss")
+SHOWN = ("macro_auc", "macro_f1", "accuracy", "log_loss", "plasticc_log_loss")
 CLASSES = ("AGN", "RR Lyrae", "SN Ia", "SN II", "Cepheid")
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -200,7 +206,7 @@ def make(
         ["trial", "job", "seed", *keys],
         [[row[k] for k in ("trial", "job", "seed", *keys)] for row in trials],
     )
-    rows("history.csv", list(report.HISTORY), history)
+    rows("history.csv", list(inputs.HISTORY), history)
 
     names = [*scores, *(f"test_{score}" for score in scores)]
     header = [*keys, "seeds", *(["folds"] if folds else []), "diverged"]
@@ -233,8 +239,11 @@ def make(
             for c, n in enumerate(truth)
         ])  # fmt: skip
         confusion[split] = matrix
-        share = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
-        for suffix, values in (("", matrix), ("_normalised", share)):
+        shares = {
+            end: np.divide(matrix, total, out=np.full(matrix.shape, np.nan), where=total > 0)
+            for end, total in (("", matrix.sum(1, keepdims=True)), ("_by_prediction", matrix.sum(0, keepdims=True)))
+        }
+        for suffix, values in (("", matrix), *((f"_normalised{end}", share) for end, share in shares.items())):
             rows(
                 f"confusion_matrix_{split}{suffix}.csv",
                 ["truth", *classes],
@@ -252,6 +261,21 @@ def make(
         half = 0.9 / np.sqrt(matrix[c].sum() + 2)
         test[f"recall_{name}"], test[f"precision_{name}"] = interval(recall, half), interval(precision, half)
         test[f"f1_{name}"] = interval(2 * recall * precision / max(1e-9, recall + precision), half)
+    judged = {split: judgements(counts, rng) for split, counts in confusion.items()}
+    chosen_point = [chosen[key] for key in keys]
+    others = [own[0]["trial"] for own in groups if [own[0][key] for key in keys] != chosen_point]
+    write_evaluation(folder, judged, others, classes, dict.fromkeys(metrics.overall(Task(target=target)), 0.5), rng)
+    for c, name in enumerate(classes):
+        own = judged["test"].probabilities[:, c]
+        test[f"auc_{name}"] = interval(sk.roc_auc_score(judged["test"].labels == c, own), 0.02)
+        test[f"average_precision_{name}"] = interval(sk.average_precision_score(judged["test"].labels == c, own), 0.03)
+    for kind in ("precision", "recall", "f1", "auc"):
+        own = [test[f"{kind}_{name}"]["value"] for name in classes]
+        test[f"macro_{kind}"] = test.get(f"macro_{kind}", interval(float(np.mean(own)), 0.02))
+        test[f"weighted_{kind}"] = interval(float(np.average(own, weights=matrix.sum(1))), 0.02)
+    for name, entry in test.items():
+        of = name.partition("_")[2]
+        entry["objects"] = int(matrix[classes.index(of)].sum()) if of in classes else int(matrix.sum())
     write_json(
         folder / "best.json",
         {
@@ -265,6 +289,49 @@ def make(
         },
     )  # fmt: skip
     return Made(folder, dataset, classes)
+
+
+def judgements(counts: np.ndarray, rng: np.random.Generator) -> Judged:
+    """Returns probabilities whose most probable classes make up this confusion matrix."""
+    truth, predicted = (np.repeat(index, counts.ravel()) for index in np.indices(counts.shape).reshape(2, -1))
+    level = rng.uniform(0.5, 0.95, len(truth))[:, None]
+    spread = rng.dirichlet(np.ones(len(counts)), len(truth))
+    probabilities = level * np.eye(len(counts))[predicted] + (1 - level) * spread
+    return Judged(probabilities.astype(np.float32), truth, np.arange(len(truth)), by_step=False)
+
+
+def write_evaluation(
+    folder: Path,
+    judged: dict[str, Judged],
+    others: list[str],
+    classes: tuple[str, ...],
+    scores: dict[str, float],
+    rng: np.random.Generator,
+) -> None:
+    """Writes what `jaxrnn.evaluation` finds of these predictions, and of others that shuffle some of them."""
+    test = judged["test"]
+    count = len(test.labels)
+    latitude = np.where(rng.random(count) < 0.1, np.nan, rng.normal(size=count))
+    lengths = rng.integers(5, 90, count).astype(float)
+    known = [Property("length", "steps", lengths), Property("galactic_latitude", "deg", latitude)]
+    ids = np.array([f"test{i:05d}" for i in range(count)])
+    entry = Predictions("sequence", ids, test.labels, np.full(count, 60), np.ones(count, dtype=int), {})
+    mixed = {trial: replace(test, probabilities=np.where((rng.random(count) < 0.03)[:, None], test.probabilities[::-1],
+                                                         test.probabilities)) for trial in others}  # fmt: skip
+    roc, precision_recall = evaluation.curves(test, classes)
+    bins, calibration = evaluation.calibrated(judged["validation"], test, 1)
+    edges = np.linspace(1, 13, 25)
+    tables = {
+        "roc_test": roc, "precision_recall_test": precision_recall, "calibration": bins,
+        "calibration_scores": calibration, "slices_test": evaluation.slices(test, known, 1),
+        "mistakes_test": evaluation.mistakes(test, entry, classes),
+        "cadence": pd.DataFrame({"from": edges[:-1], "to": edges[1:], "sequences": np.arange(24)}),
+        "ensemble": pd.DataFrame([{"predictions": of, "score": name, "value": value, "low": value - 0.1, "high": 1.0}
+                                  for of in (evaluation.CHOSEN, "ensemble of 3") for name, value in scores.items()]),
+        "comparisons": evaluation.comparisons(test, mixed, 1),
+    }  # fmt: skip
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
 
 
 class Page(html.parser.HTMLParser):
@@ -410,14 +477,66 @@ def test_the_verdict_and_the_classes_hold_the_numbers_of_best(made: Made, page: 
     assert best["interval"] in page.text and best["trial"] in page.text
     for row, name in zip(page.tables["class-scores"][1:], made.classes, strict=True):
         assert row[0][0] == name
-        assert [cell[1] for cell in row[2:]] == [
-            best["test"][f"{s}_{name}"]["value"] for s in ("precision", "recall", "f1")
-        ]
+        kinds = ("precision", "recall", "f1", "auc", "average_precision")
+        assert [cell[1] for cell in row[2:]] == [best["test"][f"{kind}_{name}"]["value"] for kind in kinds]
+    macro, weighted = page.tables["averages"][1:]
+    assert [cell[1] for cell in macro[1:5]] == [best["test"][f"macro_{k}"]["value"] for k in kinds[:4]]
+    assert weighted[2][1] == best["test"]["accuracy"]["value"]
+
+
+def test_the_section_on_trust_holds_the_numbers_of_the_files(made: Made, page: Page) -> None:
+    """Every number of a table of the page, unrounded, is the one in the CSV beside it."""
+    tables = {
+        "calibration": ("calibration_scores", ["value", "by_chance", "p_value"], lambda row: row["score"]),
+        "reliability-bins": ("calibration", ["objects", "confidence", "accuracy"], None),
+        "slices": ("slices_test", ["objects", "accuracy"], None),
+        "mistakes": ("mistakes_test", ["probability", "probability_of_truth", "steps"], None),
+        "comparisons": ("comparisons", ["accuracy", "difference", "chosen_alone", "other_alone", "p_value", "p_holm",
+                                        "log_loss_difference"], None),
+    }  # fmt: skip
+    for name, (file, columns, order) in tables.items():
+        rows = made.table(f"{file}.csv")
+        if order is not None:
+            rows.sort(key=lambda row: ["log_loss", "brier", "calibration_error"].index(order(row)))
+        shown = [[cell[1] for cell in row if cell[1] is not None] for row in page.tables[name][1:]]
+        assert len(shown) == len(rows) > 0, name
+        np.testing.assert_equal(shown, [[number(row[column]) for column in columns] for row in rows])
+    for row, name in zip(page.tables["ensemble"][1:], (evaluation.CHOSEN, "ensemble of 3"), strict=True):
+        values = {r["score"]: number(r["value"]) for r in made.table("ensemble.csv") if r["predictions"] == name}
+        assert [cell[1] for cell in row[1:]] == [values[score] for score in SHOWN]
+
+
+def test_few_objects_have_no_interval(copied: Made) -> None:
+    best = json.loads((copied.folder / "best.json").read_text())
+    best["test"]["recall_AGN"]["objects"] = 9
+    (copied.folder / "best.json").write_text(json.dumps(best))
+
+    def few(rows: list[dict[str, str]]) -> None:
+        rows[0]["objects"] = "9"
+
+    edit(copied.folder / "slices_test.csv", few)
+    page = Page(copied.write())
+    assert page.tables["class-scores"][1][3][0].endswith("too few")
+    assert [row[3][0].endswith("too few") for row in page.tables["slices"][1:3]] == [True, False]
+
+
+def test_probabilities_that_are_wrong_by_more_than_chance_are_warned_of(copied: Made) -> None:
+    def judged(before: str, after: str) -> dict[str, str]:
+        def change(rows: list[dict[str, str]]) -> None:
+            errors = [row for row in rows if row["score"] == "calibration_error"]
+            errors[0]["p_value"], errors[1]["p_value"] = before, after
+
+        edit(copied.folder / "calibration_scores.csv", change)
+        return checks(copied)
+
+    assert judged("0.001", "0.001")["Probabilities are not to be taken at their word"] == "warning"
+    assert judged("0.001", "0.3")["Probabilities need temperature scaling"] == "note"
+    assert judged("0.2", "0.3")["Probabilities are calibrated, as far as the test split can tell"] == "passed"
 
 
 def test_the_matrices_and_the_counts_hold_the_numbers_of_the_files(made: Made, page: Page) -> None:
     for split in ("validation", "test"):
-        for suffix in ("", "_normalised"):
+        for suffix in ("", "_normalised", "_normalised_by_prediction"):
             shown = page.tables[f"matrix-{split}{suffix.replace('_', '-')}"]
             text = (made.folder / f"confusion_matrix_{split}{suffix}.csv").read_text(encoding="utf-8")
             file = list(csv.reader(text.splitlines()))
@@ -518,12 +637,17 @@ def test_checks_warn_of_what_went_wrong(tmp_path: Path) -> None:
 
 
 def test_checks_pass_where_nothing_went_wrong(tmp_path: Path) -> None:
-    found = checks(make(tmp_path, classes=("a", "b"), diverged=0, rejected=0, objects=20_000))
+    made = make(tmp_path, classes=("a", "b"), diverged=0, rejected=0, objects=20_000)
+    edit(
+        made.folder / "calibration_scores.csv",
+        lambda rows: [row.update(p_value="0.4") for row in rows if row["p_value"]],
+    )
+    found = checks(made)
     assert "warning" not in found.values()
     assert {"No trial diverged", "Nothing was rejected", "Enough test objects", "Trained long enough"} <= set(found)
 
 
-def edit(path: Path, change: Callable[[list[dict[str, str]]], None]) -> None:
+def edit(path: Path, change: Callable[[list[dict[str, str]]], object]) -> None:
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     change(rows)
@@ -902,6 +1026,8 @@ def test_a_second_write_is_byte_equal(made: Made, drawn: dict[str, Any]) -> None
         ("history.csv", "jaxrnn aggregate"),
         ("confusion_matrix_validation.csv", "jaxrnn aggregate"),
         ("confusion_matrix_test.csv", "jaxrnn aggregate"),
+        ("roc_test.csv", "jaxrnn aggregate"),
+        ("calibration.csv", "jaxrnn aggregate"),
         ("splits.csv", "jaxrnn split"),
         ("statistics.json", "jaxrnn split"),
         ("experiment.yaml", "jaxrnn plan"),
@@ -926,7 +1052,7 @@ def test_a_missing_or_broken_file_names_the_command_that_makes_it(copied: Made, 
     path.write_text("", encoding="utf-8")
     assert str(path) in message()
     if name.endswith(".csv"):
-        for column in ("trial,", "truth,", "seeds,", "label,"):
+        for column in ("trial,", "truth,", "seeds,", "label,", "class,", "probabilities,"):
             text = text.replace(column, f"no-{column}", 1)
         path.write_text(text.replace("no-truth,", "truth,extra,"), encoding="utf-8")
         assert str(path) in (wrong := message()) and command in wrong
@@ -1007,6 +1133,27 @@ def written(request: pytest.FixtureRequest, made: Made, tmp_path_factory: pytest
 
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(browser: Any, written: Path, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python")
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(written.as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true })")
+    # evaluated, for the page's policy lets no other script in
+    page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    serious = [
+        (each["id"], each["help"], [node["html"][:200] for node in each["nodes"][:3]])
+        for each in found["violations"]
+        if each["impact"] in ("serious", "critical")
+    ]
+    assert not serious
+    assert len(found["passes"]) > 15
+    context.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 768, 1440])
 def test_the_page_in_a_browser(browser: Any, written: Path, width: int, scheme: str) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
@@ -1044,4 +1191,13 @@ def test_the_page_in_a_browser(browser: Any, written: Path, width: int, scheme: 
     finite = [value for value in values if np.isfinite(value)]
     assert len(finite) > 3 and finite == sorted(finite), "a click on a column's head sorts by it"
     assert heads.nth(place).locator("xpath=..").get_attribute("aria-sort") == "ascending"
+    rows = page.locator("#trials tbody tr")
+    before = rows.count()
+    page.get_by_role("searchbox").fill("completed lstm")
+    kept = page.locator("#trials tbody tr:visible")
+    assert 0 < kept.count() < before, "the filter leaves rows with all words"
+    assert all("lstm" in text and "completed" in text for text in kept.all_inner_texts())
+    assert page.get_by_role("status").inner_text() == f"{kept.count()} of {before}"
+    page.get_by_role("searchbox").fill("")
+    assert kept.count() == before
     context.close()

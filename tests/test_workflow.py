@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from experiments import read_predictions
+from sklearn import metrics as sk
 from workflows import CHECKOUT, LOCAL, TABLES, Workflow, rules_in, wait_until
 
 pytestmark = pytest.mark.mpi  # the local profile ingests with two ranks, and ingest refuses any other number of them
@@ -34,6 +37,49 @@ def test_snakemakes_own_report_holds_page_tables_and_figures(finished: Workflow,
     names += [path.name for path in (finished.results / "figures").glob("*.svg")]
     assert len(names) > 8 and [name for name in names if f'"{name}"' not in shown] == []
     assert "Validation chose" in shown  # a caption
+
+
+def test_every_number_is_scikit_learns_of_the_predictions(finished: Workflow) -> None:
+    folder, (best, _) = finished.results, finished.chosen()
+    predicted, classes = read_predictions(folder / "jobs" / best["job"] / "predictions.h5")
+    test = predicted["test"]
+    truth, shown = test.labels, test.probabilities[best["trial"]].astype(float)
+    shown /= shown.sum(axis=1, keepdims=True)  # float32's sum is not quite 1
+    said = shown.argmax(axis=1)
+    expected = {
+        "log_loss": sk.log_loss(truth, shown),
+        "accuracy": sk.accuracy_score(truth, said),
+        "macro_auc": sk.roc_auc_score(truth, shown, multi_class="ovr"),
+        "weighted_f1": sk.f1_score(truth, said, average="weighted"),
+    }
+    for index, name in enumerate(classes):
+        expected |= {
+            f"auc_{name}": sk.roc_auc_score(truth == index, shown[:, index]),
+            f"average_precision_{name}": sk.average_precision_score(truth == index, shown[:, index]),
+            f"recall_{name}": sk.recall_score(truth == index, said == index),
+        }
+    assert {name: best["test"][name]["value"] for name in expected} == pytest.approx(expected, rel=1e-5)
+
+    def table(name: str) -> Any:
+        return pd.read_csv(folder / f"{name}.csv", keep_default_na=False, na_values=[""])
+
+    matrix = table("confusion_matrix_test").set_index("truth").to_numpy()
+    np.testing.assert_array_equal(matrix, sk.confusion_matrix(truth, said))
+    for end, how in (("", "true"), ("_by_prediction", "pred")):
+        shares = table(f"confusion_matrix_test_normalised{end}").set_index("truth").to_numpy()
+        np.testing.assert_allclose(shares, sk.confusion_matrix(truth, said, normalize=how), atol=1e-12)
+    for name, curve in table("roc_test").groupby("class"):
+        area = sk.auc(curve["false_positive_rate"], curve["true_positive_rate"])
+        assert area == pytest.approx(expected[f"auc_{name}"], rel=1e-9)
+    scores = table("calibration_scores").set_index(["probabilities", "score"])["value"]
+    assert scores["as predicted", "log_loss"] == pytest.approx(expected["log_loss"], rel=1e-5)
+    brier = ((shown - np.eye(len(classes))[truth]) ** 2).sum(axis=1).mean()
+    assert scores["as predicted", "brier"] == pytest.approx(brier, rel=1e-5)
+    assert (table("slices_test").groupby("property")["objects"].sum() == len(truth)).all()
+    assert len(table("mistakes_test")) == min(20, (truth != said).sum())
+    assert table("ensemble")["value"].iloc[0] == pytest.approx(expected["log_loss"], rel=1e-5)
+    assert len(table("comparisons")) == 3
+    assert 0 < table("cadence")["sequences"].sum() <= 88
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,8 @@ KIND_SHAPES = ("diamond", "circle", "cross")
 PANELS = 3  # beside each other, of the ranges that were searched
 SERIES_DASHES = ([], [6, 3], [2, 3], [8, 3, 2, 3], [4, 4])
 MOST_PIXELS = 60e6  # of a PNG
+MOST_PANELS = 12  # of classes, each with a curve
+PANEL = 180  # px, of these
 MOST_POINTS = 20_000  # of all pale curves of a panel together
 # A passband's colour and, for those who can't see it, its shape: 42 different pairs.
 BAND_TOKENS = ("first", "third", "second", "fourth", "fifth", "muted")
@@ -118,6 +120,8 @@ class Figure:
         ids = {element.get("id") for element in root.iter()} - {None}
         for element in root.iter():
             element.attrib.pop("aria-roledescription", None)
+            if element is not root:  # the whole is one image: its parts are no symbols of their own
+                element.attrib.pop("role", None)
             for key, value in list(element.attrib.items()):
                 if key == "id":
                     element.set(key, f"{self.name}-{value}")
@@ -208,20 +212,25 @@ def class_counts(counts: Mapping[str, Mapping[str, int]], counted: str = "object
 
 def sequence_lengths(edges: Sequence[float], counts: Sequence[int]) -> Figure:
     """Draws the distribution of steps a sequence. counts: one between each two of the edges."""
+    return _histogram("sequence_lengths", "Length of the sequences", "length of a sequence (steps)", edges, counts)
+
+
+def _histogram(name: str, title: str, axis: str, edges: Sequence[float], counts: Sequence[int]) -> Figure:
     rows = [{"from": a, "to": b, "sequences": n} for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)]
     widths = np.diff(np.asarray(edges, float))
     logarithmic = len(widths) > 2 and edges[0] > 0 and widths[-1] > 8 * widths[0]
     ticks: dict[str, Any] = {"values": list(edges)} if len(edges) <= 9 else {"tickCount": 8}
     scale = alt.Scale(type="log", nice=False) if logarithmic else alt.Scale(zero=False, nice=False)
+    whole = all(float(edge).is_integer() for edge in edges)
     chart = (
         alt.Chart(_rows(rows))
         .mark_bar(orient="vertical", color=LIGHT["first"], stroke=LIGHT["surface"], strokeWidth=1)
         .encode(
             x=alt.X(
                 "from:Q",
-                title="length of a sequence (steps)",
+                title=axis,
                 scale=scale.copy(),
-                axis=alt.Axis(format=",d", grid=False, **ticks),
+                axis=alt.Axis(format=",d" if whole else ".3~g", grid=False, **ticks),
             ),
             x2="to:Q",
             y=alt.Y("sequences:Q", title="sequences", axis=alt.Axis(tickCount=5, tickMinStep=1, format=",d")),
@@ -230,10 +239,9 @@ def sequence_lengths(edges: Sequence[float], counts: Sequence[int]) -> Figure:
         .properties(width=430, height=190)
     )
     return _drawn(
-        "sequence_lengths",
-        "Length of the sequences",
-        f"Histogram of the steps a sequence, between {edges[0]:g} and {edges[-1]:g} steps, of {sum(counts):,} "
-        "sequences.",
+        name,
+        title,
+        f"Histogram of the {axis}, between {edges[0]:.4g} and {edges[-1]:.4g}, of {sum(counts):,} sequences.",
         chart,
     )
 
@@ -646,6 +654,192 @@ def class_scores(scores: Sequence[Mapping[str, Any]]) -> Figure:
         chart,
         "Bar: 95 % interval.",
     )
+
+
+def class_curves(
+    rows: Sequence[Mapping[str, Any]], areas: Mapping[str, float], kind: Literal["roc", "recall"]
+) -> Figure:
+    """Draws each class's ROC curve (`roc`) or precision against recall (`recall`) on test, each in a frame of its own.
+
+    rows: of roc_test.csv or precision_recall_test.csv. areas: the area under a class's curve, or its average precision.
+    """
+    x, y = ("false_positive_rate", "true_positive_rate") if kind == "roc" else ("recall", "precision")
+    titles = {
+        "false_positive_rate": "false positive rate", "true_positive_rate": "true positive rate (recall)",
+        "recall": "recall (completeness)", "precision": "precision (purity)",
+    }  # fmt: skip
+    curves: dict[str, list[dict[str, float]]] = {}
+    for row in rows:
+        own = curves.setdefault(row["class"], [])
+        own.append({"x": row[x], "y": row[y], "order": len(own)})
+    shown = dict(zip(curves, labels(list(curves)), strict=True))
+    panels, data = [], {}
+    for place, name in enumerate([*curves][:MOST_PANELS]):
+        data[f"curve-{place}"] = curves[name]
+        axis = alt.Axis(values=[0, 0.2, 0.4, 0.6, 0.8, 1], format="~g")
+        scale = alt.Scale(domain=[0, 1], nice=False)
+        across, up = (
+            alt.X("x:Q", title=titles[x], scale=scale, axis=axis),
+            alt.Y("y:Q", title=titles[y], scale=scale, axis=axis),
+        )
+        line = alt.Chart(alt.NamedData(name=f"curve-{place}")).mark_line(
+            color=LIGHT["first"], strokeWidth=2, interpolate="linear" if kind == "roc" else "step-before"
+        )
+        chance = alt.Chart(_rows([{"x": 0, "y": 0, "order": 0}, {"x": 1, "y": 1, "order": 1}]))
+        layers = [line.encode(x=across, y=up, order="order:Q")]
+        if kind == "roc":
+            diagonal = chance.mark_line(color=LIGHT["muted"], strokeWidth=1, strokeDash=[3, 3])
+            layers.insert(0, diagonal.encode(x=across, y=up, order="order:Q"))
+        area = f"{'area' if kind == 'roc' else 'average precision'} {areas[name]:.3f}" if name in areas else ""
+        head = alt.Title(shown[name], subtitle=area, fontSize=12.5, subtitleFontSize=11.5, subtitleColor=LIGHT["muted"],
+                         offset=6, limit=PANEL + 40, frame="group")  # fmt: skip
+        panels.append(alt.layer(*layers).properties(width=PANEL, height=PANEL, title=head))
+    words = "ROC curves" if kind == "roc" else "Precision against recall"
+    cut = f" The first {MOST_PANELS} of {len(curves)} classes." if len(curves) > MOST_PANELS else ""
+    dashed = "Dashed: guessing." if kind == "roc" else ""
+    return _drawn(
+        "roc_curves" if kind == "roc" else "precision_recall_curves",
+        f"{words}, test",
+        f"{words} of {len(panels)} classes on the test split, each against the rest.{cut} The table below holds the "
+        "areas.",
+        alt.concat(*panels, columns=3, spacing={"row": 26, "column": 26}),
+        *([f"{dashed}{cut}".strip()] if dashed or cut else []),
+        data=data,
+    )
+
+
+def reliability(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draws how often predictions of each stated probability are right, with intervals, and how many there are; before
+    and after temperature scaling. rows: of calibration.csv."""
+    panels = []
+    largest = max(row["objects"] for row in rows)
+    for name in dict.fromkeys(row["probabilities"] for row in rows):
+        own = [
+            {part: _finite(row[part]) for part in ("left", "right", "objects", "confidence", "accuracy", "low", "high")}
+            for row in rows
+            if row["probabilities"] == name
+        ]
+        scale = alt.Scale(domain=[0, 1], nice=False)
+        axis = alt.Axis(values=[0, 0.2, 0.4, 0.6, 0.8, 1], format="~g")
+        x = alt.X("confidence:Q", title="probability of the predicted class", scale=scale, axis=axis)
+
+        def y(field: str, scale: alt.Scale = scale, axis: alt.Axis = axis) -> alt.Y:
+            return alt.Y(f"{field}:Q", title="share that is right", scale=scale, axis=axis)
+
+        ideal = alt.Chart(_rows([{"confidence": 0, "accuracy": 0}, {"confidence": 1, "accuracy": 1}]))
+        ideal = ideal.mark_line(color=LIGHT["muted"], strokeDash=[3, 3], strokeWidth=1).encode(x=x, y=y("accuracy"))
+        base = alt.Chart(_rows(own)).encode(x=x)
+        known = base.transform_filter("isValid(datum.low) && isValid(datum.high)")
+        bars = known.mark_rule(strokeWidth=3, opacity=0.45, color=LIGHT["first"]).encode(y=y("low"), y2="high:Q")
+        dots = base.mark_point(filled=True, size=45, opacity=1, color=LIGHT["first"]).encode(y=y("accuracy"))
+        head = alt.Title(name, fontSize=12.5, offset=6, frame="group")
+        upper = alt.layer(ideal, bars, dots).properties(width=240, height=240, title=head)
+        # a bar from the bin's left to its right; one object is seen beside thousands
+        counts = (
+            alt.Chart(_rows(own))
+            .mark_bar(color=LIGHT["pale"], stroke=LIGHT["surface"], strokeWidth=1)
+            .encode(
+                x=alt.X("left:Q", title=None, scale=scale, axis=alt.Axis(labels=False, ticks=False, grid=False)),
+                x2="right:Q",
+                y=alt.Y("objects:Q", title="how many", scale=alt.Scale(type="symlog", domain=[0, largest], nice=False),
+                        axis=alt.Axis(values=_counts_ticks(largest), format="~s")),
+                y2=alt.Y2Datum(0),
+            )
+            .properties(width=240, height=56)
+        )  # fmt: skip
+        panels.append(alt.vconcat(counts, upper, spacing=8))
+    return _drawn(
+        "reliability",
+        "Reliability, test",
+        f"How often predictions are right against the probability that they state, in {len(rows)} bins, as predicted "
+        "and after temperature scaling. The table below holds the numbers.",
+        alt.hconcat(*panels, spacing=30),
+        "Dot: a bin, at its mean probability; bar: 95 % interval. Dashed: as promised.",
+    )
+
+
+def _counts_ticks(largest: float) -> list[float]:
+    """Returns 0 and the powers of ten up to the largest; at most 4."""
+    powers = [10.0**power for power in range(int(np.floor(np.log10(max(largest, 1)))) + 1)]
+    return [0, *powers[-3:]]
+
+
+def slices(rows: Sequence[Mapping[str, Any]], accuracy: float, counted: str) -> Figure:
+    """Draws the accuracy of each slice of each property with its interval. rows: of slices_test.csv with `label`;
+    accuracy: of all together."""
+    panels = []
+    known = [row[part] for row in rows for part in ("low", "high", "accuracy") if _finite(row[part]) is not None]
+    domain = [min([*known, accuracy]), max([*known, accuracy])]
+    scale = alt.Scale(domain=domain if domain[0] < domain[1] else [0, 1], nice=True, zero=False)
+    names = list(dict.fromkeys((row["property"], row["unit"]) for row in rows))
+    heads = labels([f"{name} ({unit})" if unit else name for name, unit in names])
+    for (name, unit), head in zip(names, heads, strict=True):
+        own = [row for row in rows if (row["property"], row["unit"]) == (name, unit)]
+        shown = labels([row["label"] for row in own])
+        data = [
+            {"slice": label, **{part: _finite(row[part]) for part in ("accuracy", "low", "high")}}
+            for label, row in zip(shown, own, strict=True)
+        ]
+        y = alt.Y("slice:N", title=None, scale=alt.Scale(domain=shown))
+
+        def x(field: str) -> alt.X:
+            return alt.X(f"{field}:Q", title="accuracy on test", scale=scale, axis=alt.Axis(tickCount=5))
+
+        every = alt.Chart(_rows([{"accuracy": accuracy}]))
+        line = every.mark_rule(color=LIGHT["muted"], strokeDash=[3, 3]).encode(x=x("accuracy"))
+        base = alt.Chart(_rows(data)).encode(y=y)
+        bars = base.transform_filter("isValid(datum.low) && isValid(datum.high)")
+        bars = bars.mark_rule(strokeWidth=3, opacity=0.45, color=LIGHT["first"]).encode(x=x("low"), x2="high:Q")
+        dots = base.mark_point(filled=True, size=55, opacity=1, color=LIGHT["first"]).encode(x=x("accuracy"))
+        title = alt.Title(head, fontSize=12.5, offset=6, frame="group", limit=300)
+        panels.append(alt.layer(line, bars, dots).properties(width=230, height=alt.Step(22), title=title))
+    return _drawn(
+        "slices",
+        "Accuracy in slices, test",
+        f"Accuracy of test {counted} in {len(rows)} slices of {len(names)} properties, with 95 % intervals. The table "
+        "below holds the numbers.",
+        alt.concat(*panels, columns=2, spacing={"row": 26, "column": 30}),
+        "Dot: accuracy of a slice; bar: its 95 % interval. Dashed: all together.",
+    )
+
+
+def comparisons(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draws by how much the chosen trial is better than others on test, with intervals. rows: of comparisons.csv with
+    `label`, best on validation first."""
+    shown = rows[:MOST_ROWS]
+    names = labels([row["label"] for row in shown])
+    data = [
+        {"point": name, **{part: _finite(row[part]) for part in ("difference", "low", "high")}}
+        for name, row in zip(names, shown, strict=True)
+    ]
+    y = alt.Y("point:N", title=None, scale=alt.Scale(domain=names))
+
+    def x(field: str) -> alt.X:
+        title = "accuracy of the chosen trial minus the other's, test"
+        return alt.X(f"{field}:Q", title=title, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=6, format="+~g"))
+
+    zero = alt.Chart(_rows([{"difference": 0}])).mark_rule(color=LIGHT["muted"], strokeDash=[3, 3])
+    base = alt.Chart(_rows(data)).encode(y=y)
+    bars = base.transform_filter("isValid(datum.low) && isValid(datum.high)")
+    bars = bars.mark_rule(strokeWidth=3, opacity=0.45, color=LIGHT["first"]).encode(x=x("low"), x2="high:Q")
+    dots = base.mark_point(filled=True, size=55, opacity=1, color=LIGHT["first"]).encode(x=x("difference"))
+    chart = alt.layer(zero.encode(x=x("difference")), bars, dots).properties(width=430, height=alt.Step(22))
+    cut = f"{len(shown)} of {len(rows)} grid points, the best on validation first. " if len(rows) > len(shown) else ""
+    return _drawn(
+        "comparisons",
+        "The chosen trial beside others, test",
+        f"Difference of accuracy on test between the chosen trial and the best one of {len(shown)} other grid points, "
+        f"with paired 95 % intervals. {cut}The table below holds the numbers.",
+        chart,
+        f"{cut}Dot: difference; bar: its paired 95 % interval, not corrected for their number.",
+    )
+
+
+def cadences(rows: Sequence[Mapping[str, Any]], unit: str) -> Figure:
+    """Draws the distribution of the median gap between steps; rows: from, to, sequences."""
+    edges, counts = [rows[0]["from"], *(row["to"] for row in rows)], [int(row["sequences"]) for row in rows]
+    title = f"median gap between two steps ({unit})" if unit else "median gap between two steps"
+    return _histogram("cadences", "Cadence of the sequences", title, edges, counts)
 
 
 def early_curves(rows: Sequence[Mapping[str, Any]], unit: str) -> Figure:

@@ -1,0 +1,383 @@
+"""What the chosen trial's predictions tell beyond scores: curves, calibration, slices, mistakes, and how others do.
+
+All of it is for after the choice. Places are objects or, where every step has a label, steps: those of one object
+depend on each other, and are drawn together (`owners`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from sklearn import metrics as sk
+
+from jaxrnn import calibration, metrics, shards, splits
+from jaxrnn.config import Task
+from jaxrnn.metrics import BOOTSTRAP_VALUES, CONFIDENCE, RESAMPLES, blocks
+from jaxrnn.predictions import Predictions
+
+MOST_POINTS = 300  # of a curve
+SLICES = 4  # of a property, with as many objects each
+MOST_VALUES = 3  # columns of values whose largest one is a property
+MISTAKES = 20
+CADENCES = 24  # bins of their distribution
+FLIPS = 4999  # of signs, by which trials are compared where steps have labels
+AS_PREDICTED, SCALED = "as predicted", "temperature scaled"
+CHOSEN = "chosen trial"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is scored of one trial: probabilities [place, class], labels [place] and the object [place] of each."""
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+    owners: np.ndarray
+    by_step: bool
+
+    @classmethod
+    def of(cls, entry: Predictions, trial: str) -> "Judged":
+        return cls(entry.scored(trial), entry.scored_labels, entry.owners, entry.kind == "step")
+
+    @property
+    def hits(self) -> np.ndarray:
+        return self.probabilities.argmax(axis=1) == self.labels
+
+    @property
+    def surprise(self) -> np.ndarray:
+        """Returns -log p [place] of each place's own class."""
+        own = self.probabilities[np.arange(len(self.labels)), self.labels].astype(np.float64)
+        return -np.log(np.maximum(own, metrics.SMALLEST_PROBABILITY))
+
+    @property
+    def strata(self) -> list[np.ndarray] | None:
+        """Returns the objects of each class, within which bootstrap draws; None where their steps have labels."""
+        if self.by_step:
+            return None
+        return [np.flatnonzero(self.labels == index) for index in range(self.probabilities.shape[1])]
+
+    def summed(self, values: np.ndarray) -> np.ndarray:
+        """Returns the sums [object] of values [place]; of objects that have no place, 0."""
+        return np.bincount(self.owners, values, self.owners.max() + 1)
+
+    def scaled(self, temperature: float) -> "Judged":
+        return replace(self, probabilities=calibration.scaled(self.probabilities, temperature))
+
+
+def curves(judged: Judged, classes: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns the ROC and the precision-recall curve of each class against the rest, as scikit-learn has them, of at
+    most `MOST_POINTS` points each; a threshold is the least probability that counts as the class."""
+    roc, precision_recall = [], []
+    for index, name in enumerate(classes):
+        positive, score = judged.labels == index, judged.probabilities[:, index]
+        wrong, right, threshold = sk.roc_curve(positive, score)
+        kept = _thinned(wrong, right)
+        columns = {"false_positive_rate": wrong, "true_positive_rate": right, "threshold": threshold}
+        roc.append(pd.DataFrame({"class": name} | {column: values[kept] for column, values in columns.items()}))
+        precision, recall, threshold = sk.precision_recall_curve(positive, score, drop_intermediate=True)
+        kept = _thinned(recall, precision)
+        # behind the highest threshold nothing is called the class any more
+        columns = {"recall": recall, "precision": precision, "threshold": np.append(threshold, np.inf)}
+        found = {column: values[kept] for column, values in columns.items()}
+        precision_recall.append(pd.DataFrame({"class": name} | found))
+    return pd.concat(roc, ignore_index=True), pd.concat(precision_recall, ignore_index=True)
+
+
+def _thinned(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Returns which points of a curve are kept: its ends, and others as far from each other along it."""
+    way = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
+    if len(way) <= MOST_POINTS:
+        return np.arange(len(way))
+    return np.unique([0, len(way) - 1, *np.searchsorted(way, np.linspace(0, way[-1], MOST_POINTS - 2))])
+
+
+def temperature(validation: Judged) -> float:
+    return calibration.temperature(validation.probabilities, validation.labels)
+
+
+def calibrated(validation: Judged, test: Judged, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns the bins of the reliability diagram on test, and scores of calibration: before and after the scaling by
+    the temperature that is best on validation.
+
+    Of the calibration error, which is above 0 by chance too, `by_chance` is its mean and `p_value` how often it is as
+    large, where labels are drawn from the very probabilities; for steps of one a sequence, for the others depend on it.
+    """
+    best = temperature(validation)
+    bins, scores = [], []
+    for name, judged, own in ((AS_PREDICTED, test, 1.0), (SCALED, test.scaled(best), best)):
+        rows = [each._asdict() for each in calibration.reliability(judged.probabilities, judged.labels)]
+        if judged.by_step:
+            rows = [row | _by_sequence(judged, row, seed) for row in rows]
+        bins += [{"probabilities": name} | row for row in rows]
+        probabilities, labels = judged.probabilities.astype(np.float64), judged.labels
+        squares = ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1)
+        sums = np.stack([judged.summed(values) for values in (judged.surprise, squares)], axis=1)
+        low, high = _ends(_resampled_means(sums, judged.summed(np.ones(len(labels))), seed, judged.strata))
+        values = metrics.log_loss(probabilities, labels), calibration.brier(probabilities, labels)
+        entry = {"probabilities": name, "temperature": own}
+        for place, score in enumerate(("log_loss", "brier")):
+            scores.append(entry | {"score": score, "value": values[place], "low": low[place], "high": high[place]})
+        by_chance, p_value = _chance(judged, seed)
+        error = metrics.calibration_error(probabilities, labels)
+        told = {"score": "calibration_error", "value": error, "by_chance": by_chance, "p_value": p_value}
+        scores.append(entry | told)
+    return pd.DataFrame(bins), pd.DataFrame(scores)
+
+
+def _by_sequence(judged: Judged, row: Mapping[str, Any], seed: int) -> dict[str, float]:
+    """Returns the interval of a bin's accuracy by bootstrap over sequences, whose steps depend on each other."""
+    confidence = judged.probabilities.max(axis=1).astype(np.float64)
+    here = (confidence >= row["left"]) & ((confidence < row["right"]) | (row["right"] >= 1))
+    hits, places = judged.summed(judged.hits & here), judged.summed(here)
+    seen = places > 0
+    low, high = _ends(_resampled_means(hits[seen, None], places[seen], seed))
+    return {"low": float(low[0]), "high": float(high[0])}
+
+
+def _chance(judged: Judged, seed: int) -> tuple[float, float]:
+    """Returns the mean calibration error of labels that are drawn from the probabilities, and how often it is at least
+    as large as the one found."""
+    generator = np.random.default_rng(seed)
+    rows = np.arange(len(judged.labels))
+    if judged.by_step:
+        mixed = generator.permutation(rows)
+        rows = mixed[np.unique(judged.owners[mixed], return_index=True)[1]]
+    probabilities, labels = judged.probabilities[rows], judged.labels[rows]
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    count = len(rows)
+    place = np.minimum((confidence * calibration.BINS).astype(np.int64), calibration.BINS - 1)
+    member = np.eye(calibration.BINS)[place]
+    errors = []
+    for size in blocks(RESAMPLES, max(1, BOOTSTRAP_VALUES // count)):
+        gaps = ((generator.random((size, count)) < confidence) - confidence) @ member
+        errors.append(np.abs(gaps).sum(axis=1) / count)
+    drawn = np.concatenate(errors)
+    found = metrics.calibration_error(probabilities, labels)
+    return float(drawn.mean()), float((1 + (drawn >= found - 1e-12).sum()) / (1 + len(drawn)))
+
+
+class Property(NamedTuple):
+    """Something that objects differ in: values [object], NaN where it is unknown."""
+
+    name: str
+    unit: str
+    values: np.ndarray
+
+
+def properties(dataset: Path, ids: np.ndarray, lengths: np.ndarray) -> tuple[list[Property], pd.DataFrame]:
+    """Returns what objects with these ids and lengths differ in: length, median gap between steps, metadata, what only
+    an evaluation may know, and the largest of each column of values, as features have it, where there are few; and the
+    distribution of the median gap of all sequences of the dataset."""
+    place = {name: index for index, name in enumerate(ids.tolist())}
+    found: dict[tuple[str, str], np.ndarray] = {}
+    gaps: list[np.ndarray] = []
+    for path in splits.shard_paths(dataset):
+        shard = shards.read(path, check=False)
+        own = [row for row, name in enumerate(shard.ids.tolist()) if name in place]
+        at = [place[name] for name in shard.ids[own].tolist()]
+        gaps.append(_median_gaps(shard))
+        columns = {("median gap", shard.time_unit): gaps[-1]}
+        for named, table in ((shard.metadata_columns, shard.metadata), (shard.evaluation_columns, shard.evaluation)):
+            columns |= {(column.name, column.unit): table[:, number] for number, column in enumerate(named)}
+        for name, unit, numbers in _value_columns(shard):
+            steps = np.where(np.isfinite(shard.features[:, numbers]), shard.features[:, numbers], -np.inf).max(axis=1)
+            columns[f"largest {name}", unit] = np.maximum.reduceat(steps, shard.offsets[:-1])
+        for key, values in columns.items():
+            found.setdefault(key, np.full(len(ids), np.nan))[at] = values[own]
+    known = [Property(name, unit, values) for (name, unit), values in found.items()]
+    return [Property("length", "steps", lengths.astype(np.float64)), *known], _histogram(np.concatenate(gaps))
+
+
+def _median_gaps(shard: shards.Shard) -> np.ndarray:
+    """Returns the median time [sequence] between two steps; NaN of a single step."""
+    ends = zip(shard.offsets[:-1].tolist(), shard.offsets[1:].tolist(), strict=True)
+    return np.array([np.median(np.diff(shard.time[a:b])) if b - a > 1 else np.nan for a, b in ends])
+
+
+def _histogram(values: np.ndarray) -> pd.DataFrame:
+    """Returns how many values lie in bins of equal width, or of equal ratio where they spread over decades."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return pd.DataFrame({"from": [0.0], "to": [1.0], "sequences": [0]})
+    low, high = float(values.min()), float(values.max())
+    low, high = (low, high) if low < high else (low - 0.5, high + 0.5)
+    edges = np.geomspace(low, high, CADENCES + 1) if 0 < 20 * low < high else np.linspace(low, high, CADENCES + 1)
+    edges[[0, -1]] = low, high  # not as rounding has them
+    counts, _ = np.histogram(values, edges)
+    return pd.DataFrame({"from": edges[:-1], "to": edges[1:], "sequences": counts})
+
+
+def _value_columns(shard: shards.Shard) -> list[tuple[str, str, list[int]]]:
+    """Returns name, unit and features of each column of values, none where they are many."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for number, column in enumerate(shard.feature_columns):
+        if column.kind == "value" and not column.indicator:
+            found.setdefault((column.column, column.unit), []).append(number)
+    return [(name, unit, numbers) for (name, unit), numbers in found.items()] if len(found) <= MOST_VALUES else []
+
+
+def slices(judged: Judged, known: Sequence[Property], seed: int) -> pd.DataFrame:
+    """Returns the accuracy of the objects in each slice of each property: quarters of them, or one value each where
+    there are no more; the last one has those whose value is unknown. Ends are the least and largest value in it."""
+    hits, places = judged.summed(judged.hits), judged.summed(np.ones(len(judged.labels)))
+    rows = []
+    for name, unit, values in known:
+        for low, high, members in _sliced(np.where(places > 0, values[: len(places)], np.nan), places > 0):
+            objects = int(members.sum())
+            accuracy = hits[members].sum() / places[members].sum()
+            if judged.by_step:
+                ends = [float(end[0]) for end in _ends(_resampled_means(hits[members, None], places[members], seed))]
+            else:
+                ends = list(metrics.wilson(int(hits[members].sum()), objects))
+            row = {"property": name, "unit": unit, "from": low, "to": high, "objects": objects, "accuracy": accuracy}
+            rows.append(row | {"low": ends[0], "high": ends[1]})
+    return pd.DataFrame(rows)
+
+
+def _sliced(values: np.ndarray, counted: np.ndarray) -> list[tuple[float, float, np.ndarray]]:
+    finite = np.isfinite(values)
+    found = []
+    different = np.unique(values[finite])
+    edges = different if len(different) <= SLICES else np.quantile(values[finite], np.linspace(0, 1, SLICES + 1)[:-1])
+    number = np.searchsorted(np.unique(edges), values, side="right")
+    for own in np.unique(number[finite]):
+        members = finite & (number == own)
+        found.append((float(values[members].min()), float(values[members].max()), members))
+    unknown = counted & ~finite
+    return [*found, (np.nan, np.nan, unknown)] if unknown.any() else found
+
+
+def mistakes(judged: Judged, entry: Predictions, classes: tuple[str, ...]) -> pd.DataFrame:
+    """Returns the places that the trial was surest of and wrong in, at most `MISTAKES`; of steps with their number in
+    the sequence, from 1."""
+    confidence, predicted = judged.probabilities.max(axis=1), judged.probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(~judged.hits)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
+    owners = judged.owners[worst]
+    table = {"id": entry.ids[owners], "steps": entry.lengths[owners]}
+    if judged.by_step:
+        first = np.concatenate([[0], np.cumsum(entry.lengths)])[owners]
+        table["step"] = np.flatnonzero(entry.labels >= 0)[worst] - first + 1
+    names = np.array(classes, dtype=object)
+    table |= {"truth": names[judged.labels[worst]], "predicted": names[predicted[worst]]}
+    table["probability"] = confidence[worst].astype(np.float64)
+    table["probability_of_truth"] = judged.probabilities[worst, judged.labels[worst]].astype(np.float64)
+    return pd.DataFrame(table)
+
+
+def ensemble(
+    chosen: dict[str, dict[str, float | None]],
+    members: Sequence[Judged],
+    classes: tuple[str, ...],
+    seed: int,
+    task: Task,
+) -> pd.DataFrame:
+    """Returns the scores of the chosen trial and, where there are several members, the trials of its grid point, each
+    calibrated, those of the mean of their probabilities (a deep ensemble, Lakshminarayanan et al. 2017, arXiv
+    1612.01474)."""
+    found = {CHOSEN: chosen}
+    if len(members) > 1:
+        first = members[0]
+        mean = np.stack([member.probabilities for member in members]).astype(np.float64).mean(axis=0)
+        owners = first.owners if first.by_step else None
+        found[f"ensemble of {len(members)}"] = metrics.with_intervals(mean, first.labels, classes, seed, task, owners)
+    names = metrics.overall(task)
+    rows = [
+        {"predictions": of, "score": name} | {part: scores[name][part] for part in ("value", "low", "high")}
+        for of, scores in found.items()
+        for name in names
+    ]
+    return pd.DataFrame(rows).astype(dict.fromkeys(("value", "low", "high"), float))
+
+
+COMPARISONS = ("trial", "accuracy", "difference", "low", "high", "chosen_alone", "other_alone", "p_value", "p_holm",
+               "log_loss_difference", "log_loss_low", "log_loss_high")  # fmt: skip
+
+
+def comparisons(chosen: Judged, others: Mapping[str, Judged], seed: int) -> pd.DataFrame:
+    """Returns how other trials do on the same places: chosen minus other, with paired bootstrap intervals.
+
+    chosen_alone, other_alone: places that the one classifies rightly and the other doesn't. p_value: of equal accuracy,
+    McNemar's exact test, or for steps signs flipped by sequence; p_holm: corrected for the number of trials (Holm 1979,
+    Scand. J. Statist. 6, 65).
+    """
+    places = chosen.summed(np.ones(len(chosen.labels)))
+    rows = []
+    names = list(others)
+    start = 0
+    for size in blocks(len(names), max(1, BOOTSTRAP_VALUES // (2 * len(places)))):
+        together = names[start : start + size]
+        start += size
+        differences = [chosen.hits.astype(np.float64) - others[name].hits for name in together]
+        losses = [chosen.summed(chosen.surprise - others[name].surprise) for name in together]
+        sums = np.stack([*map(chosen.summed, differences), *losses], axis=1)
+        ends = _ends(_resampled_means(sums, places, seed, chosen.strata))
+        means = sums.sum(axis=0) / places.sum()
+        for number, (name, difference) in enumerate(zip(together, differences, strict=True)):
+            loss = size + number
+            rows.append({
+                "trial": name, "accuracy": float(others[name].hits.mean()),
+                "difference": means[number], "low": ends[0, number], "high": ends[1, number],
+                "chosen_alone": int((difference > 0).sum()), "other_alone": int((difference < 0).sum()),
+                "p_value": _flipped(sums[:, number], seed) if chosen.by_step else mcnemar(difference),
+                "log_loss_difference": means[loss], "log_loss_low": ends[0, loss], "log_loss_high": ends[1, loss],
+            })  # fmt: skip
+    table = pd.DataFrame(rows, columns=[name for name in COMPARISONS if name != "p_holm"])
+    table["p_holm"] = holm(table["p_value"].to_numpy(dtype=float))
+    return table.reindex(columns=list(COMPARISONS))
+
+
+def mcnemar(difference: np.ndarray) -> float:
+    """Returns the two-sided p-value of McNemar's exact test (1947); difference [object]: 1, 0 or -1."""
+    more, less = int((difference > 0).sum()), int((difference < 0).sum())
+    return float(stats.binomtest(more, more + less).pvalue) if more + less else 1.0
+
+
+def _flipped(sums: np.ndarray, seed: int) -> float:
+    """Returns the two-sided p-value of sums [object] that are as likely above 0 as below."""
+    generator, found = np.random.default_rng(seed), abs(sums.sum())
+    own = sums[sums != 0]
+    if not len(own):
+        return 1.0
+    larger = 0
+    for size in blocks(FLIPS, max(1, BOOTSTRAP_VALUES // len(own))):
+        signs = generator.integers(0, 2, (size, len(own))) * 2 - 1
+        larger += int((np.abs(signs @ own) >= found - 1e-9).sum())
+    return (1 + larger) / (1 + FLIPS)
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Returns the p-values as Holm's step-down procedure corrects them for their number."""
+    order = np.argsort(p_values, kind="stable")
+    raised = np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1))
+    found = np.empty(len(p_values))
+    found[order] = np.minimum(raised, 1.0)
+    return found
+
+
+def _resampled_means(
+    sums: np.ndarray, places: np.ndarray, seed: int, strata: list[np.ndarray] | None = None
+) -> np.ndarray:
+    """Returns the means [resample, column] over places of bootstrap samples of objects, the very samples that
+    `metrics.with_intervals` draws. sums: [object, column]; places: [object] how many each has; strata: the objects that
+    are drawn together, None for all."""
+    seen = places > 0
+    sums, places = sums[seen], places[seen]
+    generator, count = np.random.default_rng(seed), len(places)
+    found = []
+    for size in blocks(RESAMPLES, max(1, BOOTSTRAP_VALUES // int(places.sum()))):
+        drawn = np.zeros((size, count))
+        for rows in [np.arange(count)] if strata is None else strata:
+            drawn[:, rows] = generator.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=size)
+        found.append((drawn @ sums) / (drawn @ places)[:, None])
+    return np.concatenate(found)
+
+
+def _ends(resampled: np.ndarray) -> np.ndarray:
+    """Returns the ends of the interval [end, column]; NaN where all resamples are the same."""
+    tail = 50 * (1 - CONFIDENCE)
+    ends = np.percentile(resampled, [tail, 100 - tail], axis=0)
+    return np.where(ends[0] < ends[1], ends, np.nan)
