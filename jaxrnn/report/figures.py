@@ -803,9 +803,9 @@ def slices(rows: Sequence[Mapping[str, Any]], accuracy: float, counted: str) -> 
     )
 
 
-def comparisons(rows: Sequence[Mapping[str, Any]]) -> Figure:
+def comparisons(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Figure:
     """Draws by how much the chosen trial is better than others on test, with intervals. rows: of comparisons.csv with
-    `label`, best on validation first."""
+    `label`, best on validation first. keys: what the parts of a label are."""
     shown = rows[:MOST_ROWS]
     names = labels([row["label"] for row in shown])
     data = [
@@ -832,6 +832,7 @@ def comparisons(rows: Sequence[Mapping[str, Any]]) -> Figure:
         f"with paired 95 % intervals. {cut}The table below holds the numbers.",
         chart,
         f"{cut}Dot: difference; bar: its paired 95 % interval, not corrected for their number.",
+        *([f"A row: {' · '.join(keys)}."] if keys else []),
     )
 
 

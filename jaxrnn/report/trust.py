@@ -31,7 +31,7 @@ def drawn(inputs: Inputs) -> list[Figure]:
         figures.reliability([row if row["objects"] >= FEWEST_OBJECTS else row | {"low": None, "high": None}
                              for row in inputs.evaluation["calibration"]]),
         *([figures.slices(slices, inputs.best["test"]["accuracy"]["value"], inputs.counted)] if slices else []),
-        *([figures.comparisons(others)] if others else []),
+        *([figures.comparisons(others, inputs.varied)] if others else []),
     ]  # fmt: skip
 
 

@@ -207,6 +207,8 @@ def _check_transfer(inputs: Inputs) -> Check | None:
     test, validation = inputs.best["test"].get(inputs.metric), inputs.best["validation"].get(inputs.metric)
     if not test or not validation or None in (validation["value"], test["value"], test.get("low"), test.get("high")):
         return None
+    if test.get("objects", FEWEST_OBJECTS) < FEWEST_OBJECTS:
+        return None  # an interval of so few says nothing
     worse = validation["value"] < test["low"] if inputs.lower_is_better else validation["value"] > test["high"]
     shown = f"{measured_cell(test).text} {measured_cell(test).note}"
     text = f"The {name} was {validation['value']:.3f} on validation, which chose the trial, and is {shown} on test"
