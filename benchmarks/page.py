@@ -54,6 +54,8 @@ def render(folder: Path = FOLDER) -> str:
         _early(found.get("early")),
         _predict(found.get("predict")),
         _convolution(found.get("convolution")),
+        _report(found.get("report")),
+        _coverage(found.get("coverage")),
         _runs(found),
     ]
     head = [
@@ -301,6 +303,48 @@ def _dag(found: dict[str, Any] | None) -> str:
     rows = [[name, spread(found[f"{name}_seconds"])] for name in ("plan", "dry_run", "both")]
     said = f"{number(found['trials'])} trials in {number(found['jobs'])} jobs"
     return section("The DAG", table([said, "s"], [[name.replace("_", " "), value] for name, value in rows]))
+
+
+def _report(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    rows = [[name, number(found[key])] for name, key in (
+        ("seconds, start-up included", "seconds"), ("peak memory (MB)", "peak_memory_mb"), ("the page (MB)", "page_mb")
+    )]  # fmt: skip
+    return section("The report", table([f"{number(found['trials'])} trials", ""], rows))
+
+
+def _coverage(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    # what is said of a row: truth within 0.1 to 0.9 or beyond, so many objects in all, and of the rarest class
+    parts = {
+        "100 objects and more": lambda usual, count, rarest: usual and count >= 100,
+        "the same, truth beyond": lambda usual, count, rarest: not usual and count >= 100,
+        "rarest class of 10 to 25": lambda usual, count, rarest: usual and 10 <= rarest <= 25,
+        "rarest class below 10": lambda usual, count, rarest: usual and rarest < 10,
+    }
+    by_score: dict[str, list[dict[str, Any]]] = {}
+    for row in found["rows"]:
+        by_score.setdefault(row["score"], []).append(row)
+    rows = []
+    for score, own in by_score.items():
+        cells = []
+        for inside in parts.values():
+            here = [
+                100 * row["coverage"]
+                for row in own
+                if inside(0.1 <= row["truth"] <= 0.9, sum(row["objects"]), min(row["objects"]))
+            ]
+            cells.append(f"{min(here):.1f} to {max(here):.1f}" if here else "-")
+        rows.append([score, *cells])
+    return section(
+        "What intervals cover",
+        "How often (%) a 95 % interval of the report holds a truth of 0.1 to 0.9 (or beyond), least and most over the "
+        f"simulated settings, each of {number(min(row['surveys'] for row in found['rows']))} surveys at least. An "
+        "interval that is unknown counts as one that does not.",
+        table(["", *parts], rows),
+    )
 
 
 def _ingest(found: dict[str, Any] | None) -> str:

@@ -218,10 +218,11 @@ def _write_evaluation(
     order = np.argsort(score if choice.metric in LOWER_IS_BETTER else -score, kind="stable")
     usable = ((here["outcome"] != results.DIVERGED) & np.isfinite(score)).to_numpy()
     ranked = here["trial"].to_numpy()[order[usable[order]]].tolist()
-    points: dict[Any, list[str]] = {}
+    numbers = made.point_numbers
+    points: dict[int, list[str]] = {}
     for trial in ranked:
-        points.setdefault(made.point_numbers[trial], []).append(trial)
-    seeds = points.pop(made.point_numbers[choice.trial])
+        points.setdefault(numbers[trial], []).append(trial)
+    seeds = points.pop(numbers[choice.trial])
     others = {trials[0]: evaluation.Judged.of(predicted["test"][trials[0]], trials[0]) for trials in points.values()}
     members = []
     for trial in seeds:
