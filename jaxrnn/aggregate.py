@@ -84,7 +84,6 @@ def aggregate(experiment: Experiment, at: Results, *, partial: bool = False) -> 
         best |= _write_transcripts(experiment, seen, choice.trial, classes, folder)
     else:
         best |= _write_confusions(experiment, seen, choice.trial, classes, folder)
-        _write_evaluation(made, validation, choice, predicted, best["test"], at)
     if task.kind == "prefix":
         _write_early(made, validation, choice, predicted, classes, at)
     finished = trials.load(at.trial(experiment.experiment, trial.fingerprint))
@@ -93,6 +92,8 @@ def aggregate(experiment: Experiment, at: Results, *, partial: bool = False) -> 
     outcomes = dict(zip(validation["trial"], validation["outcome"], strict=True))
     members = _members(made, trial, finished, outcomes, predicted["validation"], at)
     best |= _ensemble(experiment, members, predicted, classes)
+    if task.kind != "label_sequence":
+        _write_evaluation(made, validation, choice, predicted, best, at)
     _write_bundle(made, job, trial, finished, members, best, at)
     results.write_json(folder / "best.json", best)
     return best
@@ -195,10 +196,10 @@ def _write_evaluation(
     validation: pd.DataFrame,
     choice: selection.Choice,
     predicted: dict[str, dict[str, Predictions]],
-    scores: dict[str, dict[str, float | None]],
+    best: dict[str, Any],
     at: Results,
 ) -> None:
-    """Writes what `evaluation` finds of the chosen trial on test, whose scores these are."""
+    """Writes what `evaluation` finds of the chosen trial on test; best: what best.json holds so far."""
     experiment, seed = made.experiment, made.experiment.seed
     folder, entry = at.experiment(experiment.experiment), predicted["test"][choice.trial]
     job = next(job for job in made.jobs if choice.trial in {trial.id for trial in job.trials})
@@ -222,12 +223,9 @@ def _write_evaluation(
     points: dict[int, list[str]] = {}
     for trial in ranked:
         points.setdefault(numbers[trial], []).append(trial)
-    seeds = points.pop(numbers[choice.trial])
+    points.pop(numbers[choice.trial])
     others = {trials[0]: evaluation.Judged.of(predicted["test"][trials[0]], trials[0]) for trials in points.values()}
-    members = []
-    for trial in seeds:
-        of = {split: evaluation.Judged.of(predicted[split][trial], trial) for split in SCORED_SPLITS}
-        members.append(of["test"].scaled(evaluation.temperature(of["validation"])))
+    together = best.get("ensemble", {"trials": [], "test": None})
     tables = {
         "roc_test": roc,
         "precision_recall_test": precision_recall,
@@ -236,7 +234,7 @@ def _write_evaluation(
         "cadence": cadences,
         "slices_test": evaluation.slices(test, known, seed),
         "mistakes_test": evaluation.mistakes(test, entry, classes),
-        "ensemble": evaluation.ensemble(scores, members, classes, seed, experiment.task),
+        "ensemble": evaluation.ensemble(best["test"], together["test"], len(together["trials"]), experiment.task),
         "comparisons": evaluation.comparisons(test, others, seed),
     }
     for name, table in tables.items():

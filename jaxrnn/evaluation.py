@@ -94,10 +94,6 @@ def _thinned(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.unique([0, len(way) - 1, *np.searchsorted(way, np.linspace(0, way[-1], MOST_POINTS - 2))])
 
 
-def temperature(validation: Judged) -> float:
-    return calibration.temperature(validation.probabilities, validation.labels)
-
-
 def calibrated(validation: Judged, test: Judged, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Returns the bins of the reliability diagram on test, and scores of calibration: before and after the scaling by
     the temperature that is best on validation.
@@ -105,7 +101,7 @@ def calibrated(validation: Judged, test: Judged, seed: int) -> tuple[pd.DataFram
     Of the calibration error, which is above 0 by chance too, `by_chance` is its mean and `p_value` how often it is as
     large, where labels are drawn from the very probabilities; for steps of one a sequence, for the others depend on it.
     """
-    best = temperature(validation)
+    best = calibration.temperature(validation.probabilities, validation.labels)
     bins, scores = [], []
     for name, judged, own in ((AS_PREDICTED, test, 1.0), (SCALED, test.scaled(best), best)):
         rows = [each._asdict() for each in calibration.reliability(judged.probabilities, judged.labels)]
@@ -270,20 +266,13 @@ def mistakes(judged: Judged, entry: Predictions, classes: tuple[str, ...]) -> pd
 
 def ensemble(
     chosen: dict[str, dict[str, float | None]],
-    members: Sequence[Judged],
-    classes: tuple[str, ...],
-    seed: int,
+    together: dict[str, dict[str, float | None]] | None,
+    members: int,
     task: Task,
 ) -> pd.DataFrame:
-    """Returns the scores of the chosen trial and, where there are several members, the trials of its grid point, each
-    calibrated, those of the mean of their probabilities (a deep ensemble, Lakshminarayanan et al. 2017, arXiv
-    1612.01474)."""
-    found = {CHOSEN: chosen}
-    if len(members) > 1:
-        first = members[0]
-        mean = np.stack([member.probabilities for member in members]).astype(np.float64).mean(axis=0)
-        owners = first.owners if first.by_step else None
-        found[f"ensemble of {len(members)}"] = metrics.with_intervals(mean, first.labels, classes, seed, task, owners)
+    """Returns the scores of the chosen trial and, where its grid point has other seeds, those that its members have
+    together (`ensembles.together`)."""
+    found = {CHOSEN: chosen} | ({f"ensemble of {members}": together} if together else {})
     names = metrics.overall(task)
     rows = [
         {"predictions": of, "score": name} | {part: scores[name][part] for part in ("value", "low", "high")}
