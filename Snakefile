@@ -1,4 +1,4 @@
-# jaxrnn as a workflow: survey files -> dataset -> splits -> trained jobs -> choice -> report.
+# jaxrnn as a workflow: survey files -> dataset -> splits -> trained jobs -> choice -> audit -> report.
 # Which experiment: snakemake --profile workflow/profiles/local --configfile config/demo.yaml
 
 

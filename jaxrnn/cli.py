@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Trains, compares and reports recurrent classifiers of survey time series.",
     epilog="""\b
-Snakemake calls simulate, ingest, split, train, aggregate and report:
+Snakemake calls simulate, ingest, split, train, aggregate, audit and report:
   snakemake --profile workflow/profiles/local --configfile config/demo.yaml
 \b
 Exit codes: 0 done, 2 a mistake in input or configuration, 130 interrupted
@@ -519,6 +519,33 @@ def export(
 
     about = exports.write(bundle, output, steps)
     say(f"program in {output}; what it takes and gives in {about}")
+
+
+@app.command(epilog=_examples("jaxrnn audit --config config/audit_copies.yaml"))
+def audit(
+    config: ConfigFile,
+    results: ResultsFolder = RESULTS,
+    requeue: Annotated[
+        bool,
+        typer.Option(
+            "--requeue", help="Requeue the SLURM job that it is in when that is nearly over, or at TERM or USR1."
+        ),
+    ] = False,
+) -> None:
+    """Audits whether the scores can be believed; names leaks."""
+    from jaxrnn import deadlines
+    from jaxrnn.config import load
+    from jaxrnn.ranks import Ranks
+    from jaxrnn.results import Results
+
+    experiment, at, alone = load(config), Results(results), Ranks().listening()
+    with deadlines.going_on(alone, say) if requeue else nullcontext():
+        from jaxrnn import audit as audit_module
+
+        found = audit_module.audit(experiment, at, say)
+    for finding in found:
+        print(f"{finding.verdict.upper():9} {finding.audit}: {finding.words}")
+    say(f"audits in {at.experiment(experiment.experiment) / 'audit.csv'}")
 
 
 @app.command(epilog=_examples("jaxrnn report --config config/goto.yaml"))

@@ -1326,6 +1326,31 @@ class Predict(Section):
         return output
 
 
+AuditName = Literal[
+    "copies", "groups", "metadata_alone", "length_alone", "cadence_alone", "padding_alone", "label_in_feature",
+    "labels_over_sequences", "labels_over_steps", "labels_constant", "noise", "shuffled_in_time",
+    "shuffled_each_in_time", "another_order", "own_labels", "later_steps",
+]  # fmt: skip
+AUDITS: tuple[AuditName, ...] = get_args(AuditName)
+
+
+class Audit(Section):
+    """Audits of the experiment: whether its scores can be believed (docs/audit.md)."""
+
+    permutations: Annotated[Whole, Field(ge=1, le=1000)] = Field(
+        default=20,
+        description="How often labels are shuffled, for each audit that shuffles them; a network like the chosen one "
+        "is trained on each. Fewer are faster, and see small leaks less well.",
+    )
+    level: Annotated[Number, Field(ge=0.01, lt=1)] = Field(
+        default=0.01,
+        description="Probability that a sound experiment raises any alarm by chance, over all audits together.",
+    )
+    only: tuple[AuditName, ...] | None = Field(
+        default=None, description="The audits to make; `null` makes all. `copies` alone needs no trained network."
+    )
+
+
 class Experiment(Section):
     """One experiment."""
 
@@ -1360,6 +1385,11 @@ class Experiment(Section):
     )
     predict: Predict | None = Field(
         default=None, description="A new survey that the chosen model is to classify; `null` for none."
+    )
+    audit: Audit | None = Field(
+        default=None,
+        description="Audits whether the scores can be believed, with the report; `{}` takes the defaults, `null` makes "
+        "none. It changes no trial.",
     )
 
 

@@ -16,7 +16,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -113,10 +113,10 @@ def train(
             return
     ranks.first(lambda: results.note_attempt(output, attempt, say))
     distributed.join(ranks, job_file.training.device)
-    device = ranks.here(lambda: _choose_device(job_file.training.device))
+    device = ranks.here(lambda: choose_device(job_file.training.device))
     _check_alike(ranks)
     _check_rows(job_file.training.batch_size)
-    inputs = ranks.here(lambda: _read_inputs(job_file, at))
+    inputs = ranks.here(lambda: read_inputs(job_file, at))
     data, folds = inputs.any_data, len(inputs.folds)
     counts = {name: int((data.scored.splits == name).sum()) for name in SCORED_SPLITS}
     say(
@@ -144,7 +144,7 @@ def train(
 def _train_missing(
     job_file: JobFile,
     stage: Stage,
-    inputs: "_Inputs",
+    inputs: "Inputs",
     at: Results,
     store: Store,
     checkpoints: Checkpoints,
@@ -177,7 +177,7 @@ def _write(
     job_file: JobFile,
     at: Results,
     stage: Stage,
-    inputs: "_Inputs",
+    inputs: "Inputs",
     store: Store,
     output: Path,
     rung: int | None,
@@ -200,10 +200,48 @@ def _write(
         _patiently(lambda: _write_rung(job_file, stage, folders, output, inputs.data_digest, store.claim), say)
 
 
+def train_variants(
+    job_file: JobFile, at: Results, inputs: "Inputs", variants: "Mapping[str, Data]", base: Results, say: Say
+) -> dict[str, np.ndarray]:
+    """Trains networks like the job's first trial, one on each variant of its data, as a job of their own; returns the
+    probabilities of the variants' test splits.
+
+    inputs: what `read_inputs` gives for the job. base: where they are kept, so that a later call finds those that are
+    finished, and goes on from the checkpoint. A variant's name, with the trial, decides what it becomes.
+    Raises what `train` raises.
+    """
+    (first, *_), epochs = job_file.job.trials, job_file.training.epochs
+    trials_of_variants = tuple(
+        first.model_copy(update={"id": name, "fold": fold, "fingerprint": digest([first.fingerprint, epochs, name])})
+        for fold, name in enumerate(variants)
+    )
+    job = job_file.job.model_copy(update={"name": "variants", "trials": trials_of_variants})
+    job_file = job_file.model_copy(update={"experiment": "audit", "job": job})
+    own = inputs.statistics[first.fold]
+    folds: dict[int | None, Data] = dict(enumerate(variants.values()))
+    augment = augmentation.read(
+        job_file.augmentation,
+        job_file.data,
+        at.dataset(job.dataset),
+        *[own] * len(folds),
+        labels_by_step=inputs.any_data.train.labels_by_step,
+    )
+    inputs = Inputs(dict.fromkeys(folds, own), folds, list(folds), inputs.network, augment)
+    stage, folder = Stage(job_file.training.epochs, job.trials), base.checkpoints("audit", job.name)
+    with claims.held(folder) as claim:
+        store = Store(base, "audit", inputs.data_digest, claim)
+        checkpoints = Checkpoints(folder, claim, ALONE)
+        _train_missing(job_file, stage, inputs, at, store, checkpoints, say, ALONE, progress.nothing)
+        claim.check()
+        found = {trial.id: store.found(trial, stage) for trial in job.trials}
+        shutil.rmtree(folder, ignore_errors=True)
+    return {name: trials.load(path).probabilities["test"] for name, path in found.items() if path is not None}
+
+
 def _train_all(
     job_file: JobFile,
     stage: Stage,
-    inputs: "_Inputs",
+    inputs: "Inputs",
     missing: Callable[[], list[Trial]],
     store: Store,
     checkpoints: Checkpoints,
@@ -280,8 +318,8 @@ def calibrate(job_file: JobFile, at: Results, seconds: float) -> dict[str, Any]:
     `device_memory_mb`, None where the device doesn't tell; `timed_seconds`, that all this took; `parameters` of a
     network, and `device`.
     """
-    device = _choose_device(job_file.training.device)
-    inputs = _read_inputs(job_file, at)
+    device = choose_device(job_file.training.device)
+    inputs = read_inputs(job_file, at)
 
     def timed(action: Callable[[], Any]) -> float:
         began = time.monotonic()
@@ -333,18 +371,18 @@ def _nothing(text: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class Inputs:
     """What a job reads: statistics and data of each fold of the experiment, which of them are its trials', and the
     network and augmentation that they are for. Without folds there is one, None."""
 
     statistics: dict[int | None, Statistics]
-    data: dict[int | None, "_Data"]
+    data: dict[int | None, "Data"]
     folds: list[int | None]
     network: Blueprint
     augment: training.Augment | None
 
     @property
-    def any_data(self) -> "_Data":
+    def any_data(self) -> "Data":
         """Returns the data of one of the job's folds, for what is the same in all."""
         return self.data[self.folds[0]]
 
@@ -358,7 +396,7 @@ class _Inputs:
         return self.statistics[self.folds[0]].data_digest
 
 
-def _read_inputs(job_file: JobFile, at: Results) -> _Inputs:
+def read_inputs(job_file: JobFile, at: Results) -> Inputs:
     experiment_folder = at.experiment(job_file.experiment)
     folds = [None] if job_file.split.folds is None else [*range(job_file.split.folds)]
     sequences = job_file.training.sequences
@@ -373,7 +411,7 @@ def _read_inputs(job_file: JobFile, at: Results) -> _Inputs:
     table, seed = splits.read_splits(experiment_folder), plan.split_seed(job_file.model_dump())
     corpus = Corpus(dataset, table, *statistics.values(), task=job_file.task, seed=seed)
     named = ("train",), ("validation",), SCORED_SPLITS
-    data = {fold: _Data(*(corpus.part(*names, fold=fold) for names in named)) for fold in folds}
+    data = {fold: Data(*(corpus.part(*names, fold=fold) for names in named)) for fold in folds}
     own = job_file.job.folds
     train, classes = data[own[0]].train, statistics[own[0]].classes
     splits.check_classes(job_file, classes)
@@ -387,10 +425,10 @@ def _read_inputs(job_file: JobFile, at: Results) -> _Inputs:
             splits.check_spelling(part.ids, part.lengths, part.labels, network)
     normalised, by_step = [statistics[fold] for fold in own], train.labels_by_step
     augment = augmentation.read(job_file.augmentation, job_file.data, dataset, *normalised, labels_by_step=by_step)
-    return _Inputs(statistics, data, own, network, augment)
+    return Inputs(statistics, data, own, network, augment)
 
 
-def _compiled(job_file: JobFile, inputs: _Inputs, at: Results) -> Path:
+def _compiled(job_file: JobFile, inputs: Inputs, at: Results) -> Path:
     """Returns where jobs whose programs are the same leave them to each other."""
     # parts of one size make programs of the same shapes, whatever is in them: folds, and splits by another seed
     of_folds = [inputs.data[fold] for fold in inputs.folds]
@@ -398,7 +436,7 @@ def _compiled(job_file: JobFile, inputs: _Inputs, at: Results) -> Path:
     return at.compiled(compilation.key([_static_settings(job_file), sizes, _software()]))
 
 
-def _choose_device(wanted: str) -> str:
+def choose_device(wanted: str) -> str:
     """Returns the device's name, and how many there are, after making its kind the only one in use; raises
     JaxrnnError where it is not there."""
     if wanted == "cpu":
@@ -480,7 +518,7 @@ class _Signals:
 
 
 @dataclass(frozen=True)
-class _Data:
+class Data:
     """What is trained on, what is watched, and what is predicted once a trial is finished (validation and test)."""
 
     train: Part
@@ -519,7 +557,7 @@ class _Pack:
         self,
         job_file: JobFile,
         stage: Stage,
-        inputs: _Inputs,
+        inputs: Inputs,
         waiting: list[Trial],
         store: Store,
         checkpoints: Checkpoints,
@@ -1158,7 +1196,7 @@ def _software() -> dict[str, str]:
 
 def _write_outputs(
     job_file: JobFile,
-    inputs: _Inputs,
+    inputs: Inputs,
     stage: Stage,
     folders: dict[str, Path],
     output: Path,

@@ -194,7 +194,8 @@ def job_values(plan: Plan, job: Job) -> dict[str, Any]:
     point = plan.points[job.trials[0].id]
     values = substituted(base, {key: value for key, value in point.items() if key not in TRACED_KEYS})
     halving = base["search"]["halving"]
-    values |= {"grid": {}, "seeds": 1, "predict": None, "search": Search(halving=halving).model_dump(mode="json")}
+    halved = Search(halving=halving).model_dump(mode="json")
+    values |= {"grid": {}, "seeds": 1, "predict": None, "audit": None, "search": halved}
     values = {"jaxrnn_version": __version__, **values, "job": job.model_dump(mode="json")}
     return {**values, "content": _content(values)}
 

@@ -158,6 +158,32 @@ def attention(
     return found
 
 
+def taught(bundle: Bundle, part: Part) -> np.ndarray:
+    """Returns the probabilities [step, class] of a few sequences by a decoder that is handed the true label of the step
+    before at each step: what teacher forcing makes of them, and no prediction."""
+    model, kind = bundle.model, bundle.task.kind
+    shape = part.features, part.metadata, bundle.outputs, kind
+    made = blueprint.of(model, kind, part.features, part.metadata, bundle.outputs)
+    offsets = np.concatenate([[0], np.cumsum(made.places(part.lengths))]).astype(np.int64)
+    with Windows(part, batches.edges(part.lengths, 1), np.inf) as windows:
+        window = windows.get()
+    (bucket,) = window.buckets
+    structure = nnx.graphdef(training.network(model, *shape))
+    net = nnx.merge(structure, *_states(model, *shape, bundle.arrays))
+    rows, steps = bucket.features.shape[:2]
+    logits = net.taught(
+        *map(jax.numpy.asarray, (bucket.features, bucket.lengths, bucket.metadata, bucket.labels)),
+        teacher_share=1.0,
+        teacher_bits=jax.numpy.zeros((rows, net.steps_out(steps)), jax.numpy.uint16),
+        dropout_rate=0.0,
+        dropout_bits=jax.numpy.zeros(max(1, net.dropout_draws(rows, steps)), jax.numpy.uint16),
+    )
+    places = _step_places(window, made, offsets)
+    result = np.zeros((offsets[-1], bundle.outputs), dtype=np.float32)
+    result[places[places >= 0]] = np.asarray(jax.nn.softmax(logits)).reshape(-1, bundle.outputs)[places >= 0]
+    return result
+
+
 def _step_places(window: Window, made: Blueprint, offsets: np.ndarray) -> np.ndarray:
     """Returns where each output step of a window's rows stands among the part's, -1 for padding and filling."""
     places, start = [], 0

@@ -14,7 +14,7 @@ FOLDER = CHECKOUT / "benchmarks"
 # without arguments: one command each
 BARE = {"convolution.py", "recurrence.py"}
 # of parts that several share
-SHARED = {"record.py", "goto_grid.py"}
+SHARED = {"record.py", "goto_grid.py", "reservoir.py"}
 SCRIPTS = sorted(file.name for file in FOLDER.glob("*.py") if file.name not in BARE | SHARED)
 
 

@@ -30,7 +30,7 @@ def test_the_tables_have_every_key_with_unit_and_reason() -> None:
     sections = (config.Experiment, config.Data, config.Feature, config.Split, config.Task, config.Model, config.Loss)
     sections += (config.Training, config.Selection, simulate.Simulation, simulate.Objects, config.Augmentation, Waves)
     sections += (config.Detection, config.Cuts, config.FlagCut, config.Window, config.SigmaClip, config.Early)
-    sections += (config.Decoder, clips.Clips, config.Search, config.Halving, config.Range, config.Predict)
+    sections += (config.Decoder, clips.Clips, config.Search, config.Halving, config.Range, config.Predict, config.Audit)
     sections += get_args(config.Layer)
     # `layer` itself stands in the headings of the layers
     keys = [f"\n| `{key}` |" for section in sections for key in section.model_fields if key != "layer"]

@@ -360,7 +360,7 @@ def test_few_trials_are_shared_out_among_all_devices(tmp_path: Path) -> None:
     """A job of which most trials are finished: its pack is as wide as ever, and no device is left idle."""
     _, at, made = prepared(tmp_path, grid={"loss.gamma": [0, 1, 2, 3, 4, 5, 6, 7]})
     job_file = plan.load_job(at.job("tiny", made.jobs[0].name) / "config.yaml")
-    inputs = jobs._read_inputs(job_file, at)
+    inputs = jobs.read_inputs(job_file, at)
     store = stages.Store(at, "tiny", inputs.data_digest)
     stage = stages.of(job_file, at, None)
     checkpoints = Checkpoints(tmp_path / "checkpoints")

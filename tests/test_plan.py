@@ -273,6 +273,14 @@ def test_how_trials_are_searched_for_decides_none_of_them() -> None:
     assert fingerprints(made(grid=grid, search={"strategy": "random", "points": 3})) == alone
 
 
+def test_audits_decide_no_trial_no_dataset_and_no_job() -> None:
+    alone, audited = made(), made(audit={"permutations": 7})
+    assert fingerprints(audited) == fingerprints(alone) and audited.dataset_key == alone.dataset_key
+    assert [plan.job_values(audited, job) for job in audited.jobs] == [
+        plan.job_values(alone, job) for job in alone.jobs
+    ]
+
+
 def test_many_trials_start_only_once_they_are_meant(tmp_path: Path) -> None:
     at = Results(tmp_path)
     rates = [n / 1000 for n in range(1, 1001)]

@@ -87,6 +87,7 @@ def test_every_number_is_scikit_learns_of_the_predictions(finished: Workflow) ->
     [
         ({"training.checkpoint_minutes": 1.0, "training.segment_seconds": 1.0}, []),
         ({"task.target": "agn", "selection.metric": "figure_of_merit"}, AFTER_TRAINING),
+        ({"audit": {"only": ["copies"]}}, ["audit", "report"]),
         ({"training.learning_rate": 0.002}, [*AFTER_TRAINING, "train", "train"]),
         ({"grid/model.cell": ["simple", "gru", "lstm"]}, [*AFTER_TRAINING, "train"]),
         ({"split.train": 0.6}, [*AFTER_TRAINING, "split", "train", "train"]),

@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from jaxrnn.report import data, figures, performance, reproduce, search, trust, verdict
+from jaxrnn.report import audits, data, figures, performance, reproduce, search, trust, verdict
 from jaxrnn.report.figures import Figure
 from jaxrnn.report.inputs import Inputs, read
 from jaxrnn.results import write_text, written_whole
@@ -81,6 +81,7 @@ def _page(inputs: Inputs, drawn: dict[str, Figure], curves: Sequence[tuple[str, 
         curves=[{"key": key, "split": split, "name": figure.name} for key, split, figure in curves],
         training=search.training(inputs),
         early=performance.early_section(inputs),
+        audits=audits.section(audits.read(inputs.folder)),
         attended=len(inputs.attention),
         performance=performance.section(inputs),
         trust=trust.section(inputs),

@@ -11,6 +11,7 @@ from jaxrnn.config import Loss, Model, Training, substituted
 from jaxrnn.errors import listed, plural
 from jaxrnn.evaluation import AS_PREDICTED, SCALED
 from jaxrnn.metrics import FEWEST_OBJECTS
+from jaxrnn.report import audits
 from jaxrnn.report.data import leaks
 from jaxrnn.report.figures import SCORES
 from jaxrnn.report.inputs import Inputs, Row
@@ -157,6 +158,7 @@ def _checks(inputs: Inputs) -> list[Check]:
         _check_margin(inputs), _check_overfit(inputs), _check_epochs(inputs), _check_edges(inputs),
         _check_diverged(inputs), _check_halted(inputs), _check_packs(inputs), _check_attempts(inputs),
         _check_leaks(inputs), _check_rejected(inputs), _check_calibration(inputs),
+        _check_audits(inputs),
     ]  # fmt: skip
     order = ("warning", "note", "passed")
     return sorted((check for check in found if check), key=lambda check: order.index(check.level))
@@ -424,6 +426,11 @@ def _check_calibration(inputs: Inputs) -> Check | None:
     if before["p_value"] < CHANCE:
         return Check("note", "Probabilities need temperature scaling", f"{text}. {scaling}")
     return Check("passed", "Probabilities are calibrated, as far as the test split can tell", f"{text}.")
+
+
+def _check_audits(inputs: Inputs) -> Check | None:
+    found = audits.check(audits.read(inputs.folder), str(inputs.best["trial"]))
+    return Check(*found) if found else None
 
 
 def _check_rejected(inputs: Inputs) -> Check:

@@ -126,6 +126,13 @@ def cores_of(wildcards) -> int:
     return jaxrnn.estimates.cores_of_a_job(len(jobs), trials, cores) if cores else trials
 
 
+def audit_cores() -> int:
+    """Returns how many cores the audit can use: on a CPU one for each of the networks that train at once."""
+    if experiment.training.device == "gpu" or experiment.audit is None:
+        return 1
+    return min(experiment.audit.permutations, experiment.training.trials_per_job)
+
+
 # Of a training job that was not measured.
 UNMEASURED = dict(runtime=480, mem_mb=8000)
 

@@ -1,4 +1,4 @@
-# From trained jobs to the choice and the report.
+# From trained jobs to the choice, the audit and the report.
 
 
 onerror:
@@ -48,9 +48,44 @@ rule aggregate:
         "jaxrnn aggregate --config {params.experiment:q} > {log:q} 2>&1"
 
 
+# Where the experiment asks for it. Networks that it trains are kept under results/<experiment>/audit, which is no output: a
+# killed audit goes on.
+rule audit:
+    input:
+        results=rules.aggregate.output,
+    output:
+        table=report(
+            "results/{experiment}/audit.csv",
+            caption="../captions/tables.rst",
+            category="{experiment}",
+            subcategory="tables",
+        ),
+        findings="results/{experiment}/audit.json",
+    log:
+        "results/{experiment}/logs/audit.txt",
+    benchmark:
+        "results/{experiment}/benchmarks/audit.tsv"
+    conda:
+        "../../environment.yml"
+    threads: audit_cores()
+    resources:
+        runtime=UNMEASURED["runtime"],
+        mem_mb=UNMEASURED["mem_mb"],
+        gpu=min(gpus, 1),
+    params:
+        experiment=experiment_path,
+        values=digest(values["audit"]),
+    message:
+        "Audit {wildcards.experiment}"
+    shell:
+        "env JAX_NUM_CPU_DEVICES={threads} NPROC={threads} "
+        "jaxrnn audit --config {params.experiment:q} --requeue >> {log:q} 2>&1"
+
+
 rule report:
     input:
         results=rules.aggregate.output,
+        audit=rules.audit.output if experiment.audit else [],
     output:
         page=report("results/{experiment}/report.html", caption="../captions/page.rst", category="{experiment}"),
         figures=report(
@@ -64,8 +99,9 @@ rule report:
         "results/{experiment}/logs/report.txt",
     benchmark:
         "results/{experiment}/benchmarks/report.tsv"
+    # a group holds nothing that waits for what is outside
     group:
-        "results"
+        "report" if experiment.audit else "results"
     conda:
         "../../environment.yml"
     resources:
