@@ -264,8 +264,8 @@ def fed(subject: Subject, own: Path) -> Subject:
         folders = {results.read_json(f, "")["trial"]: f.parent for f in (own / "audit" / "trials").glob("*/trial.json")}
         found = {}
         for name, lesson in lessons.items():
-            arrays = trials.load(folders[name]).arrays
-            found[name] = predict.taught(replace(bundle, arrays=arrays), lesson.test)
+            one = replace(bundle.members[0], arrays=trials.load(folders[name]).arrays)
+            found[name] = predict.taught(replace(bundle, members=(one,)), lesson.test)
         return found
 
     return replace(subject, learn=learn, predict=lambda part: predict.taught(bundle, part), teach=None)
