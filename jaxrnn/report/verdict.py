@@ -11,7 +11,8 @@ from jaxrnn.config import Loss, Model, Training, substituted
 from jaxrnn.errors import listed, plural
 from jaxrnn.evaluation import AS_PREDICTED, SCALED
 from jaxrnn.metrics import FEWEST_OBJECTS
-from jaxrnn.report import audits
+from jaxrnn.report.audits import check as check_of_audits
+from jaxrnn.report.audits import read as read_audits
 from jaxrnn.report.data import leaks
 from jaxrnn.report.figures import SCORES
 from jaxrnn.report.inputs import Inputs, Row
@@ -429,7 +430,7 @@ def _check_calibration(inputs: Inputs) -> Check | None:
 
 
 def _check_audits(inputs: Inputs) -> Check | None:
-    found = audits.check(audits.read(inputs.folder), str(inputs.best["trial"]))
+    found = check_of_audits(read_audits(inputs.folder), str(inputs.best["trial"]))
     return Check(*found) if found else None
 
 
