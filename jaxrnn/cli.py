@@ -561,6 +561,25 @@ def report(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
     say(f"report in {report_module.write(at.experiment(experiment.experiment), dataset)}")
 
 
+@app.command(epilog=_examples("jaxrnn compare results/goto results/goto_search"))
+def compare(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders of finished experiments, the one to compare with first.")
+    ],
+    output: Annotated[Path, typer.Option("--output", help="The folder of comparison.html and its tables.")] = Path(
+        "comparison"
+    ),
+) -> None:
+    """Puts experiments side by side, on the test objects they share."""
+    from jaxrnn import compare as compare_module
+
+    found = compare_module.compare(folders)
+    for remark in found.remarks:
+        say(remark)
+    compare_module.write(found, output)
+    say(f"comparison in {output / 'comparison.html'}")
+
+
 @app.command(epilog=_examples("jaxrnn tensorboard --config config/goto.yaml; tensorboard --logdir results/goto"))
 def tensorboard(config: ConfigFile, results: ResultsFolder = RESULTS) -> None:
     """Writes TensorBoard's events of a finished experiment."""

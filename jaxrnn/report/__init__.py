@@ -5,18 +5,12 @@ Each section of the page is a module here: its `section` returns what its part o
 figures.
 """
 
-import base64
-import hashlib
-import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import jinja2
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from jaxrnn.report import audits, data, figures, performance, reproduce, search, trust, verdict
+from jaxrnn.report import audits, data, figures, pages, performance, reproduce, search, trust, verdict
 from jaxrnn.report.figures import Figure
 from jaxrnn.report.inputs import Inputs, read
 from jaxrnn.results import write_text, written_whole
@@ -45,32 +39,8 @@ def write(experiment_folder: Path, dataset_folder: Path) -> Path:
     return path
 
 
-def _printable(value: Any) -> Any:
-    """Returns text without control and formatting characters: a name must not turn the line that it stands in."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    hidden = (c for c in set(value) if c not in "\n\t" and unicodedata.category(c) in ("Cc", "Cf"))
-    return value.translate({ord(c): "\N{REPLACEMENT CHARACTER}" for c in hidden})
-
-
-def _with_keys(text: str) -> Markup:
-    """Returns a sentence with `keys of the experiment file` as code."""
-    return Markup(re.sub(r"`([\w.: -]+)`", r"<code>\1</code>", str(escape(_printable(text)))))
-
-
 def _page(inputs: Inputs, drawn: dict[str, Figure], curves: Sequence[tuple[str, str, Figure]]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_printable,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["keys"] = _with_keys
-    environment.filters["thousands"] = lambda number: f"{number:,}"
-    environment.filters["sha256"] = lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    template = environment.get_template("page.html.j2")
+    template = pages.environment().get_template("page.html.j2")
     return template.render(
         name=inputs.config["experiment"],
         figure_style=Markup(figures.stylesheet()),

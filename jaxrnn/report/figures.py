@@ -836,6 +836,38 @@ def comparisons(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Figur
     )
 
 
+def experiments(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draws each score of several experiments on test with its interval. rows: experiment, score (in words), value, low
+    and high."""
+    own = list(dict.fromkeys(row["experiment"] for row in rows))
+    names = labels(own)
+    panels = []
+    for score in dict.fromkeys(row["score"] for row in rows):
+        data = [
+            {"experiment": name, **{part: _finite(row[part]) for part in ("value", "low", "high")}}
+            for name, experiment in zip(names, own, strict=True)
+            for row in rows
+            if (row["experiment"], row["score"]) == (experiment, score)
+        ]
+
+        def x(field: str, score: str = score) -> alt.X:
+            return alt.X(f"{field}:Q", title=f"{score}, test", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
+
+        base = alt.Chart(_rows(data)).encode(alt.Y("experiment:N", title=None, scale=alt.Scale(domain=names)))
+        bars = base.transform_filter("isValid(datum.low) && isValid(datum.high)")
+        bars = bars.mark_rule(strokeWidth=3, opacity=0.45, color=LIGHT["first"]).encode(x=x("low"), x2="high:Q")
+        dots = base.transform_filter("isValid(datum.value)").mark_point(filled=True, size=55, opacity=1)
+        dots = dots.encode(x=x("value"), color=alt.value(LIGHT["first"]))
+        panels.append(alt.layer(bars, dots).properties(width=260, height=alt.Step(24)))
+    return _drawn(
+        "experiments",
+        "Experiments on test",
+        f"Scores of {len(own)} experiments on test, with 95 % intervals. The table below holds the numbers.",
+        alt.concat(*panels, columns=2, spacing={"row": 22, "column": 30}),
+        "Dot: the chosen trial's score; bar: its 95 % interval.",
+    )
+
+
 def cadences(rows: Sequence[Mapping[str, Any]], unit: str) -> Figure:
     """Draws the distribution of the median gap between steps; rows: from, to, sequences."""
     edges, counts = [rows[0]["from"], *(row["to"] for row in rows)], [int(row["sequences"]) for row in rows]
