@@ -1,12 +1,10 @@
 """One controller at a time, and what a lost one left. On a real SLURM: test_slurm_faults.py."""
 
-import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +21,17 @@ from jaxrnn.plan import Plan
 from jaxrnn.results import Results
 
 RUN = "01234567-89ab-cdef-0123-456789abcdef"
+# As Snakemake calls it.
+WAITING = """
+import asyncio, sys
+from jaxrnn import controller
+async def snakemake():
+    controller._wait("tiny", True, lambda text: print(text, flush=True))
+try:
+    asyncio.run(snakemake())
+except KeyboardInterrupt:
+    sys.exit("stopped")
+"""
 KEEP = """
 import sys, time
 from pathlib import Path
@@ -141,26 +150,20 @@ def test_jobs_of_this_experiment_and_folder_are_waited_for(
 
 
 def test_ctrl_c_ends_the_waiting_though_snakemake_runs_inside_asyncio(
-    began: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     squeue(monkeypatch, tmp_path / "bin", f"cat {tmp_path}/queue")
     (tmp_path / "queue").write_text(line(7, "PENDING", f"tiny_{RUN}", "rule_train", tmp_path))
-    sleep = time.sleep
-
-    def interrupted_sleep(seconds: float) -> None:
-        if seconds < controller.LOOK_SECONDS:  # of another caller
-            sleep(seconds)
-            return
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-        sleep(seconds)
-        raise AssertionError("it waited on")
-
-    async def snakemake() -> None:
-        began(made(), submits=True)
-
-    monkeypatch.setattr(time, "sleep", interrupted_sleep)
-    with pytest.raises(KeyboardInterrupt):
-        asyncio.run(snakemake())
+    words = [sys.executable, "-c", WAITING]
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout and "waiting for 1 SLURM job" in process.stdout.readline()
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    try:
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, said) == (1, "stopped\n")
 
 
 def test_without_an_answer_from_slurm_nothing_is_submitted(
