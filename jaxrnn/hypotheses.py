@@ -36,6 +36,7 @@ MOST_COMPARED = 512  # sequences that are predicted again
 ROUNDING = 1e-3  # of a probability: programs of other shapes differ by less
 TELLS_ALL = 0.99  # balanced accuracy of a single column
 HOLDS, LEAK, SHORTCUT, REMARK, UNTOLD = "holds", "leak", "shortcut", "remark", "not told"
+ONE_CLASS = "the scored sequences are of one class"
 AUC, CHANGE, COUNT = "macro AUC", "largest change of a probability", "sequences"
 
 
@@ -353,6 +354,8 @@ def _trained(
     if not ranked:
         return _untold(name, "every network diverged")
     own = {key: lessons[key].test.labels for key in ranked}
+    if not all(ranked[key].of_classes(own[key]) for key in ranked):
+        return _untold(name, ONE_CLASS)
     found = float(np.mean([ranked[key].auc(own[key]) for key in ranked]))
     accuracy = float(np.mean([ranked[key].accuracy(own[key]) for key in ranked]))
     relabel, entries = _RELABEL.get(name, shuffles.over_sequences), list(ranked.values())
@@ -370,6 +373,8 @@ def _trained(
         return float(np.mean([entry.auc(same) for entry in entries]))
 
     drawn = np.array([draw() for _ in range(DRAWS)])
+    if not np.isfinite(drawn).all():
+        return _untold(name, ONE_CLASS)
     words = ""
     if _is_remark(finding := replace(_by_draws(name, found, drawn, level), accuracy=accuracy)) and subject.predict:
         chosen = Ranked.of(subject.kind, test, subject.predict(test)).auc(test.labels)
@@ -393,6 +398,21 @@ def _by_draws(name: str, found: float, drawn: np.ndarray, level: float) -> Findi
     )
 
 
+def _scored(part: Part) -> np.ndarray:
+    """Returns the sequences that are scored: all with a label, or of more than `MOST_PLACES` a draw of them that has so
+    many at most, but one of each class."""
+    places = np.flatnonzero(part.labels >= 0)
+    owners = np.repeat(np.arange(len(part)), part.lengths) if part.labels_by_step else np.arange(len(part))
+    owners = owners[places]
+    _, first = np.unique(part.labels[places], return_index=True)
+    needed, all_ = np.unique(owners[first]), np.unique(owners)
+    others = np.random.default_rng(0).permutation(np.setdiff1d(all_, needed))
+    order = np.r_[needed, others]
+    fits = np.bincount(owners, minlength=len(part))[order].cumsum() <= MOST_PLACES
+    fits[: len(needed)] = True
+    return np.sort(order[fits])
+
+
 def _labels_alone(part: Part) -> Part:
     """Returns the part with one label a sequence, as its labels have it throughout, and nothing to read."""
     return replace(part, labels=shuffles.of_sequences(part), labels_by_step=False)
@@ -413,11 +433,7 @@ class Ranked:
     def of(cls, kind: Output, test: Part, probabilities: np.ndarray) -> "Ranked":
         places = np.flatnonzero(test.labels >= 0)
         owners = np.repeat(np.arange(len(test)), test.lengths) if test.labels_by_step else np.arange(len(test))
-        if len(places) > MOST_PLACES:
-            # whole sequences, spread over all
-            every = -(-len(places) // MOST_PLACES)
-            places = places[owners[places] % every == 0]
-        at = places
+        at = places = places[np.isin(owners[places], _scored(test))]
         if kind == "prefix":  # the last one is that of the whole sequence
             at = test.offsets[1:][places] - 1
         chosen = probabilities[at]
@@ -431,14 +447,21 @@ class Ranked:
         np.add.at(sums, own, self.ranks)
         return Ranked(places, sums, np.zeros(0), np.bincount(own).astype(float))
 
+    def of_classes(self, labels: np.ndarray) -> bool:
+        """Returns whether these labels are of several classes, which alone have a score."""
+        return len(np.unique(labels[self.places])) > 1
+
     def auc(self, labels: np.ndarray) -> float:
-        """Returns the mean over classes of the area under the ROC curve, each against the rest (Mann-Whitney)."""
+        """Returns the mean over classes of the area under the ROC curve, each against the rest (Mann-Whitney); NaN
+        where there is one class."""
         own = labels[self.places]
         classes = self.ranks.shape[1]
         counts = np.bincount(own, self.weights, minlength=classes).astype(float)
         sums = np.bincount(own, self.ranks[np.arange(len(own)), own], minlength=classes)
         pairs = counts * (counts.sum() - counts)
         there = pairs > 0
+        if not there.any():
+            return float("nan")
         return float(((sums - counts * (counts + 1) / 2)[there] / pairs[there]).mean())
 
     def accuracy(self, labels: np.ndarray) -> float:
@@ -462,6 +485,8 @@ def _alone(subject: Subject, name: str, level: float) -> Finding:
             words="The same for all training sequences: ",
         )
     labels, truth = (shuffles.of_sequences(part) for part in (subject.lesson.train, subject.lesson.test))
+    if min(len(np.unique(known[known >= 0])) for known in (labels, truth)) < 2:
+        return _untold(name, ONE_CLASS)
     rows = np.flatnonzero(labels >= 0)
     rows = rows[:: -(-len(rows) // MOST_TRAINED)]
     forest = RandomForestClassifier(

@@ -1,6 +1,7 @@
 """The audit names what was planted, is silent where nothing was, and its numbers are those of other implementations."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,38 @@ def test_scores_are_scikit_learns() -> None:
     areas = [roc_auc_score(part.labels == label, probabilities[:, label]) for label in range(3)]
     assert ranked.auc(part.labels) == pytest.approx(np.mean(areas), abs=1e-12)
     assert ranked.accuracy(part.labels) == (probabilities.argmax(axis=1) == part.labels).mean()
+
+
+def scored(count: int, lengths: np.ndarray, generator: np.random.Generator) -> Part:
+    """Returns a part of steps with labels, of one class but for its last sequence."""
+    offsets = np.r_[0, np.cumsum(lengths)]
+    labels = np.repeat(np.arange(count) == count - 1, lengths).astype(np.int32)
+    ids, features = np.array([f"{n}" for n in range(count)]), generator.normal(size=(offsets[-1], 1))
+    examples = planted.Examples(ids, labels, offsets, features.astype(np.float32), np.zeros((count, 0)))
+    return Part.of([examples], labels_by_step=True)
+
+
+def test_of_many_places_whole_sequences_of_each_class_are_scored() -> None:
+    generator = default_rng(4)
+    for lengths in (generator.integers(1, 400, 200), generator.permutation(np.r_[np.full(199, 3), 5_500])):
+        part = scored(200, lengths, generator)
+        kept = hypotheses.Ranked.of("step", part, np.zeros((lengths.sum(), 2))).places
+        sequences = np.unique(np.repeat(np.arange(200), lengths)[kept])
+        assert len(kept) == lengths[sequences].sum() and len(sequences) > 10
+        assert len(kept) <= hypotheses.MOST_PLACES + lengths[-1] and set(part.labels[kept]) == {0, 1}
+
+
+@pytest.mark.parametrize("by_step", [False, True])
+def test_where_one_class_is_scored_nothing_is_told(by_step: bool) -> None:
+    survey = clean(7, by_step=by_step, classes=2)
+    test = replace(survey.examples["test"], labels=np.zeros_like(survey.examples["test"].labels))
+    one = subject(replace(survey, examples=survey.examples | {"test": test}))
+    found = hypotheses.examine(one, permutations=2)
+    numbers = [value for entry in found for value in (entry.found, entry.p, entry.accuracy) if value is not None]
+    assert np.isfinite(numbers).all()
+    for name in ("labels_over_sequences", "noise", "metadata_alone", "length_alone"):
+        assert by_name(found)[name].words == f"Not applicable: {hypotheses.ONE_CLASS}."
+    assert {entry.verdict for entry in found} <= {"holds", "not told"}
 
 
 def test_holms_correction_rejects_what_the_procedure_rejects() -> None:
