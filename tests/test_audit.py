@@ -91,6 +91,62 @@ def test_a_clean_experiment_raises_no_alarm(by_step: bool) -> None:
     assert found["shuffled_in_time"].verdict == "remark" and "chosen network" in found["shuffled_in_time"].words
 
 
+def test_labels_that_change_within_sequences_are_no_leak() -> None:
+    """Though they are told by the place in a sequence: where lengths differ, labels are exchanged among equal ones."""
+    survey = clean(7, by_step=True, changing=True)
+    assert set(survey.examples["test"].lengths) == set(range(6, 19))
+    only = ["noise", "shuffled_in_time", "labels_over_sequences", "label_in_feature"]
+    found = by_name(hypotheses.examine(subject(survey, planted.counting), only, permutations=3))  # pyright: ignore
+    assert found["noise"].found > 0.8 and found["noise"].p > 0.05  # type: ignore[operator]
+    assert {entry.verdict for entry in found.values()} <= {"holds", "remark"}
+    # no two test sequences are of one length
+    rows = np.unique(survey.examples["test"].lengths, return_index=True)[1]
+    test = shuffles.reordered(survey.lesson().test, rows).read(0)
+    few = replace(survey, examples=survey.examples | {"test": test})
+    (finding,) = hypotheses.examine(replace(subject(survey, planted.counting), lesson=few.lesson()), ["noise"])
+    assert finding.verdict == "not told" and "at other steps" in finding.words
+
+
+def test_the_best_of_many_columns_may_be_right_by_chance() -> None:
+    """Of few objects; no p-value is then low enough."""
+    for seed in range(10):
+        survey = clean(seed, classes=2, counts=(60, 12, 6))
+        generator = default_rng([seed, 1])
+
+        def more(examples: planted.Examples, _: Any, generator: np.random.Generator = generator) -> planted.Examples:
+            columns = generator.normal(size=(len(examples), 60)).astype(np.float32)
+            return replace(examples, metadata=columns)
+
+        (found,) = hypotheses.examine(subject(changed(survey, more)), ["label_in_feature"])
+        assert found.verdict == "holds"
+
+
+def test_trees_see_some_of_a_large_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same as of the whole part where it is not; every sequence's steps are thinned alike."""
+    part = Part.of([steps().examples[name] for name in ("train", "test")], labels_by_step=True)
+    whole = hypotheses._columns(hypotheses._Seen.of(part, True))
+    monkeypatch.setattr(hypotheses, "MOST_TRAINED", 500)
+    seen = hypotheses._Seen.of(part, True)
+    columns = hypotheses._columns(seen)
+    assert columns.keys() == whole.keys() and seen.steps is not None and seen.steps.sum() <= 900
+    for name, values in columns.items():
+        np.testing.assert_array_equal(values, whole[name][seen.steps])
+    assert len(seen.labels.labels) == seen.labels.lengths.sum() == seen.steps.sum()
+    thinned = {
+        (length, own.sum()) for length, own in zip(part.lengths, np.split(seen.steps, part.offsets[1:-1]), strict=True)
+    }
+    assert len(thinned) == len(set(part.lengths.tolist()))
+
+
+def test_what_is_normalised_by_its_whole_sequence_knows_later_steps() -> None:
+    one = replace(subject(steps()), normalised_by_sequence=True)
+    (found,) = hypotheses.examine(one, ["later_steps"])
+    assert found.verdict == "remark" and "normalisation knows the whole sequence" in found.words
+    assert "as it should be" not in found.words
+    leaking = replace(subject(steps(), planted.future), normalised_by_sequence=True)
+    assert hypotheses.examine(leaking, ["later_steps"])[0].verdict == LEAK
+
+
 def test_how_far_a_length_explains_noise() -> None:
     """Where lengths tell the class noise has them too, and nothing more is claimed."""
 
@@ -326,6 +382,23 @@ def test_the_report_says_what_was_found(audited: Any) -> None:
     assert (level, title, text) == ("warning", "The audits found a leak", "`copies`: <script>")
     assert "<script>" not in str(audits.section(read._replace(findings=leaking)))
     assert (audits.check(read, "another") or ("", ""))[1] == "The audits are old"
+    assert audits.section(read).count("These audits are") == 0
+    path, own = at.experiment("tiny") / "best.json", str(read.trial)
+    before = path.read_text()
+    for name in ("fingerprint", "data_digest"):
+        results.write_json(path, results.read_json(path, "") | {name: "0"})
+        old = audits.read(at.experiment("tiny"))
+        assert old is not None and "of another run" in (audits.check(old, own) or ("", "", ""))[2]
+        assert "These audits are of another run" in audits.section(old)
+        path.write_text(before)
+    # what turns a line around is not shown
+    findings = at.experiment("tiny") / "audit.json"
+    kept = findings.read_text()
+    values = results.read_json(findings, "")
+    values["findings"][0]["words"] = "leak\N{RIGHT-TO-LEFT OVERRIDE}"
+    results.write_json(findings, values)
+    assert "\N{RIGHT-TO-LEFT OVERRIDE}" not in str(audits.section(audits.read(at.experiment("tiny"))))
+    findings.write_text(kept)
     assert audits.section(None) == "" and audits.check(None, "any") is None
 
 
