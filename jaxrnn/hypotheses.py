@@ -31,6 +31,7 @@ from jaxrnn.shuffles import Relabel
 DRAWS = 999
 REPEATS = 3  # networks for each kind of changed features
 MOST_PLACES = 5_000  # scored, of whole sequences
+LEAST_SCORED = 50  # sequences, if there are so many, whatever places they have
 MOST_TRAINED = 20_000  # sequences that the forests learn from
 MOST_COMPARED = 512  # sequences that are predicted again
 ROUNDING = 1e-3  # of a probability: programs of other shapes differ by less
@@ -415,8 +416,8 @@ def _p_value(found: float, drawn: np.ndarray) -> float:
 
 
 def _scored(part: Part) -> np.ndarray:
-    """Returns the sequences that are scored: all with a label, or of more than `MOST_PLACES` a draw of them that has so
-    many at most, but one of each class."""
+    """Returns the sequences that are scored: all with a label, or of more than `MOST_PLACES` places a draw of sequences
+    that have so many at most, but `LEAST_SCORED` of them, and of each class one."""
     places = np.flatnonzero(part.labels >= 0)
     owners = np.repeat(np.arange(len(part)), part.lengths) if part.labels_by_step else np.arange(len(part))
     owners = owners[places]
@@ -425,7 +426,7 @@ def _scored(part: Part) -> np.ndarray:
     others = np.random.default_rng(0).permutation(np.setdiff1d(all_, needed))
     order = np.r_[needed, others]
     fits = np.bincount(owners, minlength=len(part))[order].cumsum() <= MOST_PLACES
-    fits[: len(needed)] = True
+    fits[: max(len(needed), LEAST_SCORED)] = True
     return np.sort(order[fits])
 
 
