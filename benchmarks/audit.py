@@ -2,13 +2,13 @@
 
     python benchmarks/audit.py planted clean clean_networks clips networks
 
-Each part is written into benchmarks/results/audit.json when it is done; the others there stay.
-`planted`: each leak of tests/planted.py with all audits (copies and groups: tests/test_audit.py). `clean`: 20 surveys
-in which values alone tell the class; `clean_networks`: 20 experiments of jaxrnn's own networks on such surveys.
-`clips`: the survey of config/audit_clips.yaml, by three reservoir networks (Jaeger 2001, GMD report 148: fixed random
-recurrence, of which a ridge regression reads the class), which are trained in no time: along time; the same, told the
-true label of the step before; and along the axis of samples. `networks`: the same three of jaxrnn's own, trained as
-that file says.
+Each part is written into benchmarks/results/audit.json when it is done; the others there stay. `planted`: each leak of
+tests/planted.py with all audits (copies and groups: tests/test_audit.py). `clean`: 20 surveys in which values alone
+tell the class, and 10 whose labels change within sequences; `clean_networks`: 20 experiments of jaxrnn's own networks
+on such surveys. `clips`: the survey of config/audit_clips.yaml, by three reservoir networks (Jaeger 2001, GMD report
+148: fixed random recurrence, of which a ridge regression reads the class), which are trained in no time: along time;
+the same, told the true label of the step before; and along the axis of samples. `networks`: the same three of jaxrnn's
+own, trained as that file says.
 """
 
 import argparse
@@ -132,13 +132,18 @@ def trained(experiment: config.Experiment, at: Results, made: plan.Plan) -> tupl
 
 def clean(folder: Path) -> dict[str, Any]:
     """Returns the alarms on surveys of tests/planted.py without a leak, with 2 to 4 classes, a label a sequence or a
-    step, by ridge regressions."""
+    step, by ridge regressions; and on those whose labels change within sequences, by some that count steps."""
     import planted  # pyright: ignore[reportMissingImports]
 
     done = {}
     for seed in range(CLEAN):
         survey = planted.clean(100 + seed, classes=2 + seed % 3, by_step=bool(seed % 2))
         done[f"seed {seed}"] = judged(hypotheses.examine(planted.subject(survey), permutations=20))
+        said(f"{seed}: {done[f'seed {seed}']}")
+    for seed in range(CLEAN, CLEAN + CLEAN // 2):
+        survey = planted.clean(100 + seed, classes=2 + seed % 3, by_step=True, changing=True)
+        subject = planted.subject(survey, planted.counting)
+        done[f"seed {seed}"] = judged(hypotheses.examine(subject, permutations=20))
         said(f"{seed}: {done[f'seed {seed}']}")
     return counted(done)
 

@@ -73,6 +73,8 @@ def aggregate(experiment: Experiment, at: Results, *, partial: bool = False) -> 
         "trial": choice.trial,
         "job": job.name,
         **plan.draw(trial),
+        "fingerprint": trial.fingerprint,
+        "data_digest": _statistics(made, job, job.trials[0], at).data_digest,
         "metric": choice.metric,
         "grid_point": choice.point,
         "grid_point_mean": choice.mean,

@@ -31,25 +31,26 @@ def audit(experiment: Experiment, at: Results, say: Say) -> list[Finding]:
     `config.AUDITS`. Raises JaxrnnError where there is no dataset, or the choice is of other settings."""
     settings, folder = experiment.audit or Audit(), at.experiment(experiment.experiment)
     dataset = at.dataset(plan.dataset_key(experiment))
+    of = {"trial": None, "fingerprint": None, "data_digest": None}
     if (folder / "best.json").exists():
-        subject, trial = _trained(experiment, at, dataset, say)
+        subject, of = _trained(experiment, at, dataset, say)
     else:
         say("no trial is chosen yet: what looks at networks is left out (`jaxrnn aggregate` chooses)")
-        subject, trial = _untrained(experiment, at, dataset), None
+        subject = _untrained(experiment, at, dataset)
     found = hypotheses.examine(
         subject, settings.only or AUDITS, permutations=settings.permutations, level=settings.level, say=say
     )
     table = pd.DataFrame([[getattr(entry, name) for name in COLUMNS] for entry in found], columns=list(COLUMNS))
     with results.written_whole(folder / "audit.csv") as temporary:
         table.to_csv(temporary, index=False)
-    values: dict[str, Any] = {"trial": trial, "level": settings.level, "permutations": settings.permutations}
+    values: dict[str, Any] = {**of, "level": settings.level, "permutations": settings.permutations}
     shown = [{name: asdict(entry)[name] for name in COLUMNS} for entry in found]
     results.write_json(folder / "audit.json", {**values, "draws": hypotheses.DRAWS, "findings": shown})
     return found
 
 
-def _trained(experiment: Experiment, at: Results, dataset: Path, say: Say) -> tuple[Subject, str]:
-    """Returns the experiment with its chosen network, and the trial's name."""
+def _trained(experiment: Experiment, at: Results, dataset: Path, say: Say) -> tuple[Subject, dict[str, str | None]]:
+    """Returns the experiment with its chosen network, and what tells of which trial, and of which data, it is."""
     folder = at.experiment(experiment.experiment)
     best = results.read_json(folder / "best.json", "jaxrnn aggregate")
     made = plan.make(experiment)
@@ -82,8 +83,9 @@ def _trained(experiment: Experiment, at: Results, dataset: Path, say: Say) -> tu
         predict=lambda part: predict.predict(bundle, part),
         teach=None if bundle.model.decoder is None else lambda part: predict.taught(bundle, part),
         looks_ahead=inputs.network.looks_ahead,
+        normalised_by_sequence=any(feature.normalisation == "sequence" for feature in job_file.data.features),
     )
-    return subject, trial.id
+    return subject, {"trial": trial.id, "fingerprint": trial.fingerprint, "data_digest": inputs.data_digest}
 
 
 def _untrained(experiment: Experiment, at: Results, dataset: Path) -> Subject:

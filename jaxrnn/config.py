@@ -1332,6 +1332,10 @@ AuditName = Literal[
     "shuffled_each_in_time", "another_order", "own_labels", "later_steps",
 ]  # fmt: skip
 AUDITS: tuple[AuditName, ...] = get_args(AuditName)
+TRAINED_AUDITS: tuple[AuditName, ...] = (
+    "labels_over_sequences", "labels_over_steps", "labels_constant", "noise", "shuffled_in_time",
+    "shuffled_each_in_time",
+)  # fmt: skip
 
 
 class Audit(Section):

@@ -207,12 +207,14 @@ def train_variants(
     probabilities of the variants' test splits.
 
     inputs: what `read_inputs` gives for the job. base: where they are kept, so that a later call finds those that are
-    finished, and goes on from the checkpoint. A variant's name, with the trial, decides what it becomes.
+    finished, and goes on from the checkpoint. A variant's name, with the trial and the experiment's seed, from which
+    it is drawn, decides what it becomes.
     Raises what `train` raises.
     """
     (first, *_), epochs = job_file.job.trials, job_file.training.epochs
+    of_all = first.fingerprint, epochs, job_file.seed
     trials_of_variants = tuple(
-        first.model_copy(update={"id": name, "fold": fold, "fingerprint": digest([first.fingerprint, epochs, name])})
+        first.model_copy(update={"id": name, "fold": fold, "fingerprint": digest([*of_all, name])})
         for fold, name in enumerate(variants)
     )
     job = job_file.job.model_copy(update={"name": "variants", "trials": trials_of_variants})

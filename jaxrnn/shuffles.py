@@ -39,10 +39,11 @@ def refeatured(part: Part, seed: list[int], change: Callable[[Examples, np.rando
 # Labels
 
 
-def over_sequences(part: Part, generator: np.random.Generator) -> np.ndarray:
+def over_sequences(part: Part, generator: np.random.Generator, kinds: np.ndarray | None = None) -> np.ndarray:
     """Returns the labels, each sequence with those of another one. Where steps have labels, a sequence takes the
-    other's in their order, cut or begun again to its own number of them; steps without a label keep none."""
-    taken = _from(part, generator)
+    other's in their order, cut or begun again to its own number of them; steps without a label keep none. kinds:
+    numbers [sequence]; those of one kind exchange labels among them, of whatever split."""
+    taken = _from(part, generator) if kinds is None else _mixed(kinds, generator)
     if not part.labels_by_step:
         return part.labels[taken]
     labelled = np.flatnonzero(part.labels >= 0)
@@ -151,8 +152,14 @@ def each_in_time(examples: Examples, generator: np.random.Generator) -> Examples
 
 def _within(examples: Examples, generator: np.random.Generator) -> np.ndarray:
     """Returns an order [step] that mixes the steps of each sequence."""
-    owner = np.repeat(np.arange(len(examples)), examples.lengths)
-    return np.lexsort((generator.random(len(owner)), owner))
+    return _mixed(np.repeat(np.arange(len(examples)), examples.lengths), generator)
+
+
+def _mixed(kinds: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Returns an order that mixes what is of one kind, for each kind."""
+    order = np.empty(len(kinds), int)
+    order[np.argsort(kinds, kind="stable")] = np.lexsort((generator.random(len(kinds)), kinds))
+    return order
 
 
 # Sequences

@@ -43,10 +43,16 @@ class Survey:
 
 
 def clean(
-    seed: int, *, classes: int = 3, counts: tuple[int, int, int] = (240, 60, 120), by_step: bool = False
+    seed: int,
+    *,
+    classes: int = 3,
+    counts: tuple[int, int, int] = (240, 60, 120),
+    by_step: bool = False,
+    changing: bool = False,
 ) -> Survey:
     """Returns a survey in which values alone tell the class, and not too well: lengths, times and metadata are drawn
-    alike for all classes, of which the first is the commonest."""
+    alike for all classes, of which the first is the commonest. changing: labels of steps change within sequences, one
+    class after another and each sooner or later, and lengths differ more."""
     generator = np.random.default_rng([seed, classes])
     shares = np.linspace(2, 1, classes) / np.linspace(2, 1, classes).sum()
     centres = np.random.default_rng([seed, 1]).normal(0, 0.6, (classes, 2))
@@ -54,17 +60,21 @@ def clean(
     for split, count in zip(SPLITS, counts, strict=True):
         label = np.r_[np.arange(classes), generator.choice(classes, count - classes, p=shares)].astype(np.int32)
         label = generator.permutation(label)
-        lengths = generator.integers(6, 15, count)
+        lengths = generator.integers(6, 19 if changing else 15, count)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         owner = np.repeat(np.arange(count), lengths)
         own = generator.normal(0, 0.7, (count, 2))
-        values = centres[label][owner] + own[owner] + generator.normal(0, 1, (offsets[-1], 2))
+        of_steps = label[owner]
+        if changing:
+            within = (np.arange(len(owner)) - offsets[:-1][owner]) / lengths[owner]
+            of_steps = (classes * within ** generator.uniform(0.7, 1.4, count)[owner]).astype(np.int32)
+        values = centres[of_steps] + own[owner] + generator.normal(0, 1, (offsets[-1], 2))
         gaps = generator.exponential(2, offsets[-1]) + 0.1
         time = np.cumsum(gaps)
         time += (generator.uniform(0, 300, count) - time[offsets[:-1]])[owner]
         metadata = generator.normal(0, 1, (count, 2)).astype(np.float32)
         ids = np.array([f"{split}-{n}" for n in range(count)])
-        labels = label[owner] if by_step else label
+        labels = of_steps if by_step else label
         examples[split] = Examples(ids, labels, offsets, values.astype(np.float32), metadata)
         times[split] = time
     return Survey(examples, times, by_step)
@@ -262,6 +272,17 @@ def fed_labels(lesson: Lesson, classes: int) -> Callable[[Part], np.ndarray]:
         before = np.r_[-1, part.labels[:-1]]
         before[part.offsets[:-1]] = -1
         return np.c_[told(part), 4 * np.eye(classes + 1)[before]]
+
+    return Network.trained(lesson.train, classes, tell)
+
+
+def counting(lesson: Lesson, classes: int) -> Callable[[Part], np.ndarray]:
+    """A sound network that knows at which step it is, and how many there are."""
+
+    def tell(part: Part) -> np.ndarray:
+        within = np.arange(part.lengths.sum()) - np.repeat(part.offsets[:-1], part.lengths)
+        shares = within / np.repeat(part.lengths, part.lengths)
+        return np.c_[told(part), np.eye(10)[(10 * shares).astype(int)]]
 
     return Network.trained(lesson.train, classes, tell)
 

@@ -1,6 +1,7 @@
 """The audit names what was planted, is silent where nothing was, and its numbers are those of other implementations."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,62 @@ def test_a_clean_experiment_raises_no_alarm(by_step: bool) -> None:
     assert found["shuffled_in_time"].verdict == "remark" and "chosen network" in found["shuffled_in_time"].words
 
 
+def test_labels_that_change_within_sequences_are_no_leak() -> None:
+    """Though they are told by the place in a sequence: where lengths differ, labels are exchanged among equal ones."""
+    survey = clean(7, by_step=True, changing=True)
+    assert set(survey.examples["test"].lengths) == set(range(6, 19))
+    only = ["noise", "shuffled_in_time", "labels_over_sequences", "label_in_feature"]
+    found = by_name(hypotheses.examine(subject(survey, planted.counting), only, permutations=3))  # pyright: ignore
+    assert found["noise"].found > 0.8 and found["noise"].p > 0.05  # type: ignore[operator]
+    assert {entry.verdict for entry in found.values()} <= {"holds", "remark"}
+    # no two test sequences are of one length
+    rows = np.unique(survey.examples["test"].lengths, return_index=True)[1]
+    test = shuffles.reordered(survey.lesson().test, rows).read(0)
+    few = replace(survey, examples=survey.examples | {"test": test})
+    (finding,) = hypotheses.examine(replace(subject(survey, planted.counting), lesson=few.lesson()), ["noise"])
+    assert finding.verdict == "not told" and "at other steps" in finding.words
+
+
+def test_the_best_of_many_columns_may_be_right_by_chance() -> None:
+    """Of few objects; no p-value is then low enough."""
+    for seed in range(10):
+        survey = clean(seed, classes=2, counts=(60, 12, 6))
+        generator = default_rng([seed, 1])
+
+        def more(examples: planted.Examples, _: Any, generator: np.random.Generator = generator) -> planted.Examples:
+            columns = generator.normal(size=(len(examples), 60)).astype(np.float32)
+            return replace(examples, metadata=columns)
+
+        (found,) = hypotheses.examine(subject(changed(survey, more)), ["label_in_feature"])
+        assert found.verdict == "holds"
+
+
+def test_trees_see_some_of_a_large_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same as of the whole part where it is not; every sequence's steps are thinned alike."""
+    part = Part.of([steps().examples[name] for name in ("train", "test")], labels_by_step=True)
+    whole = hypotheses._columns(hypotheses._Seen.of(part, True))
+    monkeypatch.setattr(hypotheses, "MOST_TRAINED", 500)
+    seen = hypotheses._Seen.of(part, True)
+    columns = hypotheses._columns(seen)
+    assert columns.keys() == whole.keys() and seen.steps is not None and seen.steps.sum() <= 900
+    for name, values in columns.items():
+        np.testing.assert_array_equal(values, whole[name][seen.steps])
+    assert len(seen.labels.labels) == seen.labels.lengths.sum() == seen.steps.sum()
+    thinned = {
+        (length, own.sum()) for length, own in zip(part.lengths, np.split(seen.steps, part.offsets[1:-1]), strict=True)
+    }
+    assert len(thinned) == len(set(part.lengths.tolist()))
+
+
+def test_what_is_normalised_by_its_whole_sequence_knows_later_steps() -> None:
+    one = replace(subject(steps()), normalised_by_sequence=True)
+    (found,) = hypotheses.examine(one, ["later_steps"])
+    assert found.verdict == "remark" and "normalisation knows the whole sequence" in found.words
+    assert "as it should be" not in found.words
+    leaking = replace(subject(steps(), planted.future), normalised_by_sequence=True)
+    assert hypotheses.examine(leaking, ["later_steps"])[0].verdict == LEAK
+
+
 def test_how_far_a_length_explains_noise() -> None:
     """Where lengths tell the class noise has them too, and nothing more is claimed."""
 
@@ -139,6 +196,47 @@ def test_scores_are_scikit_learns() -> None:
     areas = [roc_auc_score(part.labels == label, probabilities[:, label]) for label in range(3)]
     assert ranked.auc(part.labels) == pytest.approx(np.mean(areas), abs=1e-12)
     assert ranked.accuracy(part.labels) == (probabilities.argmax(axis=1) == part.labels).mean()
+
+
+def scored(count: int, lengths: np.ndarray, generator: np.random.Generator) -> Part:
+    """Returns a part of steps with labels, of one class but for its last sequence."""
+    offsets = np.r_[0, np.cumsum(lengths)]
+    labels = np.repeat(np.arange(count) == count - 1, lengths).astype(np.int32)
+    ids, features = np.array([f"{n}" for n in range(count)]), generator.normal(size=(offsets[-1], 1))
+    examples = planted.Examples(ids, labels, offsets, features.astype(np.float32), np.zeros((count, 0)))
+    return Part.of([examples], labels_by_step=True)
+
+
+def test_of_many_places_whole_sequences_of_each_class_are_scored() -> None:
+    generator = default_rng(4)
+    for lengths in (generator.integers(1, 400, 200), generator.permutation(np.r_[np.full(199, 3), 5_500])):
+        part = scored(200, lengths, generator)
+        kept = hypotheses.Ranked.of("step", part, np.zeros((lengths.sum(), 2))).places
+        sequences = np.unique(np.repeat(np.arange(200), lengths)[kept])
+        assert len(kept) == lengths[sequences].sum() and set(part.labels[kept]) == {0, 1}
+        assert len(sequences) >= 50 and (len(kept) <= hypotheses.MOST_PLACES or len(sequences) == 50)
+
+
+def test_labels_are_exchanged_among_what_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And it is said: of many sequences and steps it takes a while."""
+    for name, value in {"MOST_PLACES": 100, "LEAST_SCORED": 20, "DRAWS": 9}.items():
+        monkeypatch.setattr(hypotheses, name, value)
+    said: list[str] = []
+    hypotheses.examine(subject(steps()), ["noise"], permutations=1, say=said.append)
+    assert "noise: labels of 20 test sequences are exchanged 9 times" in said
+
+
+@pytest.mark.parametrize("by_step", [False, True])
+def test_where_one_class_is_scored_nothing_is_told(by_step: bool) -> None:
+    survey = clean(7, by_step=by_step, classes=2)
+    test = replace(survey.examples["test"], labels=np.zeros_like(survey.examples["test"].labels))
+    one = subject(replace(survey, examples=survey.examples | {"test": test}))
+    found = hypotheses.examine(one, permutations=2)
+    numbers = [value for entry in found for value in (entry.found, entry.p, entry.accuracy) if value is not None]
+    assert np.isfinite(numbers).all()
+    for name in ("labels_over_sequences", "noise", "metadata_alone", "length_alone"):
+        assert by_name(found)[name].words == f"Not applicable: {hypotheses.ONE_CLASS}."
+    assert {entry.verdict for entry in found} <= {"holds", "not told"}
 
 
 def test_holms_correction_rejects_what_the_procedure_rejects() -> None:
@@ -264,7 +362,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> tuple[config.Experiment
 
 
 def test_an_experiment_is_audited_with_its_own_networks(audited: Any) -> None:
-    _, at, found = audited
+    experiment, at, found = audited
     assert [finding.audit for finding in found] == ["copies", "labels_over_sequences", "another_order"]
     assert {finding.verdict for finding in found} == {"holds"}
     folder = at.experiment("tiny")
@@ -277,6 +375,11 @@ def test_an_experiment_is_audited_with_its_own_networks(audited: Any) -> None:
     best = pd.read_csv(folder / "training_results.csv")["best_epoch"].iloc[0]
     assert {len(history) for history in histories} == {best}
     assert len({history["train_loss"].iloc[0] for history in histories}) == 3
+    # by the experiment's seed, from which labels are drawn
+    chosen = results.read_json(folder / "best.json", "")["fingerprint"]
+    names = (f"labels_over_sequences-{number}" for number in range(3))
+    expected = {config.digest([chosen, int(best), experiment.seed, name]) for name in names}
+    assert {path.name for path in (folder / "audit" / "trials").iterdir()} == expected
 
 
 def test_the_report_says_what_was_found(audited: Any) -> None:
@@ -293,6 +396,23 @@ def test_the_report_says_what_was_found(audited: Any) -> None:
     assert (level, title, text) == ("warning", "The audits found a leak", "`copies`: <script>")
     assert "<script>" not in str(audits.section(read._replace(findings=leaking)))
     assert (audits.check(read, "another") or ("", ""))[1] == "The audits are old"
+    assert audits.section(read).count("These audits are") == 0
+    path, own = at.experiment("tiny") / "best.json", str(read.trial)
+    before = path.read_text()
+    for name in ("fingerprint", "data_digest"):
+        results.write_json(path, results.read_json(path, "") | {name: "0"})
+        old = audits.read(at.experiment("tiny"))
+        assert old is not None and "of another run" in (audits.check(old, own) or ("", "", ""))[2]
+        assert "These audits are of another run" in audits.section(old)
+        path.write_text(before)
+    # what turns a line around is not shown
+    findings = at.experiment("tiny") / "audit.json"
+    kept = findings.read_text()
+    values = results.read_json(findings, "")
+    values["findings"][0]["words"] = "leak\N{RIGHT-TO-LEFT OVERRIDE}"
+    results.write_json(findings, values)
+    assert "\N{RIGHT-TO-LEFT OVERRIDE}" not in str(audits.section(audits.read(at.experiment("tiny"))))
+    findings.write_text(kept)
     assert audits.section(None) == "" and audits.check(None, "any") is None
 
 

@@ -127,6 +127,12 @@ def test_no_profile_submits_job_arrays(profile: Path) -> None:
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=name_of)
+def test_all_rules_that_train_have_the_same_cores(profile: Path) -> None:
+    threads = yaml.safe_load(profile.read_text())["set-threads"]
+    assert threads["train"] == threads["rung"] == threads["audit"]
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=name_of)
 def test_what_a_profile_sets_is_there_to_be_set(profile: Path) -> None:
     values = yaml.safe_load(with_all_options(profile))
     rules = set(re.findall(r"^(?:rule|use rule \w+ as) (\w+)", "".join(RULES.values()), re.MULTILINE))

@@ -17,7 +17,7 @@ def environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=_printable,
+        finalize=printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -27,7 +27,7 @@ def environment() -> jinja2.Environment:
     return made
 
 
-def _printable(value: Any) -> Any:
+def printable(value: Any) -> Any:
     """Returns text without control and formatting characters: a name must not turn the line that it stands in."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
@@ -37,4 +37,4 @@ def _printable(value: Any) -> Any:
 
 def _with_keys(text: str) -> Markup:
     """Returns a sentence with `keys of the experiment file` as code."""
-    return Markup(re.sub(r"`([\w.: -]+)`", r"<code>\1</code>", str(escape(_printable(text)))))
+    return Markup(re.sub(r"`([\w.: -]+)`", r"<code>\1</code>", str(escape(printable(text)))))

@@ -16,7 +16,7 @@ import jaxrnn.controller
 import jaxrnn.doctor
 import jaxrnn.estimates
 import jaxrnn.plan
-from jaxrnn.config import RUN_KEYS, Experiment, digest, load
+from jaxrnn.config import AUDITS, RUN_KEYS, TRAINED_AUDITS, Experiment, digest, load
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.readers import open_reader, reader_class
 from jaxrnn.results import Results, mistakes_tables
@@ -130,6 +130,8 @@ def audit_cores() -> int:
     """Returns how many cores the audit can use: on a CPU one for each of the networks that train at once."""
     if experiment.training.device == "gpu" or experiment.audit is None:
         return 1
+    if not {*(experiment.audit.only or AUDITS)} & {*TRAINED_AUDITS}:
+        return 1
     return min(experiment.audit.permutations, experiment.training.trials_per_job)
 
 
@@ -146,6 +148,17 @@ def memory_mb(wildcards, attempt) -> int:
     """Returns the memory of a training job, as `jaxrnn plan` measured it, if it did; it may have run out of it before."""
     memory = measured[wildcards.job][1] if wildcards.job in measured else UNMEASURED["mem_mb"]
     # SLURM counts a node's, and all processes may be on one
+    return memory * attempt * experiment.training.processes
+
+
+def minutes_of_audit(wildcards) -> int:
+    """Returns how long the audit may run at a time: as the longest training job."""
+    return max((minutes for minutes, _ in measured.values()), default=UNMEASURED["runtime"])
+
+
+def memory_of_audit(wildcards, attempt) -> int:
+    """Returns the memory of the audit: as the largest training job's, whose networks its own are like."""
+    memory = max((memory for _, memory in measured.values()), default=UNMEASURED["mem_mb"])
     return memory * attempt * experiment.training.processes
 
 

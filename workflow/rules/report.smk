@@ -69,8 +69,8 @@ rule audit:
         "../../environment.yml"
     threads: audit_cores()
     resources:
-        runtime=UNMEASURED["runtime"],
-        mem_mb=UNMEASURED["mem_mb"],
+        runtime=minutes_of_audit,
+        mem_mb=memory_of_audit,
         gpu=min(gpus, 1),
     params:
         experiment=experiment_path,
