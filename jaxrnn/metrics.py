@@ -21,6 +21,7 @@ INTERVALS = (
     "95 %; accuracy and recall by Wilson's score, areas under ROC curves by DeLong's variance within classes on the "
     "logit scale, the others by bootstrap over objects within classes (percentiles, 1,000 resamples)"
 )
+CLASS_SCORES = ("f1", "precision", "recall", "auc", "average_precision")
 # Beside those of `overall`, of no one class; recall weighted by a class's objects is the accuracy.
 AVERAGES = ("macro_precision", "macro_recall", "macro_average_precision", "weighted_precision", "weighted_f1",
             "weighted_auc")  # fmt: skip
@@ -67,8 +68,7 @@ def scores(
 
 
 def score_names(classes: tuple[str, ...], task: Task = PLAIN) -> list[str]:
-    kinds = ("f1", "precision", "recall", "auc", "average_precision")
-    return [*overall(task), *(f"{kind}_{name}" for kind in kinds for name in classes), *AVERAGES]
+    return [*overall(task), *(f"{kind}_{name}" for kind in CLASS_SCORES for name in classes), *AVERAGES]
 
 
 def overall(task: Task) -> list[str]:
