@@ -27,7 +27,7 @@ from jaxrnn import (
 )
 from jaxrnn.bundles import Bundle, Member
 from jaxrnn.config import ERROR_RATES, LOWER_IS_BETTER, Experiment, Task
-from jaxrnn.errors import JaxrnnError
+from jaxrnn.errors import JaxrnnError, listed, plural
 from jaxrnn.plan import Job, Plan, Trial
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
 from jaxrnn.results import Results, written_whole
@@ -82,12 +82,14 @@ def aggregate(experiment: Experiment, at: Results, *, partial: bool = False) -> 
         "missing_jobs": missing,
     }
     seen = {split: predicted[split][choice.trial] for split in SCORED_SPLITS}
+    _check_finite(seen["test"], choice.trial)
     if task.kind == "label_sequence":
         best |= _write_transcripts(experiment, seen, choice.trial, classes, folder)
     else:
         best |= _write_confusions(experiment, seen, choice.trial, classes, folder)
     if task.kind == "prefix":
         _write_early(made, validation, choice, predicted, classes, at)
+    _write_csv(folder / results.SCORES, evaluation.overall_scores(best, task))
     finished = trials.load(at.trial(experiment.experiment, trial.fingerprint))
     _write_attention(folder / "attention.csv", finished.attention)
     best["software"] = {name: finished.record.get(name, "") for name in trials.SOFTWARE}
@@ -168,6 +170,19 @@ def promote(experiment: Experiment, at: Results, number: int) -> str:
     )
 
 
+def _check_finite(test: Predictions, trial: str) -> None:
+    """Raises JaxrnnError where the chosen trial, whose validation scores are numbers, fails on test objects."""
+    finite = np.isfinite(test.probabilities[trial]).all(axis=1)
+    lost = test.ids[np.unique(np.repeat(np.arange(len(test.ids)), test.places)[~finite])].tolist()
+    if lost:
+        raise JaxrnnError(
+            f"trial {trial}, which validation chose, gives probabilities that are not finite for {len(lost)} of "
+            f"{plural(len(test.ids), 'test object')} ({listed(lost, 3)}), so that it has no test score; look at these "
+            "objects' values, and lower training.learning_rate or set training.gradient_clip, or take its grid point "
+            "out of `grid`"
+        )
+
+
 def _scores(entry: Predictions, trial: str, classes: tuple[str, ...], task: Task) -> dict[str, float]:
     if task.kind == "label_sequence":
         return Transcripts.of(entry, trial, task.beam_width).scores()
@@ -238,6 +253,7 @@ def _write_evaluation(
         "mistakes_test": evaluation.mistakes(test, entry, classes),
         "ensemble": evaluation.ensemble(best["test"], together["test"], len(together["trials"]), experiment.task),
         "comparisons": evaluation.comparisons(test, others, seed),
+        "class_scores_test": evaluation.class_scores(best["test"], classes),
     }
     for name, table in tables.items():
         _write_csv(folder / f"{name}.csv", table)

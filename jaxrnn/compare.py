@@ -4,6 +4,7 @@ The first experiment is compared with each of the others. Nothing here chooses: 
 score spends the test split.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +20,8 @@ from jaxrnn.evaluation import Judged
 from jaxrnn.predictions import Predictions
 from jaxrnn.results import written_whole
 
-SCORES, SETTINGS, PAIRS = "scores.csv", "settings.csv", "pairs.csv"
-PAIR_COLUMNS = ("other", "common", *(name for name in evaluation.COMPARISONS if name != "trial"))
+SCORES, SETTINGS, PAIRS, PAGE = "scores.csv", "settings.csv", "pairs.csv", "comparison.html"
+PAIR_COLUMNS = ("other", "common", *(name for name in evaluation.COMPARISONS if name not in ("trial", "objects")))
 UNSET = "(not there)"
 
 
@@ -55,10 +56,10 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found. scores: a row an experiment and score (experiment, score, value, low, high, on its own test
-    objects). settings: a row for each key in which they differ, a column an experiment. pairs: a row for each other
-    experiment (`PAIR_COLUMNS`): the first one minus it, on the `common` test objects. remarks: what can't be compared,
-    and why."""
+    """What `compare` found. scores: a row an experiment and score (experiment, score, value, low, high, objects, on its
+    own test objects). settings: a row for each key in which they differ, a column an experiment. pairs: a row for each
+    other experiment (`PAIR_COLUMNS`): the first one minus it, on the `common` test objects. remarks: what can't be
+    compared, and why."""
 
     names: list[str]
     scores: pd.DataFrame
@@ -98,14 +99,14 @@ def write(found: Comparison, folder: Path) -> None:
     """Writes the tables and the page into a folder, whole or not at all."""
     from jaxrnn.report import comparison
 
-    if folder.exists() and not (folder / SCORES).exists():
+    if folder.exists() and not (folder / PAGE).exists():
         raise JaxrnnError(f"{folder}: is there and no comparison; name another folder by --output")
     page = comparison.page(found)
     with written_whole(folder) as temporary:
         temporary.mkdir(parents=True)
         for name, table in ((SCORES, found.scores), (SETTINGS, found.settings), (PAIRS, found.pairs)):
             table.to_csv(temporary / name, index=False)
-        (temporary / "comparison.html").write_text(page, encoding="utf-8")
+        (temporary / PAGE).write_text(page, encoding="utf-8")
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -153,8 +154,7 @@ def _of(experiment: Experiment, ids: np.ndarray, classes: tuple[str, ...]) -> Ju
 def _pairs(judged: Mapping[str, tuple[Judged, Judged]], seed: int) -> pd.DataFrame:
     tables = []
     for name, (one, two) in judged.items():
-        row = evaluation.comparisons(one, {name: two}, seed).rename(columns={"trial": "other"})
-        row.insert(1, "common", len(np.unique(one.owners)))
+        row = evaluation.comparisons(one, {name: two}, seed).rename(columns={"trial": "other", "objects": "common"})
         tables.append(row)
     if not tables:
         return pd.DataFrame(columns=list(PAIR_COLUMNS))
@@ -165,9 +165,9 @@ def _pairs(judged: Mapping[str, tuple[Judged, Judged]], seed: int) -> pd.DataFra
 
 def _scores(experiment: Experiment) -> list[dict[str, Any]]:
     names, scores = metrics.overall(Task.model_validate(experiment.config["task"] or {})), experiment.best["test"]
-    parts = ("value", "low", "high")
     return [
-        {"experiment": experiment.name, "score": name, **{part: scores[name].get(part) for part in parts}}
+        {"experiment": experiment.name, "score": name}
+        | {part: scores[name].get(part, math.nan) for part in evaluation.MEASURED}
         for name in names
     ]
 

@@ -17,7 +17,7 @@ from sklearn import metrics as sk
 from jaxrnn import calibration, metrics, shards, splits
 from jaxrnn.config import Task
 from jaxrnn.metrics import BOOTSTRAP_VALUES, CONFIDENCE, RESAMPLES, blocks
-from jaxrnn.predictions import Predictions
+from jaxrnn.predictions import SCORED_SPLITS, Predictions
 
 MOST_POINTS = 300  # of a curve
 SLICES = 4  # of a property, with as many objects each
@@ -27,6 +27,7 @@ CADENCES = 24  # bins of their distribution
 FLIPS = 4999  # of signs, by which trials are compared where steps have labels
 AS_PREDICTED, SCALED = "as predicted", "temperature scaled"
 CHOSEN = "chosen trial"
+MEASURED = ("value", "low", "high", "objects")  # of a score, as `metrics.with_intervals` has them
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def calibrated(validation: Judged, test: Judged, seed: int) -> tuple[pd.DataFram
     the temperature that is best on validation.
 
     Of the calibration error, which is above 0 by chance too, `by_chance` is its mean and `p_value` how often it is as
-    large, where labels are drawn from the very probabilities; for steps of one a sequence, for the others depend on it.
+    large, where labels are drawn from the very probabilities. Of steps, all three are of one step a sequence, for the
+    others depend on it. `objects`: how many the scores rest on.
     """
     best = calibration.temperature(validation.probabilities, validation.labels)
     bins, scores = [], []
@@ -113,29 +115,35 @@ def calibrated(validation: Judged, test: Judged, seed: int) -> tuple[pd.DataFram
         sums = np.stack([judged.summed(values) for values in (judged.surprise, squares)], axis=1)
         low, high = _ends(_resampled_means(sums, judged.summed(np.ones(len(labels))), seed, judged.strata))
         values = metrics.log_loss(probabilities, labels), calibration.brier(probabilities, labels)
-        entry = {"probabilities": name, "temperature": own}
+        entry = {"probabilities": name, "temperature": own, "objects": len(np.unique(judged.owners))}
         for place, score in enumerate(("log_loss", "brier")):
             scores.append(entry | {"score": score, "value": values[place], "low": low[place], "high": high[place]})
-        by_chance, p_value = _chance(judged, seed)
-        error = metrics.calibration_error(probabilities, labels)
-        told = {"score": "calibration_error", "value": error, "by_chance": by_chance, "p_value": p_value}
-        scores.append(entry | told)
+        scores.append(entry | {"score": "calibration_error"} | _chance(judged, seed)._asdict())
     return pd.DataFrame(bins), pd.DataFrame(scores)
 
 
 def _by_sequence(judged: Judged, row: Mapping[str, Any], seed: int) -> dict[str, float]:
-    """Returns the interval of a bin's accuracy by bootstrap over sequences, whose steps depend on each other."""
+    """Returns how many sequences have steps in a bin, and the interval of its accuracy by bootstrap over them, for
+    steps of one depend on each other."""
     confidence = judged.probabilities.max(axis=1).astype(np.float64)
     here = (confidence >= row["left"]) & ((confidence < row["right"]) | (row["right"] >= 1))
     hits, places = judged.summed(judged.hits & here), judged.summed(here)
     seen = places > 0
     low, high = _ends(_resampled_means(hits[seen, None], places[seen], seed))
-    return {"low": float(low[0]), "high": float(high[0])}
+    return {"objects": int(seen.sum()), "low": float(low[0]), "high": float(high[0])}
 
 
-def _chance(judged: Judged, seed: int) -> tuple[float, float]:
-    """Returns the mean calibration error of labels that are drawn from the probabilities, and how often it is at least
-    as large as the one found."""
+class Chance(NamedTuple):
+    """A calibration error, its mean where labels are drawn from the probabilities, and how often it is then at least as
+    large as the one found."""
+
+    value: float
+    by_chance: float
+    p_value: float
+
+
+def _chance(judged: Judged, seed: int) -> Chance:
+    """Returns the calibration error beside that of chance; of steps, of one a sequence."""
     generator = np.random.default_rng(seed)
     rows = np.arange(len(judged.labels))
     if judged.by_step:
@@ -152,7 +160,7 @@ def _chance(judged: Judged, seed: int) -> tuple[float, float]:
         errors.append(np.abs(gaps).sum(axis=1) / count)
     drawn = np.concatenate(errors)
     found = metrics.calibration_error(probabilities, labels)
-    return float(drawn.mean()), float((1 + (drawn >= found - 1e-12).sum()) / (1 + len(drawn)))
+    return Chance(found, float(drawn.mean()), float((1 + (drawn >= found - 1e-12).sum()) / (1 + len(drawn))))
 
 
 class Property(NamedTuple):
@@ -275,15 +283,37 @@ def ensemble(
     found = {CHOSEN: chosen} | ({f"ensemble of {members}": together} if together else {})
     names = metrics.overall(task)
     rows = [
-        {"predictions": of, "score": name} | {part: scores[name][part] for part in ("value", "low", "high")}
+        {"predictions": of, "score": name} | {part: scores[name].get(part) for part in MEASURED}
         for of, scores in found.items()
         for name in names
     ]
-    return pd.DataFrame(rows).astype(dict.fromkeys(("value", "low", "high"), float))
+    return pd.DataFrame(rows).astype(dict.fromkeys(MEASURED, float))
 
 
-COMPARISONS = ("trial", "accuracy", "difference", "low", "high", "chosen_alone", "other_alone", "p_value", "p_holm",
-               "log_loss_difference", "log_loss_low", "log_loss_high")  # fmt: skip
+def overall_scores(best: Mapping[str, Any], task: Task) -> pd.DataFrame:
+    """Returns the chosen trial's scores that are of no one class; best: its scores by split, of best.json."""
+    names = [*metrics.overall(task), *metrics.AVERAGES]
+    rows = [
+        {"split": split, "score": name} | {part: best[split][name].get(part) for part in MEASURED}
+        for split in SCORED_SPLITS
+        for name in names
+        if name in best[split]
+    ]
+    return pd.DataFrame(rows).astype(dict.fromkeys(MEASURED, float))
+
+
+def class_scores(test: Mapping[str, Any], classes: tuple[str, ...]) -> pd.DataFrame:
+    """Returns the chosen trial's scores of each class; test: its scores, of best.json."""
+    rows = [
+        {"class": name, "score": kind} | {part: test[f"{kind}_{name}"].get(part) for part in MEASURED}
+        for name in classes
+        for kind in metrics.CLASS_SCORES
+    ]
+    return pd.DataFrame(rows).astype(dict.fromkeys(MEASURED, float))
+
+
+COMPARISONS = ("trial", "objects", "accuracy", "difference", "low", "high", "chosen_alone", "other_alone", "p_value",
+               "p_holm", "log_loss_difference", "log_loss_low", "log_loss_high")  # fmt: skip
 
 
 def comparisons(chosen: Judged, others: Mapping[str, Judged], seed: int) -> pd.DataFrame:
@@ -308,7 +338,7 @@ def comparisons(chosen: Judged, others: Mapping[str, Judged], seed: int) -> pd.D
         for number, (name, difference) in enumerate(zip(together, differences, strict=True)):
             loss = size + number
             rows.append({
-                "trial": name, "accuracy": float(others[name].hits.mean()),
+                "trial": name, "objects": int((places > 0).sum()), "accuracy": float(others[name].hits.mean()),
                 "difference": means[number], "low": ends[0, number], "high": ends[1, number],
                 "chosen_alone": int((difference > 0).sum()), "other_alone": int((difference < 0).sum()),
                 "p_value": _flipped(sums[:, number], seed) if chosen.by_step else mcnemar(difference),
@@ -369,4 +399,4 @@ def _ends(resampled: np.ndarray) -> np.ndarray:
     """Returns the ends of the interval [end, column]; NaN where all resamples are the same."""
     tail = 50 * (1 - CONFIDENCE)
     ends = np.percentile(resampled, [tail, 100 - tail], axis=0)
-    return np.where(ends[0] < ends[1], ends, np.nan)
+    return np.where(ends[1] - ends[0] > metrics.ROUNDING, ends, np.nan)

@@ -16,10 +16,12 @@ WRONG_COUNTS = 3  # times in the figure of merit, as SPCC had it
 PLAIN = Task()
 # Below so many objects intervals are not told: benchmarks/coverage.py measures what they cover.
 FEWEST_OBJECTS = 10
+ROUNDING = 1e-12  # scores that differ by less are the same, summed in another order
 INTERVALS = (
-    "95 %; accuracy and recall by Wilson's score, areas under ROC curves by DeLong's variance on the logit scale, the "
-    "others by bootstrap over objects within classes (percentiles, 1,000 resamples)"
+    "95 %; accuracy and recall by Wilson's score, areas under ROC curves by DeLong's variance within classes on the "
+    "logit scale, the others by bootstrap over objects within classes (percentiles, 1,000 resamples)"
 )
+CLASS_SCORES = ("f1", "precision", "recall", "auc", "average_precision")
 # Beside those of `overall`, of no one class; recall weighted by a class's objects is the accuracy.
 AVERAGES = ("macro_precision", "macro_recall", "macro_average_precision", "weighted_precision", "weighted_f1",
             "weighted_auc")  # fmt: skip
@@ -66,8 +68,7 @@ def scores(
 
 
 def score_names(classes: tuple[str, ...], task: Task = PLAIN) -> list[str]:
-    kinds = ("f1", "precision", "recall", "auc", "average_precision")
-    return [*overall(task), *(f"{kind}_{name}" for kind in kinds for name in classes), *AVERAGES]
+    return [*overall(task), *(f"{kind}_{name}" for kind in CLASS_SCORES for name in classes), *AVERAGES]
 
 
 def overall(task: Task) -> list[str]:
@@ -190,15 +191,17 @@ def _rests_on(
 ) -> dict[str, int]:
     """Returns how many objects each score rests on; `macro`: those of the rarest class."""
     predicted = probabilities.argmax(axis=1)
-    truth, claimed = (
-        [len(np.unique(owners[found == index])) for index in range(len(classes))] for found in (labels, predicted)
-    )
     every = len(np.unique(owners))
-    found = {"macro": min(truth), "accuracy": every, "log_loss": every}
-    for name, true, said in zip(classes, truth, claimed, strict=True):
-        found |= {f"{kind}_{name}": true for kind in ("f1", "recall", "auc", "average_precision")}
-        found[f"precision_{name}"] = said
-    return found
+    found, rarest = {"accuracy": every, "log_loss": every}, every
+    for index, name in enumerate(classes):
+        true, others, said = (
+            len(np.unique(owners[rows])) for rows in (labels == index, labels != index, predicted == index)
+        )
+        found |= {f"recall_{name}": true, f"precision_{name}": said}
+        # what is wrongly taken for the class comes from the others
+        found |= {f"{kind}_{name}": min(true, others) for kind in ("f1", "auc", "average_precision")}
+        rarest = min(rarest, true)
+    return found | {"macro": rarest}
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:
@@ -226,14 +229,20 @@ def area_interval(
 ) -> tuple[float | None, float | None]:
     """Returns the ends of the interval of a weighted mean of the classes' areas under their ROC curves: normal on the
     logit scale (Pepe 2003, "The Statistical Evaluation of Medical Tests", ch. 5), so that it knows where areas end;
-    None where all objects say the same.
+    None where all objects say the same, and where a class that counts has one object, whose variance nobody knows.
 
+    The variance is DeLong's within classes: the others of a class are drawn as many of each class as there are.
     influence: of `auc_influence`. members: the objects of each class.
     """
+    counts = np.array([len(rows) for rows in members])
+    if (weights[counts == 1] > 0).any():
+        return None, None
     own = influence @ weights
     area = float(sum(influence[rows, index].sum() * weights[index] for index, rows in enumerate(members)))
-    variance = sum(len(rows) * np.var(own[rows], ddof=1) for rows in members if len(rows) > 1)
-    if not 0 < area < 1 or variance <= 0:
+    # an object that is alone in its class, one of the others, adds from 0 to `most`: its variance is at most this
+    most = float((weights / (counts.sum() - counts)).sum())
+    variance = sum(len(rows) * np.var(own[rows], ddof=1) if len(rows) > 1 else most**2 / 4 for rows in members)
+    if not ROUNDING < area < 1 - ROUNDING or variance < ROUNDING**2:
         return None, None
     half = stats.norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt(variance) / (area * (1 - area))
     return float(special.expit(special.logit(area) - half)), float(special.expit(special.logit(area) + half))
@@ -246,7 +255,8 @@ def bootstrapped(values: dict[str, float], resampled: np.ndarray) -> dict[str, d
     low, high = np.nanpercentile(resampled, [tail, 100 - tail], axis=0)
     result: dict[str, dict[str, float | None]] = {}
     for index, (name, value) in enumerate(values.items()):
-        ends = (float(low[index]), float(high[index])) if low[index] < high[index] else (None, None)
+        apart = high[index] - low[index] > ROUNDING
+        ends = (float(low[index]), float(high[index])) if apart else (None, None)
         result[name] = {"value": value, "low": ends[0], "high": ends[1]}
     return result
 

@@ -40,7 +40,9 @@ MISTAKES = {"label_sequence": ("edit_operations_{}.csv", "decoded_{}.csv")}
 CONFUSIONS = tuple(f"confusion_matrix_{{}}{end}.csv" for end in ("", "_normalised", "_normalised_by_prediction"))
 # Of classes, on test: what `evaluation` finds of the chosen trial.
 EVALUATION = ("roc_test.csv", "precision_recall_test.csv", "calibration.csv", "calibration_scores.csv",
-              "cadence.csv", "slices_test.csv", "mistakes_test.csv", "ensemble.csv", "comparisons.csv")  # fmt: skip
+              "cadence.csv", "slices_test.csv", "mistakes_test.csv", "ensemble.csv", "comparisons.csv",
+              "class_scores_test.csv")  # fmt: skip
+SCORES = "scores.csv"
 # `halted`: by successive halving, in which it fell behind.
 COMPLETED, EARLY_STOPPED, DIVERGED, HALTED = "completed", "early_stopped", "diverged", "halted"
 ATTEMPTS = "attempts.json"
@@ -81,7 +83,7 @@ def mistakes_tables(kind: str) -> list[str]:
     """Returns the names of the tables that `aggregate` writes of the chosen trial's predictions, for a `task.kind`."""
     names = MISTAKES.get(kind, CONFUSIONS)
     tables = [name.format(split) for name in names for split in ("validation", "test")]
-    return tables if kind in MISTAKES else [*tables, *EVALUATION]
+    return [*tables, SCORES] if kind in MISTAKES else [*tables, SCORES, *EVALUATION]
 
 
 @contextmanager

@@ -64,7 +64,8 @@ class Transcripts:
         generator, share = np.random.default_rng(seed), np.full(count, 1 / count)
         sizes = metrics.blocks(metrics.RESAMPLES, max(1, metrics.BOOTSTRAP_VALUES // count))
         resampled = np.concatenate([self._scores(generator.multinomial(count, share, size)) for size in sizes])
-        return metrics.bootstrapped(self.scores(), resampled)
+        found = metrics.bootstrapped(self.scores(), resampled)
+        return {name: entry | {"objects": count} for name, entry in found.items()}
 
     def _scores(self, drawn: np.ndarray) -> np.ndarray:
         """Returns the scores [sample, score] where each sequence was drawn so often, [sample, sequence]."""

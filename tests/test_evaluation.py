@@ -1,16 +1,20 @@
 """What is told of the chosen trial beyond its scores, against scikit-learn, exact tests and simulated truths."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.random import default_rng
-from scipy import special
+from scipy import special, stats
 from sklearn import metrics as sk
 
-from jaxrnn import ensembles, evaluation, metrics
+from jaxrnn import aggregate, ensembles, evaluation, metrics
+from jaxrnn.batches import Part
+from jaxrnn.errors import JaxrnnError
 from jaxrnn.evaluation import Judged, Property
+from jaxrnn.hypotheses import Ranked
 from jaxrnn.predictions import Predictions
 
 NAMES = ("a", "b", "c")
@@ -59,9 +63,9 @@ def test_a_calibration_error_that_chance_explains_is_told_from_one_that_it_does_
 ) -> None:
     """Of probabilities that are right, p is as small as 0.2 in a fifth of all surveys."""
     monkeypatch.setattr(evaluation, "RESAMPLES", 100)
-    right = [evaluation._chance(judged((80, 80, 80), seed=seed, steps=steps), seed)[1] for seed in range(100)]
+    right = [evaluation._chance(judged((80, 80, 80), seed=seed, steps=steps), seed).p_value for seed in range(100)]
     assert 0.08 <= np.mean(np.array(right) <= 0.2) <= 0.34
-    wrong = [evaluation._chance(judged((80, 80, 80), 4, seed, steps), seed)[1] for seed in range(10)]
+    wrong = [evaluation._chance(judged((80, 80, 80), 4, seed, steps), seed).p_value for seed in range(10)]
     assert np.median(wrong) < 0.05
 
 
@@ -84,6 +88,23 @@ def test_calibration_is_told_before_and_after_the_temperature() -> None:
     expected = metrics.with_intervals(test.probabilities, test.labels, NAMES, seed=4)["log_loss"]
     row = values.loc[(evaluation.AS_PREDICTED, "log_loss")]
     assert (row["low"], row["high"]) == pytest.approx((expected["low"], expected["high"]), rel=1e-9)
+
+
+def test_a_calibration_error_of_steps_is_of_those_that_chance_is_told_of() -> None:
+    """Ten copies of each step: error and chance are those of the sequences, as if each had one."""
+    alone = replace(judged((30, 20, 10)), by_step=True)
+    copies = Judged(*(np.repeat(own, 10, axis=0) for own in (alone.probabilities, alone.labels, alone.owners)), True)
+    # of each sequence a tenth step that is surely right: none of them may enter the error alone
+    sure = np.arange(0, 600, 10)
+    mixed = replace(copies, probabilities=copies.probabilities.copy())
+    mixed.probabilities[sure] = np.eye(3)[mixed.labels[sure]]
+    for found in (copies, mixed):
+        bins, scores = frames(evaluation.calibrated(found, found, 3))
+        row = scores[scores["score"] == "calibration_error"].iloc[0]
+        drawn = np.random.default_rng(3).permutation(600)
+        rows = drawn[np.unique(found.owners[drawn], return_index=True)[1]]
+        assert row["value"] == metrics.calibration_error(found.probabilities[rows], found.labels[rows])
+        assert row["objects"] == 60 and bins["objects"].max() <= 60, "sequences, of which no bin has more"
 
 
 def test_intervals_of_steps_draw_whole_sequences() -> None:
@@ -140,7 +161,30 @@ def test_other_trials_are_compared_on_the_same_objects() -> None:
     # steps: signs are flipped by sequence, of which a third are on the chosen trial's side alone
     steps = Judged(chosen.probabilities, chosen.labels, np.arange(600) // 3, True)
     flipped: Any = evaluation.comparisons(steps, {"worse": Judged(worse, chosen.labels, steps.owners, True)}, seed=0)
-    assert 0 < flipped["p_value"].iloc[0] <= 1
+    assert flipped["p_value"].iloc[0] == pytest.approx(row["p_value"], abs=0.05)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_flipped_signs_are_those_of_every_combination(seed: int) -> None:
+    sums = default_rng(seed).integers(-3, 5, 10).astype(float)
+    signs = np.array(list(itertools.product((-1, 1), repeat=10)))
+    exact = np.mean(np.abs(signs @ sums) >= abs(sums.sum()))
+    error = np.sqrt(exact * (1 - exact) / evaluation.FLIPS)
+    assert evaluation._flipped(sums, seed) == pytest.approx(exact, abs=4 * error + 1 / evaluation.FLIPS)
+
+
+def test_ranks_summed_by_sequence_have_scikit_learns_weighted_area() -> None:
+    """Steps whose label is their sequence's: the area of ranks that are summed by sequence is the area of the steps."""
+    generator, lengths = default_rng(4), np.arange(1, 31)
+    owners, labels = np.repeat(np.arange(30), lengths), generator.permutation(np.repeat([0, 1, 2], 10))
+    shown = generator.dirichlet(np.ones(3), len(owners)).round(2) + 0.1 * np.eye(3)[labels[owners]]
+    ranked = Ranked(np.arange(len(owners)), stats.rankdata(shown, axis=0), shown.argmax(axis=1))
+    nothing: Any = None
+    ids, starts = np.arange(30).astype(str), np.array([0, 30])
+    part = Part(ids, labels[owners], nothing, lengths, starts, 0, 0, nothing, labels_by_step=True)
+    for own in (labels, generator.permutation(labels)):
+        expected = np.mean([sk.roc_auc_score(own[owners] == index, shown[:, index]) for index in range(3)])
+        assert ranked.by_sequence(part).auc(own) == pytest.approx(expected, abs=1e-12)
 
 
 def test_holms_correction_is_the_published_one() -> None:
@@ -187,3 +231,27 @@ def test_steps_are_counted_within_their_sequence() -> None:
     assert table[["id", "step", "truth", "predicted"]].to_numpy().tolist() == [["y", 2, "a", "b"], ["x", 3, "b", "a"]]
     table = evaluation.slices(found, [Property("length", "steps", np.array([3.0, 2.0]))], seed=0)
     assert table[["from", "objects", "accuracy"]].to_numpy().tolist() == [[2, 1, 0.5], [3, 1, 0.5]]
+
+
+def test_a_choice_that_fails_on_test_objects_is_told_of() -> None:
+    """Once, with how many and which: the tables of evaluation can't be made of what is no number."""
+    probabilities = np.full((7, 2), 0.5, dtype=np.float32)
+    ids, lengths = np.array(["x", "y", "z"]), np.array([2, 4, 1])
+    entry = Predictions("prefix", ids, np.array([0, 1, 0]), lengths, lengths, {"t": probabilities})
+    aggregate._check_finite(entry, "t")
+    probabilities[3:7, 1] = np.nan, np.inf, np.nan, np.nan
+    with pytest.raises(JaxrnnError, match=r"trial t, .* for 2 of 3 test objects \(y, z\).*training.gradient_clip"):
+        aggregate._check_finite(entry, "t")
+
+
+def test_every_score_of_best_json_stands_in_a_table() -> None:
+    found = judged()
+    best = {
+        split: metrics.with_intervals(found.probabilities, found.labels, NAMES, 0) for split in ("validation", "test")
+    }
+    overall, of_classes = frames(
+        (evaluation.overall_scores(best, metrics.PLAIN), evaluation.class_scores(best["test"], NAMES))
+    )
+    told = {row["score"]: row for row in overall[overall["split"] == "test"].to_dict("records")}
+    told |= {f"{row['score']}_{row['class']}": row for row in of_classes.to_dict("records")}
+    assert {name: {part: row[part] for part in evaluation.MEASURED} for name, row in told.items()} == best["test"]

@@ -228,6 +228,43 @@ def test_areas_have_delongs_variance() -> None:
         assert (found[name]["low"], found[name]["high"]) == pytest.approx(tuple(ends), rel=1e-6), name
 
 
+@given(counts=st.lists(st.integers(1, 40), min_size=2, max_size=5), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=15, deadline=None, derandomize=True)
+def test_a_perfect_area_has_no_interval(counts: list[int], seed: int) -> None:
+    """Its variance is rounding: an interval of it would have no width."""
+    generator, labels = default_rng(seed), np.repeat(np.arange(len(counts)), counts)
+    members = [np.flatnonzero(labels == index) for index in range(len(counts))]
+    for own in (np.eye(len(counts))[labels], 1 - np.eye(len(counts))[labels]):  # always right, and always wrong
+        influence = metrics.auc_influence(own + generator.uniform(0, 0.5, own.shape), labels)
+        for weights in (
+            *np.eye(len(counts)),
+            np.array(counts) / sum(counts),
+            generator.dirichlet(np.ones(len(counts))),
+        ):
+            assert metrics.area_interval(influence, members, weights) == (None, None)
+
+
+def test_an_object_alone_in_its_class_is_not_passed_over() -> None:
+    """It has no variance: what it counts in has no interval, and among the others it counts at its worst."""
+    probabilities, labels = classified((40, 30, 1), 1.0)
+    found = metrics.with_intervals(probabilities, labels, NAMES, seed=0)
+    assert [found[name]["low"] is None for name in ("auc_c", "macro_auc", "weighted_auc")] == [True] * 3
+    influence, own = metrics.auc_influence(probabilities, labels)[:, 0], found["auc_a"]
+    known = sum(count * influence[labels == index].var(ddof=1) for index, count in enumerate((40, 30)))
+    area = own["value"]
+    half = Z * np.sqrt(known + 1 / 31**2 / 4) / (area * (1 - area))  # pyright: ignore
+    assert (own["low"], own["high"]) == pytest.approx(
+        tuple(special.expit(special.logit(area) + np.array([-half, half])))
+    )
+
+
+def test_a_class_that_is_nearly_all_rests_on_the_few_others() -> None:
+    probabilities, labels = classified((200, 2, 3), 1.0)
+    found = metrics.with_intervals(probabilities, labels, NAMES, seed=0)
+    resting = {kind: found[f"{kind}_a"]["objects"] for kind in ("recall", "f1", "auc", "average_precision")}
+    assert resting == {"recall": 200, "f1": 5, "auc": 5, "average_precision": 5}
+
+
 def test_what_an_interval_rests_on_is_counted() -> None:
     labels, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 1])
     found = metrics.with_intervals(0.8 * np.eye(3)[predicted] + 0.1, labels, NAMES, seed=0)

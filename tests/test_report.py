@@ -276,13 +276,17 @@ def make(
     for name, entry in test.items():
         of = name.partition("_")[2]
         entry["objects"] = int(matrix[classes.index(of)].sum()) if of in classes else int(matrix.sum())
+    validation = {score: interval(chosen[score], 0.009) for score in scores}
+    by_split = {"validation": validation, "test": test}
+    evaluation.overall_scores(by_split, Task(target=target)).to_csv(folder / "scores.csv", index=False)
+    evaluation.class_scores(test, classes).to_csv(folder / "class_scores_test.csv", index=False)
     write_json(
         folder / "best.json",
         {
             "trial": chosen["trial"], "job": chosen["job"], "metric": metric, "seed": chosen["seed"],
             **({"fold": chosen["fold"]} if folds else {}),
             "grid_point": {k: chosen[k] for k in keys},
-            "validation": {score: interval(chosen[score], 0.009) for score in scores}, "test": test,
+            **by_split,
             "objects": {"validation": int(confusion["validation"].sum()), "test": int(matrix.sum())},
             "interval": "95 %, bootstrap over objects, 1,000 resamples",
             "software": {"jaxrnn": __version__, "jax": "0.10.2", "device": "cpu (cpu)"},
@@ -326,8 +330,10 @@ def write_evaluation(
         "calibration_scores": calibration, "slices_test": evaluation.slices(test, known, 1),
         "mistakes_test": evaluation.mistakes(test, entry, classes),
         "cadence": pd.DataFrame({"from": edges[:-1], "to": edges[1:], "sequences": np.arange(24)}),
-        "ensemble": pd.DataFrame([{"predictions": of, "score": name, "value": value, "low": value - 0.1, "high": 1.0}
-                                  for of in (evaluation.CHOSEN, "ensemble of 3") for name, value in scores.items()]),
+        "ensemble": pd.DataFrame([
+            {"predictions": of, "score": name, "value": value, "low": value - 0.1, "high": 1.0, "objects": count}
+            for of in (evaluation.CHOSEN, "ensemble of 3") for name, value in scores.items()
+        ]),
         "comparisons": evaluation.comparisons(test, mixed, 1),
     }  # fmt: skip
     for name, table in tables.items():
@@ -506,16 +512,45 @@ def test_the_section_on_trust_holds_the_numbers_of_the_files(made: Made, page: P
         assert [cell[1] for cell in row[1:]] == [values[score] for score in SHOWN]
 
 
+def test_the_scores_of_the_verdict_and_the_classes_are_in_the_files_too(made: Made, page: Page) -> None:
+    scores = {(row["split"], row["score"]): row for row in made.table("scores.csv")}
+    assert page.numbers == [number(scores["test", score]["value"]) for score in SHOWN]
+    of_classes = {(row["class"], row["score"]): row for row in made.table("class_scores_test.csv")}
+    kinds = ("precision", "recall", "f1", "auc", "average_precision")
+    for name, row in zip(made.classes, page.tables["class-scores"][1:], strict=True):
+        for kind, (text, value) in zip(kinds, row[2:], strict=True):
+            told = of_classes[name, kind]
+            assert value == number(told["value"])
+            ends = f"[{number(told['low']):.3f}, {number(told['high']):.3f}]"
+            assert text.endswith(ends if number(told["objects"]) >= metrics.FEWEST_OBJECTS else "too few")
+    for kind, row in zip(("macro", "weighted"), page.tables["averages"][1:], strict=True):
+        for score, (_, value) in zip(kinds, row[1:], strict=True):
+            if (told := scores.get(("test", f"{kind}_{score}"))) is not None:
+                assert value == number(told["value"])
+
+
 def test_few_objects_have_no_interval(copied: Made) -> None:
     best = json.loads((copied.folder / "best.json").read_text())
-    best["test"]["recall_AGN"]["objects"] = 9
+    for score in ("recall_AGN", "accuracy"):
+        best["test"][score]["objects"] = 9
     (copied.folder / "best.json").write_text(json.dumps(best))
 
     def few(rows: list[dict[str, str]]) -> None:
         rows[0]["objects"] = "9"
 
-    edit(copied.folder / "slices_test.csv", few)
+    def rare(rows: list[dict[str, str]]) -> None:
+        rows[0].update(p_value="1e-9", p_holm="4e-5", objects="9")
+
+    for name in ("slices_test", "ensemble", "calibration_scores"):
+        edit(copied.folder / f"{name}.csv", few)
+    edit(copied.folder / "comparisons.csv", rare)
     page = Page(copied.write())
+    assert "(too few objects for an interval)" in page.text
+    first = {name: [cell[0] for cell in page.tables[name][1]] for name in ("calibration", "ensemble", "comparisons")}
+    assert first["calibration"][2].endswith("too few")
+    assert [text.endswith("too few") for text in first["ensemble"][1:]].count(True) == 1
+    assert [first["comparisons"][place].endswith("too few") for place in (2, 7)] == [True, True]
+    assert first["comparisons"][5:7] == ["< 0.0001", "< 0.0001"]
     assert page.tables["class-scores"][1][3][0].endswith("too few")
     assert [row[3][0].endswith("too few") for row in page.tables["slices"][1:3]] == [True, False]
 
@@ -955,11 +990,17 @@ def test_steps_are_called_steps(copied: Made) -> None:
     statistics = json.loads((copied.folder / "statistics.json").read_text())
     counts = {name: {"train": 900, "validation": 90, "test": 99} for name in copied.classes}
     write_json(copied.folder / "statistics.json", {**statistics, "counts": [counts]})
-    text = " ".join(Page(copied.write()).text.split())
     best = json.loads((copied.folder / "best.json").read_text())
+    for name in copied.classes:
+        best["test"][f"recall_{name}"]["objects"] = 3 if name == "AGN" else 30  # sequences, however many their steps
+    (copied.folder / "best.json").write_text(json.dumps(best))
+    text = " ".join(Page(copied.write()).text.split())
     steps = sum(int(value) for row in copied.table("confusion_matrix_test.csv") for value in [*row.values()][1:])
     assert f"On {steps:,} steps of {best['objects']['test']:,} test objects, which neither" in text
-    assert "Steps of each class, by split" in text and "few test steps for" in text
+    assert "Steps of each class, by split" in text and "Too few test objects for 1 class. “AGN” (3):" in text
+    assert (
+        "All three are of one step a sequence" in text and "The calibration error, of one step a sequence, is" in text
+    )
     assert (
         "Objects of each class" not in text
         and "Objects of each class" not in (copied.folder / "figures" / "class_counts.svg").read_text()

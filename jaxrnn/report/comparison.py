@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from jaxrnn import __version__
+from jaxrnn.metrics import FEWEST_OBJECTS
 from jaxrnn.report import figures, pages
 from jaxrnn.report.figures import SCORES
-from jaxrnn.report.tables import Table, count_cell, score_cell, text_cell
+from jaxrnn.report.tables import Cell, Table, count_cell, measured_cell, p_cell, score_cell, text_cell
 
 if TYPE_CHECKING:
     from jaxrnn.compare import Comparison
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 def page(found: "Comparison") -> str:
     """Returns the page."""
     rows = found.scores.to_dict("records")
-    drawn = figures.experiments([{**row, "score": SCORES[row["score"]]} for row in rows])
+    few = {"low": math.nan, "high": math.nan}
+    drawn = figures.experiments(
+        [row | {"score": SCORES[row["score"]]} | (few if row["objects"] < FEWEST_OBJECTS else {}) for row in rows]
+    )
     return (
         pages.environment()
         .get_template("comparison.html.j2")
@@ -46,7 +50,7 @@ def _scores(found: "Comparison", rows: list[dict[str, Any]]) -> Table:
 
 
 def _score(row: dict[str, Any] | None) -> Any:
-    return score_cell(row["value"], row["low"], row["high"]) if row else score_cell(math.nan)
+    return measured_cell(row) if row else score_cell(math.nan)
 
 
 def _pairs(found: "Comparison") -> Table | None:
@@ -57,11 +61,11 @@ def _pairs(found: "Comparison") -> Table | None:
         [
             text_cell(row["other"]),
             count_cell(row["common"]),
-            score_cell(row["difference"], row["low"], row["high"]),
+            _difference(row, ("difference", "low", "high")),
             count_cell(row["chosen_alone"]),
             count_cell(row["other_alone"]),
-            score_cell(row["log_loss_difference"], row["log_loss_low"], row["log_loss_high"]),
-            score_cell(row["p_holm"]),
+            _difference(row, ("log_loss_difference", "log_loss_low", "log_loss_high")),
+            p_cell(row["p_holm"]),
         ]
         for row in found.pairs.to_dict("records")
     ]
@@ -75,6 +79,11 @@ def _pairs(found: "Comparison") -> Table | None:
         "p (Holm)",
     ]
     return Table.of("pairs", f"{first} minus each other one, on the test objects that both have", columns, rows)
+
+
+def _difference(row: dict[str, Any], columns: tuple[str, ...]) -> Cell:
+    value, low, high = (row[column] for column in columns)
+    return measured_cell({"value": value, "low": low, "high": high, "objects": row["common"]})
 
 
 def _settings(found: "Comparison") -> Table:

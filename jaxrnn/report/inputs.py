@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from jaxrnn import early, metrics, plan, search
 from jaxrnn.config import LOWER_IS_BETTER, Range, Task, digest, read_yaml
 from jaxrnn.errors import JaxrnnError, listed
-from jaxrnn.evaluation import COMPARISONS
+from jaxrnn.evaluation import COMPARISONS, MEASURED
 from jaxrnn.report.figures import SCORES
 from jaxrnn.report.tables import value_text
 from jaxrnn.results import ATTEMPTS, DIVERGED, HALTED, HISTORY_COLUMNS, read_json
@@ -31,12 +31,12 @@ EVALUATION_COLUMNS = {
     "calibration": (("probabilities",), ("left", "right", "objects", "confidence", "accuracy", "low", "high")),
     "calibration_scores": (
         ("probabilities", "score"),
-        ("temperature", "value", "low", "high", "by_chance", "p_value"),
+        ("temperature", "objects", "value", "low", "high", "by_chance", "p_value"),
     ),
     "cadence": ((), ("from", "to", "sequences")),
     "slices_test": (("property", "unit"), ("from", "to", "objects", "accuracy", "low", "high")),
     "mistakes_test": (("id", "truth", "predicted"), ("steps", "probability", "probability_of_truth")),
-    "ensemble": (("predictions", "score"), ("value", "low", "high")),
+    "ensemble": (("predictions", "score"), MEASURED),
     "comparisons": (("trial",), COMPARISONS[1:]),
 }
 MAY_BE_EMPTY = ("mistakes_test", "comparisons")

@@ -64,6 +64,11 @@ def measured_cell(score: dict[str, Any]) -> Cell:
     return score_cell(score["value"], score.get("low", math.nan), score.get("high", math.nan))
 
 
+def p_cell(value: float) -> Cell:
+    """Returns a p-value; what four decimals can't tell from 0 as "< 0.0001"."""
+    return Cell("< 0.0001", float(value)) if 0 <= value < 5e-5 else score_cell(value)
+
+
 def percent(part: float, whole: float) -> str:
     share = 100 * part / whole if whole else 0.0
     if 0 < share < 0.1:

@@ -15,6 +15,8 @@ from jaxrnn.report.tables import (
     Table,
     as_number,
     count_cell,
+    measured_cell,
+    p_cell,
     score_cell,
     sentence,
     text_cell,
@@ -68,9 +70,9 @@ def _calibration(rows: list[Row]) -> Table:
         [
             text_cell(sentence(CALIBRATION[row["score"]])),
             text_cell(row["probabilities"]),
-            score_cell(row["value"], row["low"], row["high"]),
+            measured_cell(row) if math.isfinite(row["low"]) else score_cell(row["value"]),
             score_cell(row["by_chance"]),
-            score_cell(row["p_value"]),
+            p_cell(row["p_value"]),
         ]
         for row in sorted(rows, key=lambda row: list(CALIBRATION).index(row["score"]))
     ]
@@ -80,13 +82,6 @@ def _calibration(rows: list[Row]) -> Table:
     )
 
 
-def _with_interval(value: float, low: float, high: float, objects: float) -> Cell:
-    if objects < FEWEST_OBJECTS:
-        cell = score_cell(value)
-        return Cell(cell.text, cell.value, TOO_FEW)
-    return score_cell(value, low, high)
-
-
 def _reliability(inputs: Inputs) -> Table:
     rows = [
         [
@@ -94,11 +89,11 @@ def _reliability(inputs: Inputs) -> Table:
             text_cell(row["probabilities"]),
             count_cell(row["objects"]),
             score_cell(row["confidence"]),
-            _with_interval(row["accuracy"], row["low"], row["high"], row["objects"]),
+            measured_cell(row | {"value": row["accuracy"]}),
         ]
         for row in inputs.evaluation["calibration"]
     ]
-    columns = ["Stated probability", "Probabilities", sentence(inputs.counted), "Mean stated", "Share right"]
+    columns = ["Stated probability", "Probabilities", "Objects", "Mean stated", "Share right"]
     return Table.of("reliability-bins", "Bins of the reliability diagram", columns, rows)
 
 
@@ -110,7 +105,9 @@ def _slices(inputs: Inputs) -> list[Row]:
 
 
 def _believed(row: Row) -> Row:
-    return {} if row["objects"] >= FEWEST_OBJECTS else {"low": math.nan, "high": math.nan}
+    """Returns intervals that are left out where they rest on too few objects."""
+    ends = ("low", "high", "log_loss_low", "log_loss_high")
+    return {} if row["objects"] >= FEWEST_OBJECTS else dict.fromkeys(ends, math.nan)
 
 
 def _label(row: Row) -> str:
@@ -126,7 +123,7 @@ def _slice_table(inputs: Inputs) -> Table:
             text_cell(f"{row['property']} ({row['unit']})" if row["unit"] else row["property"]),
             text_cell(_label(row)),
             count_cell(row["objects"]),
-            _with_interval(row["accuracy"], row["low"], row["high"], row["objects"]),
+            measured_cell(row | {"value": row["accuracy"]}),
         ]
         for row in inputs.evaluation["slices_test"]
     ]
@@ -136,7 +133,8 @@ def _slice_table(inputs: Inputs) -> Table:
 def _others(inputs: Inputs) -> list[Row]:
     """Returns the rows of other trials, the best on validation first, with the `label` of their grid point."""
     labels = {row["trial"]: inputs.label(row) for row in inputs.trials}
-    return [row | {"label": labels.get(row["trial"], row["trial"])} for row in inputs.evaluation["comparisons"]]
+    rows = inputs.evaluation["comparisons"]
+    return [row | {"label": labels.get(row["trial"], row["trial"])} | _believed(row) for row in rows]
 
 
 def _comparison_table(others: list[Row]) -> Table:
@@ -144,12 +142,12 @@ def _comparison_table(others: list[Row]) -> Table:
         [
             text_cell(row["label"]),
             score_cell(row["accuracy"]),
-            _signed(row["difference"], row["low"], row["high"]),
+            _signed(row["difference"], row["low"], row["high"], row["objects"]),
             count_cell(row["chosen_alone"]),
             count_cell(row["other_alone"]),
-            score_cell(row["p_value"]),
-            score_cell(row["p_holm"]),
-            _signed(row["log_loss_difference"], row["log_loss_low"], row["log_loss_high"]),
+            p_cell(row["p_value"]),
+            p_cell(row["p_holm"]),
+            _signed(row["log_loss_difference"], row["log_loss_low"], row["log_loss_high"], row["objects"]),
         ]
         for row in others
     ]
@@ -160,9 +158,11 @@ def _comparison_table(others: list[Row]) -> Table:
     )
 
 
-def _signed(value: float, low: float, high: float) -> Cell:
+def _signed(value: float, low: float, high: float, objects: float) -> Cell:
     if not math.isfinite(value):
         return Cell(NOT_A_NUMBER, math.nan)
+    if objects < FEWEST_OBJECTS:
+        return Cell(f"{value:+.3f}", value, TOO_FEW)
     note = f"[{low:+.3f}, {high:+.3f}]" if math.isfinite(low) and math.isfinite(high) else ""
     return Cell(f"{value:+.3f}", value, note)
 
@@ -172,7 +172,7 @@ def _ensemble(inputs: Inputs, members: list[str]) -> Table:
     rows = []
     for name in members:
         cells = [found[name, score] for score in inputs.scores]
-        rows.append([text_cell(name), *(score_cell(row["value"], row["low"], row["high"]) for row in cells)])
+        rows.append([text_cell(name), *(measured_cell(row) for row in cells)])
     columns = ["Predictions", *(sentence(SCORES[score]) for score in inputs.scores)]
     return Table.of("ensemble", "The chosen trial, and the mean of its grid point's trials, test", columns, rows)
 

@@ -227,9 +227,12 @@ def _check_transfer(inputs: Inputs) -> Check | None:
 
 
 def _check_objects(inputs: Inputs) -> Check:
-    totals = inputs.confusion["test"].sum(1)[: len(inputs.classes)]
+    if inputs.spells:
+        what, totals = inputs.counted, inputs.confusion["test"].sum(1)[: len(inputs.classes)]
+    else:  # steps of one object depend on each other: what counts is how many objects have the class
+        what = "objects"
+        totals = np.array([inputs.best["test"].get(f"recall_{name}", {}).get("objects", 0) for name in inputs.classes])
     few = [(name, int(n)) for name, n in zip(inputs.classes, totals, strict=True) if n < FEWEST_OBJECTS]
-    what = inputs.counted
     if not few:
         return Check(
             "passed",
@@ -408,6 +411,7 @@ def _check_leaks(inputs: Inputs) -> Check:
 
 def _check_calibration(inputs: Inputs) -> Check | None:
     rows = inputs.evaluation.get("calibration_scores", [])
+    of = ", of one step a sequence," if inputs.counted == "steps" else ""
     errors = {row["probabilities"]: row for row in rows if row["score"] == "calibration_error"}
     if not errors:
         return None
@@ -420,7 +424,7 @@ def _check_calibration(inputs: Inputs) -> Check | None:
             f"(p {'=' if row['p_value'] > 0.001 else '<='} {rare})"
         )
 
-    text = f"The calibration error is {told(before)}"
+    text = f"The calibration error{of} is {told(before)}"
     scaling = f"After temperature scaling by {after['temperature']:.2f}, fitted on validation, it is {told(after)}."
     if after["p_value"] < CHANCE:
         return Check("warning", "Probabilities are not to be taken at their word", f"{text}. {scaling}")
