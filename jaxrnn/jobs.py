@@ -1192,7 +1192,9 @@ def _software() -> dict[str, str]:
     """Returns what a trial's last digits may depend on, by the names in `trials.SOFTWARE`."""
     device = jax.local_devices()[0]
     versions = (__version__, *(importlib.metadata.version(name) for name in trials.LIBRARIES))
-    hardware = f"{device.platform} ({device.device_kind})", str(native.cores())
+    # of a CPU, those that the job was given: each is a device
+    cores = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
+    hardware = f"{device.platform} ({device.device_kind})", str(cores if cores > 0 else native.cores())
     return dict(zip(trials.SOFTWARE, (*versions, *hardware, native.told()), strict=True))
 
 

@@ -206,10 +206,12 @@ def test_where_a_job_always_fails_the_report_is_of_the_others_and_says_so(finish
 def test_a_job_replays_by_hand(finished: Workflow, tmp_path: Path) -> None:
     job = finished.results / "jobs" / "cell-gru-1"
     workflow = finished.copied_to(tmp_path / "copy")
-    jaxrnn = Path(sys.executable).parent / "jaxrnn"
     config = "results/tiny/jobs/cell-gru-1/config.yaml"
-    command = [jaxrnn, "train", "--config", config, "--retrain", "--output", tmp_path / "replay"]
-    subprocess.run(command, cwd=workflow.folder, env=workflow.environment, check=True)
+    command = [sys.executable, "-m", "jaxrnn", "train", "--config", config, "--retrain"]
+    cores = workflow.chosen()[0]["software"]["cores"]
+    assert f"JAX_NUM_CPU_DEVICES={cores} NPROC={cores} jaxrnn train" in (finished.results / "report.html").read_text()
+    environment = workflow.environment | {"JAX_NUM_CPU_DEVICES": cores, "NPROC": cores}
+    subprocess.run([*command, "--output", tmp_path / "replay"], cwd=workflow.folder, env=environment, check=True)
     assert (tmp_path / "replay" / "history.csv").read_bytes() == (job / "history.csv").read_bytes()
     assert (tmp_path / "replay" / "predictions.h5").read_bytes() == (job / "predictions.h5").read_bytes()
 

@@ -17,10 +17,14 @@ def section(inputs: Inputs) -> dict[str, Any]:
     elsewhere = "" if root == "results" else f" --results {shlex.quote(root)}"
     job = f"{folder}/jobs/{inputs.best['job']}/config.yaml"
     file = f"{folder}/experiment.yaml"
-    trained_with = sorted(inputs.best["software"].items())
+    software = inputs.best["software"]
+    trained_with = sorted(software.items())
+    # to the same bits on as many cores
+    cores = software.get("cores") if software.get("device", "").startswith("cpu") else None
+    on_as_many = f"JAX_NUM_CPU_DEVICES={shlex.quote(cores)} NPROC={shlex.quote(cores)} " if cores else ""
     seeds = sorted({row["seed"] for row in inputs.trials}, key=as_number)
     return {
-        "replay": f"jaxrnn train --config {shlex.quote(job)}{elsewhere} --retrain --output replay",
+        "replay": f"{on_as_many}jaxrnn train --config {shlex.quote(job)}{elsewhere} --retrain --output replay",
         "file": file,
         "local": f"snakemake --profile workflow/profiles/local --configfile {file}",
         "slurm": f"snakemake --profile slurm --configfile {file}",
