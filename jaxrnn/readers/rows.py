@@ -353,10 +353,13 @@ class CsvTable(Table):
             if not line.strip():
                 continue
             found, fault = self._fields(line)
-            faults.append(fault)
             row_numbers.append(start)
             for column, index in place.items():
                 fields[column].append(found[index] if index < len(found) else "")
+            # what is in columns that nobody reads is no fault, as where whole pieces are parsed
+            if not fault and any("\ufffd" in fields[column][-1] for column in place):
+                fault = f"not in UTF-8: {_shown(line.decode('utf-8', 'replace'))}"
+            faults.append(fault)
         if not row_numbers:
             return
         numbers = {column: np.full(len(faults), np.nan) for column in (*wanted.numbers, *wanted.marks)}
@@ -395,7 +398,7 @@ class CsvTable(Table):
             return text.split(self._separator)[:1], f"{reason}: {_shown(text)}"
         if len(fields) != len(self.columns):
             return fields, f"{len(fields)} fields where {len(self.columns)} are expected: {_shown(text)}"
-        return fields, f"not in UTF-8: {_shown(text)}" if "\ufffd" in text else ""
+        return fields, ""
 
 
 class ParquetTable(Table):
