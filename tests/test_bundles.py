@@ -1,19 +1,22 @@
 """The bundle: who is in it, how they are calibrated, and a card that is text whatever the survey says."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import jaxrnn, refused
 from experiments import read_predictions
-from invented import bundle, observations, write_survey
+from invented import bundle, observations, saved, write_survey
 from markdown_it import MarkdownIt
 from sklearn.metrics import accuracy_score, log_loss
 from test_selection import invented
 
 from jaxrnn import aggregate, bundles, calibration, cards, plan, predictions, trials
+from jaxrnn.classifier import Classifier
 from jaxrnn.results import COMPLETED, DIVERGED, HALTED, Results
 
 
@@ -74,6 +77,28 @@ def test_a_seed_that_was_not_trained_to_its_end_is_no_member(tmp_path: Path, out
 
     assert members(COMPLETED) == [chosen.id, other.id]
     assert members(outcome) == [chosen.id]
+
+
+def test_no_code_is_imported_because_a_bundle_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    survey = write_survey(tmp_path / "survey", *observations())
+    made = bundle(survey, members=1)
+    best = saved(tmp_path / "best", replace(made, data=made.data.model_copy(update={"reader": "named_by_it:Own"})))
+    (tmp_path / "named_by_it.py").write_text(
+        "import pathlib\npathlib.Path('ran').touch()\nfrom jaxrnn.readers.table import TableReader as Own\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    arguments = ("predict", "--model", best, "--input", survey, "--output", tmp_path / "p.csv")
+    assert Classifier.load(best).columns and bundles.load(best).data.reader == "named_by_it:Own"
+    message = refused(*arguments)
+    assert 'data: {reader: "named_by_it:Own"}' in message and "--data" in message
+    (tmp_path / "data.yaml").write_text("data: {shard_mb: 1}\n")
+    assert "--data" in refused(*arguments, "--data", "data.yaml")
+    (tmp_path / "data.yaml").write_text("data: {reader: table}\n")
+    assert jaxrnn(*arguments, "--data", "data.yaml")[0] == 0
+    assert not (tmp_path / "ran").exists() and "named_by_it" not in sys.modules
+    (tmp_path / "data.yaml").write_text('data: {reader: "named_by_it:Own"}\n')
+    code, _, messages = jaxrnn(*arguments, "--data", "data.yaml")
+    assert code == 0 and "30 of 30 objects are predicted" in messages and (tmp_path / "ran").exists()
 
 
 HOSTILE = ["<script>alert(1)</script>", "**b** _i_ `c`", "[a](javascript:x)", "x|y\n# head", "![i](http://e)", "&lt;"]

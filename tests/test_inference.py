@@ -294,6 +294,28 @@ def test_bad_input_is_one_message_and_leaves_nothing(made: tuple[Path, Path], tm
     assert not output.parent.exists()
 
 
+def test_nothing_of_the_survey_is_written_over(made: tuple[Path, Path], tmp_path: Path) -> None:
+    survey = tmp_path / "survey"
+    shutil.copytree(made[0], survey)
+    (tmp_path / "linked.csv").symlink_to(survey / "stars.csv")
+    (tmp_path / "folder.csv").mkdir()
+    (inference._rejected(tmp_path / "p.csv") / "kept").mkdir(parents=True)
+    shutil.copytree(survey, tmp_path / "work.csv.work" / "survey")
+    before = sorted(tmp_path.rglob("*"))
+
+    def told(output: str, path: Path = survey) -> str:
+        return refused("predict", "--model", made[1], "--input", path, "--output", tmp_path / output)
+
+    assert "is a folder" in told("folder.csv") and "is a folder" in told("p.csv")
+    assert "in the place of the survey" in told("survey/p.csv")
+    assert "in the place of the survey" in told("survey/new/p.csv")
+    assert "in the place of the survey" in told("work.csv", tmp_path / "work.csv.work" / "survey")
+    assert "in the place of the survey" in told("linked.csv")
+    # the reader takes the table of objects from beside this file
+    assert "is a file of the survey" in told("survey/stars.csv", survey / "observations.csv")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def broken_json(folder: Path) -> None:
     (folder / "bundle.json").write_text("{")
 
