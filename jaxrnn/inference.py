@@ -37,19 +37,20 @@ from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.ingest import Progress
 from jaxrnn.ranks import Ranks
 from jaxrnn.readers import READERS, Survey
-from jaxrnn.shards import REJECTED_COLUMNS, Shard
+from jaxrnn.shards import Shard
 
 CUT = "cut: `data.cuts` left no observation"
 
 
 class Told(NamedTuple):
-    """What became of a survey's objects, whose number is the sum of the others. rejected_file: None where no object and
-    no observation of one was left out."""
+    """What became of a survey's objects, whose number is predicted + rejected + cut. unreadable: files, or pieces of
+    them, whose objects nobody knows. rejected_file: None where nothing was left out."""
 
     objects: int
     predicted: int
     rejected: int
     cut: int
+    unreadable: int
     rejected_file: Path | None
 
 
@@ -220,7 +221,7 @@ def _label_sequences(bundle: Bundle, ids: np.ndarray, probabilities: np.ndarray,
 def run(
     bundle: Bundle, data: Data, output: Path, ranks: Ranks, progress: Progress, predicting: Progress | None = None
 ) -> Told:
-    """Writes the predictions for the survey in `data.path` to `output`, and beside it, in `<stem>_rejected.csv`, what
+    """Writes the predictions for the survey in `data.path` to `output`, and beside it, in `<output>.rejected.csv`, what
     has none, with reasons.
 
     progress: of ingest; predicting: of the shards, `progress` where left out. What is on the way lies in the folder
@@ -244,9 +245,9 @@ def run(
         entries = manifest["shards"]
         parts = work / "parts"
         paths = [parts / f"{bundle.digest}-{entry['sha256'][:32]}.parquet" for entry in entries]
-        missing: list[int] = ranks.first(
-            lambda: [place for place, path in enumerate(paths) if path not in paths[:place] and not path.exists()]
-        )
+        # of equal shards the first: one file does for all
+        places = {path: place for place, path in reversed([*enumerate(paths)])}
+        missing: list[int] = ranks.first(lambda: sorted(place for path, place in places.items() if not path.exists()))
 
         def predict_own() -> None:
             own = ranks.share([entries[place]["steps"] + 1 for place in missing])
@@ -278,7 +279,7 @@ def _work(output: Path) -> Path:
 
 
 def _rejected(output: Path) -> Path:
-    return output.with_name(f"{output.stem}_rejected.csv")
+    return output.with_name(f"{output.name}.rejected.csv")
 
 
 def _check_place(output: Path, survey: Path, files: Sequence[Path] = ()) -> None:
@@ -302,7 +303,7 @@ def _account(bundle: Bundle, manifest: dict[str, Any], dataset: Path, output: Pa
     with results.written_whole(target) as temporary:
         shutil.copyfile(dataset / "rejected.csv", temporary)
         with temporary.open("a", newline="", encoding="utf-8") as file:
-            table = csv.writer(file, lineterminator="\n")
+            table = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
             for entry in manifest["shards"]:
                 path = dataset / entry["file"]
                 shard = shards.read(path, steps=False)
@@ -312,7 +313,7 @@ def _account(bundle: Bundle, manifest: dict[str, Any], dataset: Path, output: Pa
                     reason = f"{shard.lengths[place]} steps, and the network takes at most {made.longest}"
                     table.writerow([shard.ids[place], "", "", reason])
                     too_long += 1
-        is_empty = temporary.stat().st_size <= len(",".join(REJECTED_COLUMNS)) + 1
+        is_empty = not (manifest["rejected_by_reason"] or counts["objects_cut"] or too_long)
     if is_empty:
         target.unlink()
     return Told(
@@ -320,5 +321,6 @@ def _account(bundle: Bundle, manifest: dict[str, Any], dataset: Path, output: Pa
         predicted=counts["objects_out"] - too_long,
         rejected=counts["objects_rejected"] + too_long,
         cut=counts["objects_cut"],
+        unreadable=counts["parts_rejected"],
         rejected_file=None if is_empty else target,
     )
