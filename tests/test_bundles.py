@@ -108,7 +108,7 @@ def test_nothing_in_a_card_is_more_than_text(tmp_path: Path) -> None:
     made = bundle(write_survey(tmp_path / "survey", *observations()))
     made = replace(
         made,
-        statistics=replace(made.statistics, classes=tuple(HOSTILE)),
+        statistics=replace(made.statistics, classes=tuple(HOSTILE), class_counts=np.arange(4, 10)),
         data=made.data.model_copy(update={"path": "\n\n# no\n<b>"}),
         trial={"best_epoch": 3},
     )
@@ -117,7 +117,7 @@ def test_nothing_in_a_card_is_more_than_text(tmp_path: Path) -> None:
         "trial": "*t*", "metric": "macro_auc", "objects": {"test": 9}, "interval": "95 %", "missing_jobs": {},
         "test": {f"f1_{name}": score for name in HOSTILE}, "ensemble": {"test": {f"f1_{n}": score for n in HOSTILE}},
     }  # fmt: skip
-    counts = {name: {"train": 1, "validation": 1, "test": 1} for name in HOSTILE}
+    counts = {name: {"train": 99, "validation": 1, "test": 1} for name in HOSTILE}
     objects = {"objects_in": 9, "objects_rejected": 0, "objects_cut": 0}
     text = cards.card("tiny", made, best, counts, objects, {"jax": "<i>"})
     parsed = MarkdownIt("commonmark").enable("table").parse(text)
@@ -126,5 +126,7 @@ def test_nothing_in_a_card_is_more_than_text(tmp_path: Path) -> None:
     assert not [token for token in parsed if token.type.startswith("html")]
     assert [token.tag for token in parsed if token.type == "heading_open"] == ["h1", *["h2"] * 4]
     shown = "".join(token.content for token in words)
+    # what was trained on, which is a part of the training split with `training.sequences`
+    assert "Trained on 39 objects" in text and "The smallest class had 4 to train on" in text
     for name in HOSTILE:
         assert shown.count(" ".join(name.split())) >= 3, name
