@@ -97,6 +97,13 @@ def test_the_command_exports_what_needs_a_number_of_steps_with_it(survey: Path, 
     assert about["classes"] == list(model.statistics.classes)
 
 
+def test_label_sequences_which_no_program_decodes_are_refused(survey: Path, tmp_path: Path) -> None:
+    best = saved(tmp_path / "best", bundle(survey, members=1, kind="label_sequence", outputs=4))
+    path = tmp_path / "model.stablehlo"
+    assert "can't be exported: a program gives probabilities" in refused("export", "--model", best, "--output", path)
+    assert not path.exists()
+
+
 def test_a_decoder_is_exported_for_a_number_of_steps(survey: Path, tmp_path: Path) -> None:
     model = bundle(survey, members=1, kind="step", decoder={"units": 5, "attention": "general"})
     exports.write(model, tmp_path / "model.stablehlo", steps=5)
