@@ -2,7 +2,8 @@
 
 `bundle.json` has config, classes, inputs, normalisation, calibration and versions; `parameters.npz` has the chosen
 trial's arrays by their path in the network, `parameters_<n>.npz` those of the n-th other seed of its grid point;
-`README.md` is the model card. Needs no jax: `predict` runs what is here.
+`README.md` is the model card. Needs no jax: `predict` runs what is here. A bundle may come from anybody: it is data,
+and no code that it names is imported.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ import numpy as np
 from jaxrnn import __version__, results
 from jaxrnn.config import Data, Model, Task, digest
 from jaxrnn.errors import JaxrnnError
-from jaxrnn.readers import Column, Survey
+from jaxrnn.readers import READERS, Column, Survey, reader_class
 from jaxrnn.results import written_whole
 from jaxrnn.splits import Statistics
 
@@ -105,7 +106,7 @@ def load(folder: Path) -> Bundle:
             model=Model.model_validate(values["model"]),
             task=Task.model_validate(values["task"]),
             outputs=values["outputs"],
-            data=Data.model_validate(values["data"]),
+            data=_data(values["data"]),
             survey=survey(values["survey"]),
             features=values["features"],
             metadata=values["metadata"],
@@ -115,6 +116,16 @@ def load(folder: Path) -> Bundle:
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise JaxrnnError(f"{folder}: no whole model bundle ({error}); run `jaxrnn aggregate` again")
+
+
+def _data(values: dict[str, Any]) -> Data:
+    """Returns the `data` section of a bundle. A reader of one's own is a name alone here: whoever made the bundle must
+    not choose a module that is imported."""
+    if values["reader"] in READERS:
+        reader_class(values["reader"]).Options.model_validate(values["options"])
+        return Data.model_validate(values)
+    own = str(values["reader"])
+    return Data.model_validate(values | {"reader": next(iter(READERS))}).model_copy(update={"reader": own})
 
 
 def survey(values: dict[str, Any]) -> Survey:

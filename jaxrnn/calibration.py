@@ -8,9 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, stats
 
-from jaxrnn.metrics import CONFIDENCE, SMALLEST_PROBABILITY, log_loss
+from jaxrnn.metrics import CONFIDENCE, log_loss
 
 BINS = 15
+# Of a class, which may have been rounded to 0: a temperature makes much of differences between small probabilities.
+SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
 # Of the search for a temperature, in its logarithm: 1/50 to 50.
 LOG_TEMPERATURES = (-np.log(50), np.log(50))
 
@@ -43,7 +45,8 @@ def temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def scaled(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Returns softmax(log p / temperature) float32. The most probable class stays the most probable one."""
+    """Returns softmax(log p / temperature) float32; p at least `SMALLEST_PROBABILITY`. The most probable class
+    stays the most probable one."""
     logits = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST_PROBABILITY)) / temperature
     raised = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return (raised / raised.sum(axis=-1, keepdims=True)).astype(np.float32)

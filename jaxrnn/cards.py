@@ -32,6 +32,9 @@ def card(
     name: of the experiment. best: what `best.json` holds. class_counts: by class and split. objects: `counts` of the
     dataset's manifest.
     """
+    # of the training split, `training.sequences` may take a part
+    trained = zip(bundle.statistics.classes, bundle.statistics.class_counts.tolist(), strict=True)
+    class_counts = {name: class_counts.get(name, {}) | {"train": count} for name, count in trained}
     parts = (
         _head(name, bundle, best),
         _scores(bundle, best),

@@ -94,17 +94,19 @@ class Classifier:
         """
         if self._stepper is None:
             self._stepper = self._made_stepper()
-        known = self._streams.get(name) or _Stream([], 0, self._stepper.begin(), None)
+        known = self._streams.get(str(name)) or _Stream([], 0, self._stepper.begin(), None)
         once = {column.name: known.rows[0][column.name] for column in self._survey.metadata if known.rows}
         row = {**once, **observation, ID: name}
-        if known.rows and not row.get(TIME, np.inf) >= known.rows[-1][TIME]:
+        raw = self._sequences(pd.DataFrame([*known.rows, row]))
+        name = str(name)
+        if known.rows and raw.time[-1] < raw.time[-2]:
             raise JaxrnnError(
-                f"{name}: an observation at {row[TIME]} came after the one at {known.rows[-1][TIME]}; expected them in "
+                f"{name}: an observation at {raw.time[-1]} came after the one at {raw.time[-2]}; expected them in "
                 "order of time: give all of them to `predict`"
             )
         limits = self._data.cuts
         endless = self._data.model_copy(update={"cuts": limits.model_copy(update={"max_steps": None})})
-        shard = self._shard(endless, self._sequences(pd.DataFrame([*known.rows, row])))
+        shard = self._shard(endless, raw)
         is_beyond = limits.max_steps is not None and known.steps >= limits.max_steps
         if is_beyond or len(shard.time) == len(known.rows):
             return known.answer
@@ -120,7 +122,7 @@ class Classifier:
 
     def forget(self, name: str) -> None:
         """Drops what is kept of an object for `update`."""
-        self._streams.pop(name, None)
+        self._streams.pop(str(name), None)
 
     def _made_stepper(self) -> "Stepper":
         from jaxrnn import stepping

@@ -497,8 +497,9 @@ def predict(
     )
     if place.rank == 0:
         say(
-            f"{told.predicted} of {told.objects} objects are predicted, {told.rejected} rejected and {told.cut} cut; "
-            f"predictions in {output}"
+            f"{told.predicted} of {told.objects} objects are predicted, {told.rejected} rejected and {told.cut} cut"
+            + (f"; {told.unreadable} files, or pieces of them, could not be read" if told.unreadable else "")
+            + f"; predictions in {output}"
             + (f", what was left out in {told.rejected_file}, with reasons" if told.rejected_file else "")
         )
 

@@ -1544,6 +1544,17 @@ def parsed(model: type[S], values: dict[str, Any], path: Path) -> S:
     return result
 
 
+def parsed_data(values: dict[str, Any], path: Path) -> Data:
+    """Returns the `data` section that the file at `path` has these values of, the defaults of the reader's options in
+    place; raises one JaxrnnError that names every mistake."""
+    whole, mistakes = {"data": dict(values)}, dict[tuple[Any, ...], str]()
+    _check_options(whole, mistakes)
+    data = _checked(Data, whole["data"], mistakes, ("data",))
+    if data is None or mistakes:
+        raise JaxrnnError(_message(path, mistakes))
+    return data
+
+
 def _checked(model: type[S], values: Any, mistakes: dict[tuple[Any, ...], str], at: tuple[Any, ...] = ()) -> S | None:
     """Returns `values` as a `model`, or None with every mistake added under its place."""
     try:

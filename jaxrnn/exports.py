@@ -47,8 +47,13 @@ def export(bundle: Bundle, steps: int | None = None) -> jax_export.Exported:
     and lengths [batch] int32 to what the ensemble says, see `ensembles.Together.probabilities`, [batch, class], or
     [batch, step, class] with 0 beyond the lengths where it answers at each step.
 
-    Raises JaxrnnError where the network needs to know the number of `steps`.
+    Raises JaxrnnError where the network needs to know the number of `steps`, and for label sequences.
     """
+    if bundle.task.kind == "label_sequence":
+        raise JaxrnnError(
+            "a model of label sequences can't be exported: a program gives probabilities, and labels of a sequence are "
+            "decoded from all of them; use `jaxrnn predict`, which does that"
+        )
     shape = len(bundle.features), len(bundle.metadata)
     structure = nnx.graphdef(training.network(bundle.model, *shape, bundle.outputs, bundle.task.kind))
     networks = [nnx.merge(structure, *states) for states in predict.states(bundle)]

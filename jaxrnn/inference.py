@@ -6,6 +6,7 @@ follows from files and bundle alone, never from the number of ranks.
 """
 
 import csv
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,28 +16,41 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from jaxrnn import blueprint, decoding, ensembles, features, ingest, lock, results, shards, tables, transcripts
+from jaxrnn import (
+    blueprint,
+    decoding,
+    ensembles,
+    features,
+    ingest,
+    lock,
+    readers,
+    results,
+    shards,
+    tables,
+    transcripts,
+)
 from jaxrnn.blueprint import Blueprint
 from jaxrnn.bundles import Bundle
-from jaxrnn.config import Data, digest, parsed, read_yaml
+from jaxrnn.config import Data, digest, parsed_data, read_yaml
 from jaxrnn.ensembles import Together
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.ingest import Progress
 from jaxrnn.ranks import Ranks
-from jaxrnn.readers import Survey
-from jaxrnn.shards import REJECTED_COLUMNS, Shard
+from jaxrnn.readers import READERS, Survey
+from jaxrnn.shards import Shard
 
 CUT = "cut: `data.cuts` left no observation"
 
 
 class Told(NamedTuple):
-    """What became of a survey's objects, whose number is the sum of the others. rejected_file: None where no object and
-    no observation of one was left out."""
+    """What became of a survey's objects, whose number is predicted + rejected + cut. unreadable: files, or pieces of
+    them, whose objects nobody knows. rejected_file: None where nothing was left out."""
 
     objects: int
     predicted: int
     rejected: int
     cut: int
+    unreadable: int
     rejected_file: Path | None
 
 
@@ -44,16 +58,24 @@ def data_for(bundle: Bundle, path: Path, override: Path | None = None) -> Data:
     """Returns the `data` section that new files are read by: the bundle's, but for the path, and that what is faulty is
     rejected.
 
-    override: a YAML file whose `data` section says what else is different, such as `reader` and `options`.
+    override: a YAML file whose `data` section says what else is different, such as `reader` and `options`. Raises
+    JaxrnnError where it names no reader, and the bundle's is one's own: no bundle has code imported.
     """
-    values = bundle.data.model_dump(mode="json") | {"on_error": "reject", "most_rejected": 1.0}
+    values, given = bundle.data.model_dump(mode="json") | {"on_error": "reject", "most_rejected": 1.0}, {}
     if override is not None:
         given = read_yaml(override)
         if set(given) != {"data"} or not isinstance(given["data"], dict):
             raise JaxrnnError(f"{override}: expected one section, `data`, with what differs from the training survey's")
-        values |= given["data"]
-    values |= {"path": str(path), "simulation": None, "evaluation": []}
-    return parsed(Data, values, override or path)
+        given = given["data"]
+    if "reader" not in given and bundle.data.reader not in READERS:
+        shown = json.dumps(bundle.data.reader)
+        raise JaxrnnError(
+            f"{override or path}: the model was trained on what a reader of one's own read, {shown}, whose code is not "
+            f"run because a model names it; if you trust it, name it in a file, `data: {{reader: {shown}}}`, and give "
+            "that by --data"
+        )
+    values |= given | {"path": str(path), "simulation": None, "evaluation": []}
+    return Data.model_validate(values) if override is None else parsed_data(values, override)
 
 
 def check_alike(bundle: Bundle, data: Data, survey: Survey) -> None:
@@ -199,18 +221,22 @@ def _label_sequences(bundle: Bundle, ids: np.ndarray, probabilities: np.ndarray,
 def run(
     bundle: Bundle, data: Data, output: Path, ranks: Ranks, progress: Progress, predicting: Progress | None = None
 ) -> Told:
-    """Writes the predictions for the survey in `data.path` to `output`, and beside it, in `<stem>_rejected.csv`, what
+    """Writes the predictions for the survey in `data.path` to `output`, and beside it, in `<output>.rejected.csv`, what
     has none, with reasons.
 
     progress: of ingest; predicting: of the shards, `progress` where left out. What is on the way lies in the folder
     `<output>.work`, which a later call goes on from, and which is removed at the end.
     """
     assert data.path is not None
-    survey_folder, work = Path(data.path), output.with_name(f"{output.name}.work")
+    survey_folder, work = Path(data.path), _work(output)
 
     def look() -> None:
         tables.check(output)
-        check_alike(bundle, data, ingest.opened(data, survey_folder, to_predict=True)[1])
+        _check_place(output, survey_folder)
+        reader, survey = ingest.opened(data, survey_folder, to_predict=True)
+        with readers.blamed(data.reader, str(survey_folder)):
+            _check_place(output, survey_folder, reader.files())
+        check_alike(bundle, data, survey)
 
     ranks.here(look)
     with ranks.holding(lambda: lock.held(work)):
@@ -219,9 +245,9 @@ def run(
         entries = manifest["shards"]
         parts = work / "parts"
         paths = [parts / f"{bundle.digest}-{entry['sha256'][:32]}.parquet" for entry in entries]
-        missing: list[int] = ranks.first(
-            lambda: [place for place, path in enumerate(paths) if path not in paths[:place] and not path.exists()]
-        )
+        # of equal shards the first: one file does for all
+        places = {path: place for place, path in reversed([*enumerate(paths)])}
+        missing: list[int] = ranks.first(lambda: sorted(place for path, place in places.items() if not path.exists()))
 
         def predict_own() -> None:
             own = ranks.share([entries[place]["steps"] + 1 for place in missing])
@@ -248,15 +274,36 @@ def run(
         return ranks.first(finish)
 
 
+def _work(output: Path) -> Path:
+    return output.with_name(f"{output.name}.work")
+
+
+def _rejected(output: Path) -> Path:
+    return output.with_name(f"{output.name}.rejected.csv")
+
+
+def _check_place(output: Path, survey: Path, files: Sequence[Path] = ()) -> None:
+    """Raises JaxrnnError where what is written would replace a folder, or lie in the survey or where it has a file."""
+    place = survey.resolve()
+    for path in (output, _rejected(output), _work(output)):
+        found = path.resolve()
+        if path != _work(output) and path.is_dir():
+            raise JaxrnnError(f"{path}: is a folder, and a table is to be written there; give another --output")
+        if found.is_relative_to(place) or place.is_relative_to(found):
+            raise JaxrnnError(f"{path}: is in the place of the survey, {survey}; give an --output outside of it")
+        if path.exists() and any(file.exists() and path.samefile(file) for file in files):
+            raise JaxrnnError(f"{path}: is a file of the survey, {survey}; give an --output outside of it")
+
+
 def _account(bundle: Bundle, manifest: dict[str, Any], dataset: Path, output: Path) -> Told:
     """Writes what has no prediction, with reasons; returns the counts."""
     counts, made = manifest["counts"], network(bundle)
-    target = output.with_name(f"{output.stem}_rejected.csv")
+    target = _rejected(output)
     too_long = 0
     with results.written_whole(target) as temporary:
         shutil.copyfile(dataset / "rejected.csv", temporary)
         with temporary.open("a", newline="", encoding="utf-8") as file:
-            table = csv.writer(file, lineterminator="\n")
+            table = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
             for entry in manifest["shards"]:
                 path = dataset / entry["file"]
                 shard = shards.read(path, steps=False)
@@ -266,7 +313,7 @@ def _account(bundle: Bundle, manifest: dict[str, Any], dataset: Path, output: Pa
                     reason = f"{shard.lengths[place]} steps, and the network takes at most {made.longest}"
                     table.writerow([shard.ids[place], "", "", reason])
                     too_long += 1
-        is_empty = temporary.stat().st_size <= len(",".join(REJECTED_COLUMNS)) + 1
+        is_empty = not (manifest["rejected_by_reason"] or counts["objects_cut"] or too_long)
     if is_empty:
         target.unlink()
     return Told(
@@ -274,5 +321,6 @@ def _account(bundle: Bundle, manifest: dict[str, Any], dataset: Path, output: Pa
         predicted=counts["objects_out"] - too_long,
         rejected=counts["objects_rejected"] + too_long,
         cut=counts["objects_cut"],
+        unreadable=counts["parts_rejected"],
         rejected_file=None if is_empty else target,
     )

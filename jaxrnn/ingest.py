@@ -590,8 +590,9 @@ def _write_rejected(target: Path, reader: Reader, paths: list[Path]) -> None:
     for name, numbers in places.items():
         unique = np.unique(numbers)
         rows[name] = dict(zip(unique.tolist(), reader.rows_at(name, unique).tolist(), strict=True))
-    with results.written_whole(target) as temporary, temporary.open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
+    with results.written_whole(target) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        # all is quoted: Python's writer leaves a lone carriage return, which readers take for a line's end
+        table = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         table.writerow(shards.REJECTED_COLUMNS)
         for path in paths:
             for owner, name, row, reason in shards.read(path, steps=False).rejected:

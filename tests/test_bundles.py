@@ -1,19 +1,22 @@
 """The bundle: who is in it, how they are calibrated, and a card that is text whatever the survey says."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import jaxrnn, refused
 from experiments import read_predictions
-from invented import bundle, observations, write_survey
+from invented import bundle, observations, saved, write_survey
 from markdown_it import MarkdownIt
 from sklearn.metrics import accuracy_score, log_loss
 from test_selection import invented
 
 from jaxrnn import aggregate, bundles, calibration, cards, plan, predictions, trials
+from jaxrnn.classifier import Classifier
 from jaxrnn.results import COMPLETED, DIVERGED, HALTED, Results
 
 
@@ -76,6 +79,28 @@ def test_a_seed_that_was_not_trained_to_its_end_is_no_member(tmp_path: Path, out
     assert members(outcome) == [chosen.id]
 
 
+def test_no_code_is_imported_because_a_bundle_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    survey = write_survey(tmp_path / "survey", *observations())
+    made = bundle(survey, members=1)
+    best = saved(tmp_path / "best", replace(made, data=made.data.model_copy(update={"reader": "named_by_it:Own"})))
+    (tmp_path / "named_by_it.py").write_text(
+        "import pathlib\npathlib.Path('ran').touch()\nfrom jaxrnn.readers.table import TableReader as Own\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    arguments = ("predict", "--model", best, "--input", survey, "--output", tmp_path / "p.csv")
+    assert Classifier.load(best).columns and bundles.load(best).data.reader == "named_by_it:Own"
+    message = refused(*arguments)
+    assert 'data: {reader: "named_by_it:Own"}' in message and "--data" in message
+    (tmp_path / "data.yaml").write_text("data: {shard_mb: 1}\n")
+    assert "--data" in refused(*arguments, "--data", "data.yaml")
+    (tmp_path / "data.yaml").write_text("data: {reader: table}\n")
+    assert jaxrnn(*arguments, "--data", "data.yaml")[0] == 0
+    assert not (tmp_path / "ran").exists() and "named_by_it" not in sys.modules
+    (tmp_path / "data.yaml").write_text('data: {reader: "named_by_it:Own"}\n')
+    code, _, messages = jaxrnn(*arguments, "--data", "data.yaml")
+    assert code == 0 and "30 of 30 objects are predicted" in messages and (tmp_path / "ran").exists()
+
+
 HOSTILE = ["<script>alert(1)</script>", "**b** _i_ `c`", "[a](javascript:x)", "x|y\n# head", "![i](http://e)", "&lt;"]
 
 
@@ -83,7 +108,7 @@ def test_nothing_in_a_card_is_more_than_text(tmp_path: Path) -> None:
     made = bundle(write_survey(tmp_path / "survey", *observations()))
     made = replace(
         made,
-        statistics=replace(made.statistics, classes=tuple(HOSTILE)),
+        statistics=replace(made.statistics, classes=tuple(HOSTILE), class_counts=np.arange(4, 10)),
         data=made.data.model_copy(update={"path": "\n\n# no\n<b>"}),
         trial={"best_epoch": 3},
     )
@@ -92,7 +117,7 @@ def test_nothing_in_a_card_is_more_than_text(tmp_path: Path) -> None:
         "trial": "*t*", "metric": "macro_auc", "objects": {"test": 9}, "interval": "95 %", "missing_jobs": {},
         "test": {f"f1_{name}": score for name in HOSTILE}, "ensemble": {"test": {f"f1_{n}": score for n in HOSTILE}},
     }  # fmt: skip
-    counts = {name: {"train": 1, "validation": 1, "test": 1} for name in HOSTILE}
+    counts = {name: {"train": 99, "validation": 1, "test": 1} for name in HOSTILE}
     objects = {"objects_in": 9, "objects_rejected": 0, "objects_cut": 0}
     text = cards.card("tiny", made, best, counts, objects, {"jax": "<i>"})
     parsed = MarkdownIt("commonmark").enable("table").parse(text)
@@ -101,5 +126,7 @@ def test_nothing_in_a_card_is_more_than_text(tmp_path: Path) -> None:
     assert not [token for token in parsed if token.type.startswith("html")]
     assert [token.tag for token in parsed if token.type == "heading_open"] == ["h1", *["h2"] * 4]
     shown = "".join(token.content for token in words)
+    # what was trained on, which is a part of the training split with `training.sequences`
+    assert "Trained on 39 objects" in text and "The smallest class had 4 to train on" in text
     for name in HOSTILE:
         assert shown.count(" ".join(name.split())) >= 3, name

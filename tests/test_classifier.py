@@ -175,6 +175,11 @@ def test_a_faulty_observation_leaves_the_stream_as_it_was(survey: Path) -> None:
     model.update("a", first)
     with pytest.raises(JaxrnnError, match="expected them in order of time"):
         model.update("a", {**second, "time": first["time"] - 1})
+    for time in ("noon", [1]):
+        with pytest.raises(JaxrnnError, match="'time' holds what is no number"):
+            model.update("a", {**second, "time": time})
+    with pytest.raises(JaxrnnError, match="time not finite"):
+        model.update("a", {**second, "time": None})
     with pytest.raises(JaxrnnError, match="flux not finite"):
         model.update("a", {**second, "flux": np.inf})
     del second["redshift"]
@@ -183,3 +188,8 @@ def test_a_faulty_observation_leaves_the_stream_as_it_was(survey: Path) -> None:
     assert found is not None and found["entropy"] == pytest.approx(expected["entropy"], abs=1e-5)
     with pytest.raises(JaxrnnError, match="no column 'redshift'"):
         model.update("new", second)
+    # an id is text, whatever it is given as
+    number: Any = 7
+    begun, again = model.update(number, first), model.update("7", second)
+    assert begun is not None and begun["id"] == "7"
+    assert again is not None and again["entropy"] == found["entropy"]

@@ -1,6 +1,7 @@
 """Export: the program says what the bundle's prediction says, for any number of rows and steps."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_survey(tmp_path_factory.mktemp("survey"), *observations())
 
 
-def agrees(model: Bundle, path: Path, rows: int, steps: int) -> None:
-    """Asserts that the program at `path` gives what prediction gives for a batch."""
+def agrees(model: Bundle, path: Path, rows: int, steps: int) -> np.ndarray:
+    """Asserts that the program at `path` gives what prediction gives for a batch; returns that."""
     rng = np.random.default_rng(rows)
     lengths = np.concatenate([[steps], rng.integers(1, steps + 1, rows - 1)])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -54,6 +55,7 @@ def agrees(model: Bundle, path: Path, rows: int, steps: int) -> None:
         assert all((row[count:] == 0).all() for row, count in zip(found, places, strict=True))
         found = np.concatenate([row[:count] for row, count in zip(found, places, strict=True)])
     np.testing.assert_allclose(found, expected, atol=1e-6)
+    return expected
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -64,6 +66,18 @@ def test_the_program_says_what_prediction_says(survey: Path, tmp_path: Path, nam
     assert b"jaxrnn_forward" not in path.read_bytes(), "the kernel of this machine is no part of it"
     for rows, steps in ((3, 5), (1, 1), (4, 9)):
         agrees(model, path, rows, steps)
+
+
+def test_networks_that_are_too_sure_of_themselves_are_calibrated_alike(survey: Path, tmp_path: Path) -> None:
+    model = bundle(survey, members=1)
+    (member,) = model.members
+    sure = {name: 20 * values if name == "logits/kernel" else values for name, values in member.arrays.items()}
+    model = replace(model, members=(replace(member, arrays=sure, temperature=3.0),))
+    path = tmp_path / "model.stablehlo"
+    exports.write(model, path)
+    least = agrees(model, path, 40, 5).min()
+    # softmax(ln p / 3) with p rounded up to 1e-7 would be 0.005 at least
+    assert least < 1e-4
 
 
 def test_the_command_exports_what_needs_a_number_of_steps_with_it(survey: Path, tmp_path: Path) -> None:
@@ -81,6 +95,13 @@ def test_the_command_exports_what_needs_a_number_of_steps_with_it(survey: Path, 
     assert [column["name"] for column in about["features"]] == [column["name"] for column in model.features]
     np.testing.assert_array_equal([c["mean"] for c in about["features"]], model.statistics.feature_mean)
     assert about["classes"] == list(model.statistics.classes)
+
+
+def test_label_sequences_which_no_program_decodes_are_refused(survey: Path, tmp_path: Path) -> None:
+    best = saved(tmp_path / "best", bundle(survey, members=1, kind="label_sequence", outputs=4))
+    path = tmp_path / "model.stablehlo"
+    assert "can't be exported: a program gives probabilities" in refused("export", "--model", best, "--output", path)
+    assert not path.exists()
 
 
 def test_a_decoder_is_exported_for_a_number_of_steps(survey: Path, tmp_path: Path) -> None:

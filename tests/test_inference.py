@@ -94,14 +94,14 @@ def test_every_format_holds_the_same_and_ids_stay_text(made: tuple[Path, Path], 
     found = {}
     for ending in ("parquet", "csv", "h5"):
         told = run(model, survey, tmp_path / f"p.{ending}")
-        assert told == inference.Told(30, 30, 0, 0, None)
+        assert told == inference.Told(30, 30, 0, 0, 0, None)
         found[ending] = tables.read(tmp_path / f"p.{ending}")
     first = found["parquet"]
     assert set(HOSTILE) <= set(first["id"]) and first["id"].is_unique and len(first) == 30
     assert set(first["class"]) <= set(CLASSES)
     for other in found.values():
         pd.testing.assert_frame_equal(first, other.astype(first.dtypes), check_exact=True)
-    assert not list(tmp_path.glob("*.work")) and not list(tmp_path.glob("*_rejected.csv"))
+    assert not list(tmp_path.glob("*.work")) and not list(tmp_path.glob("*.rejected.csv"))
 
 
 def test_an_ensembles_numbers_are_those_of_its_members(made: tuple[Path, Path], tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_what_is_left_out_is_accounted_for(made: tuple[Path, Path], tmp_path: Pa
     too_long = set(lengths.index[lengths > 9]) - {"007", "star-3"}
     assert too_long and told.objects == 30 == told.predicted + told.rejected + told.cut
     assert told.rejected == len(too_long) + 2
-    rejected = pd.read_csv(tmp_path / "p_rejected.csv", dtype=str, keep_default_na=False)
+    rejected = pd.read_csv(tmp_path / "p.csv.rejected.csv", dtype=str, keep_default_na=False)
     reasons: Any = rejected.set_index("object")["reason"]
     assert too_long == set(reasons.index[reasons.str.contains("network takes at most 9")])
     assert "flux not finite" in reasons.loc[scratched] and "redshift missing" in reasons.loc["star-3"]
@@ -211,7 +211,7 @@ def test_objects_that_cuts_empty_are_cut(made: tuple[Path, Path], tmp_path: Path
     cuts = {"window": {"around": "redshift", "before": 1e5, "after": 59050}}
     model = bundle(made[0], data={"cuts": cuts})
     told = run(model, made[0], tmp_path / "p.csv")
-    rejected = pd.read_csv(tmp_path / "p_rejected.csv", dtype=str, keep_default_na=False)
+    rejected = pd.read_csv(tmp_path / "p.csv.rejected.csv", dtype=str, keep_default_na=False)
     assert 0 < told.cut == len(rejected) and set(rejected["reason"]) == {inference.CUT}
     assert told.predicted + told.cut == told.objects == 30
 
@@ -224,15 +224,26 @@ def test_where_all_is_rejected_the_table_is_empty_and_says_so(made: tuple[Path, 
         code, _, messages = jaxrnn("predict", "--model", made[1], "--input", survey, "--output", output)
         assert code == 0 and "0 of 30 objects are predicted, 30 rejected and 0 cut" in messages
         assert len(tables.read(output)) == 0 and "probability_other" in tables.read(output)
-    rejected = pd.read_csv(tmp_path / "p_rejected.csv", dtype=str)
-    assert rejected["reason"].tolist().count("every observation was rejected") == 30
+        rejected = pd.read_csv(tmp_path / f"p.{ending}.rejected.csv", dtype=str)
+        assert rejected["reason"].tolist().count("every observation was rejected") == 30
+
+
+def test_files_that_cannot_be_read_are_told(made: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(made[0], tmp_path / "survey")
+    (tmp_path / "survey" / "torn.csv").write_text("a,table\nof,something,else\n")
+    arguments = ("--input", tmp_path / "survey", "--output", tmp_path / "p.csv")
+    code, _, messages = jaxrnn("predict", "--model", made[1], *arguments)
+    assert code == 0, messages
+    assert "30 of 30 objects are predicted, 0 rejected and 0 cut; 1 files, or pieces of them, could not be" in messages
+    rejected = pd.read_csv(tmp_path / "p.csv.rejected.csv", dtype=str, keep_default_na=False)
+    assert rejected["file"].tolist() == [str(tmp_path / "survey" / "torn.csv")]
 
 
 def test_an_empty_survey_is_one_message(made: tuple[Path, Path], tmp_path: Path) -> None:
     table, stars = observations()
     survey = write_survey(tmp_path / "survey", table.iloc[:0], stars.iloc[:0])
     message = refused("predict", "--model", made[1], "--input", survey, "--output", tmp_path / "p.csv")
-    assert "no object and no row" in message or "no object" in message
+    assert "the survey's 2 files hold no object and no row; expected some" in message
     assert not (tmp_path / "p.csv").exists()
 
 
@@ -289,9 +300,35 @@ def test_bad_input_is_one_message_and_leaves_nothing(made: tuple[Path, Path], tm
     assert "did you mean 'table'" in told(best, survey, output, "--data", tmp_path / "data.yaml")
     (tmp_path / "data.yaml").write_text("data: {reader: goto, options: {}}\n")
     assert "the reader 'goto' expects" in told(best, survey, output, "--data", tmp_path / "data.yaml")
+    (tmp_path / "data.yaml").write_text("data:\n  options: {objct: star}\n  shard_mb: -1\n")
+    message = told(best, survey, output, "--data", tmp_path / "data.yaml")
+    assert "line 2: data.options.objct: unknown key; did you mean 'object'" in message
+    assert "line 3: data.shard_mb: expected a value > 0" in message
     (tmp_path / "data.yaml").write_text("options: {}\n")
     assert "expected one section, `data`" in told(best, survey, output, "--data", tmp_path / "data.yaml")
     assert not output.parent.exists()
+
+
+def test_nothing_of_the_survey_is_written_over(made: tuple[Path, Path], tmp_path: Path) -> None:
+    survey = tmp_path / "survey"
+    shutil.copytree(made[0], survey)
+    (tmp_path / "linked.csv").symlink_to(survey / "stars.csv")
+    (tmp_path / "folder.csv").mkdir()
+    (inference._rejected(tmp_path / "p.csv") / "kept").mkdir(parents=True)
+    shutil.copytree(survey, tmp_path / "work.csv.work" / "survey")
+    before = sorted(tmp_path.rglob("*"))
+
+    def told(output: str, path: Path = survey) -> str:
+        return refused("predict", "--model", made[1], "--input", path, "--output", tmp_path / output)
+
+    assert "is a folder" in told("folder.csv") and "is a folder" in told("p.csv")
+    assert "in the place of the survey" in told("survey/p.csv")
+    assert "in the place of the survey" in told("survey/new/p.csv")
+    assert "in the place of the survey" in told("work.csv", tmp_path / "work.csv.work" / "survey")
+    assert "in the place of the survey" in told("linked.csv")
+    # the reader takes the table of objects from beside this file
+    assert "is a file of the survey" in told("survey/stars.csv", survey / "observations.csv")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def broken_json(folder: Path) -> None:

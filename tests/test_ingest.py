@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -293,6 +294,19 @@ def test_bad_rows_are_told_apart_and_accounted_for(tmp_path: Path) -> None:
     rejected = pd.read_csv(dataset / "rejected.csv", dtype=str, keep_default_na=False)
     assert sorted(rejected.loc[rejected["row"] != "", "row"].astype(int)) == [3, 8, 19, 29]
     assert rejected["file"].str.endswith("lc_0.csv").all()
+
+
+def test_any_id_comes_back_from_the_table_of_what_is_rejected(tmp_path: Path) -> None:
+    ids = ["a\rb", 'two\n"lines"', ",", "NA"]
+    with h5py.File(tmp_path / "survey.h5", "w") as file:
+        file["flux"], file["ids"] = np.full((len(ids) + 1, 2, 1), [[[np.nan]]] * len(ids) + [[[1.0]]]), [*ids, "whole"]
+    of_survey(
+        {"reader": "hdf5", "path": str(tmp_path / "survey.h5"), "options": {"features": "flux", "ids": "ids"},
+         "features": ["*"], "on_error": "reject", "most_rejected": 1},
+        tmp_path / "dataset",
+    )  # fmt: skip
+    rejected = pd.read_csv(tmp_path / "dataset" / "rejected.csv", dtype=str, keep_default_na=False)
+    assert rejected.loc[rejected["row"] == "", "object"].tolist() == ids
 
 
 # ---------------------------------------------------------------- what comes later, changes, or breaks

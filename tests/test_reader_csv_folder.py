@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.readers import Sequences, joined, open_reader
+from jaxrnn.readers.csv_folder import CsvFolderReader
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -48,6 +49,16 @@ def test_a_bad_row_is_a_fault_and_the_others_are_read(tmp_path: Path) -> None:
     assert found.row_numbers.tolist() == [0, 1, 3, 4, 5, 6]
     np.testing.assert_array_equal(found.values[[0, 4, 5], 0], [2, np.nan, 9])
     np.testing.assert_array_equal(found.time[[0, 4, 5]], [1, 8, np.nan])
+
+
+def test_a_table_of_which_nothing_is_taken_need_not_be_there(tmp_path: Path) -> None:
+    write(tmp_path / "x.csv", "time,flux\n1,2\n")
+    with pytest.raises(JaxrnnError, match=r"labels\.csv"):
+        read(tmp_path, labels="table", table="labels.csv")
+    to_predict = {"labels": "table", "table": "labels.csv"} | CsvFolderReader.TO_PREDICT
+    assert read(tmp_path, **to_predict).ids.tolist() == ["x"]
+    write(tmp_path / "labels.csv", "id,label\ny,a\n")
+    assert read(tmp_path, **to_predict).ids.tolist() == ["x"]
 
 
 def test_what_a_file_is_called_says(tmp_path: Path) -> None:

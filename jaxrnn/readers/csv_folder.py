@@ -144,7 +144,9 @@ class CsvFolderReader(SequenceReader):
     def __init__(self, path: Path, options: CsvFolderOptions) -> None:
         self._path, self._options = path, options
         self._folder = path if path.is_dir() else path.parent
-        self._table = self._folder / options.table if options.table else None
+        table = self._folder / options.table if options.table else None
+        told = options.labels == "table" or options.splits == "table" or options.group_column or options.metadata
+        self._table = table if told else None  # to predict, there need be none that has labels alone
         # what is measured, and what is known once: name -> column in the file
         self._columns = {
             name: name if isinstance(value, str) else value.column for name, value in options.values.items()
@@ -161,7 +163,7 @@ class CsvFolderReader(SequenceReader):
                         f"(the values are {listed(known)})"
                     )
         listing = files_below(path, ENDINGS)
-        self._files = [file for file in listing if file != self._table and fnmatchcase(file.name, options.files)]
+        self._files = [file for file in listing if file != table and fnmatchcase(file.name, options.files)]
         if path.is_file():
             self._files = listing
         if not self._files:
