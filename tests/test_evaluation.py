@@ -93,7 +93,10 @@ def test_calibration_is_told_before_and_after_the_temperature() -> None:
 def test_a_calibration_error_of_steps_is_of_those_that_chance_is_told_of() -> None:
     """Ten copies of each step: error and chance are those of the sequences, as if each had one."""
     alone = replace(judged((30, 20, 10)), by_step=True)
-    copies = Judged(*(np.repeat(own, 10, axis=0) for own in (alone.probabilities, alone.labels, alone.owners)), True)
+    probabilities, labels, owners = (
+        np.repeat(own, 10, axis=0) for own in (alone.probabilities, alone.labels, alone.owners)
+    )
+    copies = Judged(probabilities, labels, owners, True)
     # of each sequence a tenth step that is surely right: none of them may enter the error alone
     sure = np.arange(0, 600, 10)
     mixed = replace(copies, probabilities=copies.probabilities.copy())
