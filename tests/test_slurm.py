@@ -86,29 +86,6 @@ def test_processes_on_two_nodes_train_one_network_together(generic: object, fini
         np.testing.assert_allclose(history[column], whole[column], rtol=0.05)
 
 
-def test_a_new_survey_is_classified_by_ranks_on_two_nodes(generic: object, finished: Workflow, tmp_path: Path) -> None:
-    workflow = finished.copied_to(tmp_path)
-    (survey,) = (workflow.folder / "results" / "surveys").iterdir()
-    workflow.configure({"predict": {"path": str(survey), "output": "new.csv"}})
-    # the finished run's ingest, so that it doesn't run again
-    resources = (
-        "predict:nodes=2",
-        "predict:tasks=2",
-        "predict:mpi=srun --mpi=pmi2",
-        "ingest:tasks=2",
-        "ingest:mpi=mpirun",
-    )
-    done = workflow.run("predict", "--set-resources", *resources, profile=TEST_CLUSTER)
-    assert done.returncode == 0, done.stdout
-    assert _submitted(done.stdout) == [("predict", "2")]
-    found, alone = pd.read_csv(workflow.folder / "new.csv"), tmp_path / "alone.csv"
-    assert len(found) == 88  # objects of the survey
-    model = str(workflow.results / "best")
-    words = [sys.executable, "-m", "jaxrnn", "predict", "--model", model, "--input", str(survey)]
-    subprocess.run([*words, "--output", str(alone)], cwd=workflow.folder, check=True)
-    assert (workflow.folder / "new.csv").read_bytes() == alone.read_bytes()
-
-
 def test_status_sees_jobs_from_another_shell_with_and_without_a_controller(
     cluster: None, finished: Workflow, tmp_path: Path
 ) -> None:
