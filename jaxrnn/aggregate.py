@@ -97,7 +97,7 @@ def aggregate(experiment: Experiment, at: Results, *, partial: bool = False) -> 
     members = _members(made, trial, finished, outcomes, predicted["validation"], at)
     best |= _ensemble(experiment, members, predicted, classes)
     if task.kind != "label_sequence":
-        _write_evaluation(made, validation, choice, predicted, best, at)
+        _write_evaluation(made, validation, choice, predicted, classes, best, at)
     _write_bundle(made, job, trial, finished, members, best, at)
     results.write_json(folder / "best.json", best)
     return best
@@ -213,18 +213,16 @@ def _write_evaluation(
     validation: pd.DataFrame,
     choice: selection.Choice,
     predicted: dict[str, dict[str, Predictions]],
+    classes: tuple[str, ...],
     best: dict[str, Any],
     at: Results,
 ) -> None:
     """Writes what `evaluation` finds of the chosen trial on test; best: what best.json holds so far."""
     experiment, seed = made.experiment, made.experiment.seed
     folder, entry = at.experiment(experiment.experiment), predicted["test"][choice.trial]
-    job = next(job for job in made.jobs if choice.trial in {trial.id for trial in job.trials})
-    classes = _statistics(made, job, job.trials[0], at).classes
-    judged = {split: evaluation.Judged.of(predicted[split][choice.trial], choice.trial) for split in SCORED_SPLITS}
-    test = judged["test"]
+    test = evaluation.Judged.of(entry, choice.trial)
     roc, precision_recall = evaluation.curves(test, classes)
-    bins, calibration_scores = evaluation.calibrated(judged["validation"], test, seed)
+    bins, calibration_scores = evaluation.calibrated(test, best["temperature"], seed)
     known, cadences = evaluation.properties(at.dataset(made.dataset_key), entry.ids, entry.lengths)
 
     # other folds may have other test objects

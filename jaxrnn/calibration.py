@@ -6,11 +6,10 @@ Probabilities are [object, class] (or [step, class]), labels [object] class indi
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize
 
-from jaxrnn.metrics import CONFIDENCE, log_loss
+from jaxrnn.metrics import CALIBRATION_BINS, calibration_bins, log_loss, wilson
 
-BINS = 15
 # Of a class, which may have been rounded to 0: a temperature makes much of differences between small probabilities.
 SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
 # Of the search for a temperature, in its logarithm: 1/50 to 50.
@@ -58,15 +57,12 @@ def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(((probabilities.astype(np.float64) - truth) ** 2).sum(axis=1).mean())
 
 
-def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> list[Bin]:
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = CALIBRATION_BINS) -> list[Bin]:
     """Returns the bins of equal width that have objects, as `metrics.calibration_error` cuts them."""
-    confidence, hits = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == labels
-    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    (confidence, place), hits = calibration_bins(probabilities, bins), probabilities.argmax(axis=1) == labels
     found = []
     for number in np.unique(place):
         here = place == number
-        interval = stats.binomtest(int(hits[here].sum()), int(here.sum())).proportion_ci(CONFIDENCE, method="wilson")
-        ends = float(interval.low), float(interval.high)
-        shares = float(confidence[here].mean()), float(hits[here].mean())
-        found.append(Bin(number / bins, (number + 1) / bins, int(here.sum()), *shares, *ends))
+        count, shares = int(here.sum()), (float(confidence[here].mean()), float(hits[here].mean()))
+        found.append(Bin(number / bins, (number + 1) / bins, count, *shares, *wilson(int(hits[here].sum()), count)))
     return found

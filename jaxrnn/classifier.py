@@ -94,11 +94,11 @@ class Classifier:
         """
         if self._stepper is None:
             self._stepper = self._made_stepper()
-        known = self._streams.get(str(name)) or _Stream([], 0, self._stepper.begin(), None)
+        name = str(name)
+        known = self._streams.get(name) or _Stream([], 0, self._stepper.begin(), None)
         once = {column.name: known.rows[0][column.name] for column in self._survey.metadata if known.rows}
         row = {**once, **observation, ID: name}
         raw = self._sequences(pd.DataFrame([*known.rows, row]))
-        name = str(name)
         if known.rows and raw.time[-1] < raw.time[-2]:
             raise JaxrnnError(
                 f"{name}: an observation at {raw.time[-1]} came after the one at {raw.time[-2]}; expected them in "

@@ -480,6 +480,10 @@ def predict(
         Path | None,
         typer.Option("--data", help="YAML with a `data` section: what differs from the training survey's."),
     ] = None,
+    reader: Annotated[
+        str | None,
+        typer.Option("--reader", help="What reads the survey; one of your own is run only if you name it here."),
+    ] = None,
     ranks: Annotated[
         int | None, typer.Option("--ranks", min=1, help="MPI ranks that were asked for; others are refused.")
     ] = None,
@@ -491,7 +495,7 @@ def predict(
     tables.check(output)
     place = mpi.join(ranks)
     bundle = place.here(lambda: bundles.load(model))
-    settings = place.here(lambda: inference.data_for(bundle, survey, data))
+    settings = place.here(lambda: inference.data_for(bundle, survey, data, reader))
     told = inference.run(
         bundle, settings, output, place, _progress("parts or shards read", place.rank), _progress("shards", place.rank)
     )
@@ -571,7 +575,7 @@ def compare(
         "comparison"
     ),
 ) -> None:
-    """Puts experiments side by side, on the test objects they share."""
+    """Puts experiments side by side, on test objects of both."""
     from jaxrnn import compare as compare_module
 
     found = compare_module.compare(folders)

@@ -21,7 +21,7 @@ from jaxrnn.predictions import Predictions
 from jaxrnn.results import written_whole
 
 SCORES, SETTINGS, PAIRS, PAGE = "scores.csv", "settings.csv", "pairs.csv", "comparison.html"
-PAIR_COLUMNS = ("other", "common", *(name for name in evaluation.COMPARISONS if name not in ("trial", "objects")))
+PAIR_COLUMNS = ("other", *(name for name in evaluation.COMPARISONS if name != "trial"))
 UNSET = "(not there)"
 
 
@@ -58,7 +58,7 @@ class Experiment:
 class Comparison:
     """What `compare` found. scores: a row an experiment and score (experiment, score, value, low, high, objects, on its
     own test objects). settings: a row for each key in which they differ, a column an experiment. pairs: a row for each
-    other experiment (`PAIR_COLUMNS`): the first one minus it, on the `common` test objects. remarks: what can't be
+    other experiment (`PAIR_COLUMNS`): the first one minus it, on the test objects of both. remarks: what can't be
     compared, and why."""
 
     names: list[str]
@@ -152,14 +152,11 @@ def _of(experiment: Experiment, ids: np.ndarray, classes: tuple[str, ...]) -> Ju
 
 
 def _pairs(judged: Mapping[str, tuple[Judged, Judged]], seed: int) -> pd.DataFrame:
-    tables = []
-    for name, (one, two) in judged.items():
-        row = evaluation.comparisons(one, {name: two}, seed).rename(columns={"trial": "other", "objects": "common"})
-        tables.append(row)
+    tables = [evaluation.comparisons(one, {name: two}, seed) for name, (one, two) in judged.items()]
     if not tables:
         return pd.DataFrame(columns=list(PAIR_COLUMNS))
-    table = pd.concat(tables, ignore_index=True)
-    table["p_holm"] = evaluation.holm(table["p_value"].to_numpy(dtype=float))
+    table = pd.concat(tables, ignore_index=True).rename(columns={"trial": "other"})
+    table["p_holm"] = metrics.holm(table["p_value"].to_numpy(dtype=float))
     return table.reindex(columns=list(PAIR_COLUMNS))
 
 

@@ -1544,14 +1544,14 @@ def parsed(model: type[S], values: dict[str, Any], path: Path) -> S:
     return result
 
 
-def parsed_data(values: dict[str, Any], path: Path) -> Data:
-    """Returns the `data` section that the file at `path` has these values of, the defaults of the reader's options in
-    place; raises one JaxrnnError that names every mistake."""
+def parsed_data(values: dict[str, Any], source: Path | str) -> Data:
+    """Returns the `data` section of these values, the defaults of the reader's options in place; raises one JaxrnnError
+    that names every mistake. source: the file that has them, or what else gave them."""
     whole, mistakes = {"data": dict(values)}, dict[tuple[Any, ...], str]()
     _check_options(whole, mistakes)
     data = _checked(Data, whole["data"], mistakes, ("data",))
     if data is None or mistakes:
-        raise JaxrnnError(_message(path, mistakes))
+        raise JaxrnnError(_message(source, mistakes))
     return data
 
 
@@ -2102,8 +2102,8 @@ def _lines(path: Path) -> dict[tuple[Any, ...], int]:
     return lines
 
 
-def _message(path: Path, mistakes: dict[tuple[Any, ...], str]) -> str:
-    lines = _lines(path)
+def _message(source: Path | str, mistakes: dict[tuple[Any, ...], str]) -> str:
+    lines = _lines(source) if isinstance(source, Path) else {}
 
     def line(place: tuple[Any, ...]) -> int | None:
         return next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), None)
@@ -2114,7 +2114,7 @@ def _message(path: Path, mistakes: dict[tuple[Any, ...], str]) -> str:
     ordered = sorted(mistakes.items(), key=lambda item: (line(item[0]) or 0, str(item[0])))
     count = "1 mistake" if len(ordered) == 1 else f"{len(ordered)} mistakes"
     rows = [f"  line {line(place) or '-'}: {dotted(place)}: {text}" for place, text in ordered]
-    return "\n".join([f"{path}: {count}; every key is explained in config/README.md", *rows])
+    return "\n".join([f"{source}: {count}; every key is explained in config/README.md", *rows])
 
 
 # libyaml's where it is there: Python's takes most of the time that a plan of many trials takes

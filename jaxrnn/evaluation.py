@@ -16,7 +16,7 @@ from sklearn import metrics as sk
 
 from jaxrnn import calibration, metrics, shards, splits
 from jaxrnn.config import Task
-from jaxrnn.metrics import BOOTSTRAP_VALUES, CONFIDENCE, RESAMPLES, blocks
+from jaxrnn.metrics import BOOTSTRAP_VALUES, CALIBRATION_BINS, CONFIDENCE, RESAMPLES, blocks
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
 
 MOST_POINTS = 300  # of a curve
@@ -95,17 +95,16 @@ def _thinned(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.unique([0, len(way) - 1, *np.searchsorted(way, np.linspace(0, way[-1], MOST_POINTS - 2))])
 
 
-def calibrated(validation: Judged, test: Judged, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def calibrated(test: Judged, temperature: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Returns the bins of the reliability diagram on test, and scores of calibration: before and after the scaling by
-    the temperature that is best on validation.
+    a temperature, which validation gave.
 
     Of the calibration error, which is above 0 by chance too, `by_chance` is its mean and `p_value` how often it is as
     large, where labels are drawn from the very probabilities. Of steps, all three are of one step a sequence, for the
     others depend on it. `objects`: how many the scores rest on.
     """
-    best = calibration.temperature(validation.probabilities, validation.labels)
     bins, scores = [], []
-    for name, judged, own in ((AS_PREDICTED, test, 1.0), (SCALED, test.scaled(best), best)):
+    for name, judged, own in ((AS_PREDICTED, test, 1.0), (SCALED, test.scaled(temperature), temperature)):
         rows = [each._asdict() for each in calibration.reliability(judged.probabilities, judged.labels)]
         if judged.by_step:
             rows = [row | _by_sequence(judged, row, seed) for row in rows]
@@ -125,8 +124,8 @@ def calibrated(validation: Judged, test: Judged, seed: int) -> tuple[pd.DataFram
 def _by_sequence(judged: Judged, row: Mapping[str, Any], seed: int) -> dict[str, float]:
     """Returns how many sequences have steps in a bin, and the interval of its accuracy by bootstrap over them, for
     steps of one depend on each other."""
-    confidence = judged.probabilities.max(axis=1).astype(np.float64)
-    here = (confidence >= row["left"]) & ((confidence < row["right"]) | (row["right"] >= 1))
+    _, place = metrics.calibration_bins(judged.probabilities, CALIBRATION_BINS)
+    here = place == round(row["left"] * CALIBRATION_BINS)
     hits, places = judged.summed(judged.hits & here), judged.summed(here)
     seen = places > 0
     low, high = _ends(_resampled_means(hits[seen, None], places[seen], seed))
@@ -150,10 +149,8 @@ def _chance(judged: Judged, seed: int) -> Chance:
         mixed = generator.permutation(rows)
         rows = mixed[np.unique(judged.owners[mixed], return_index=True)[1]]
     probabilities, labels = judged.probabilities[rows], judged.labels[rows]
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    count = len(rows)
-    place = np.minimum((confidence * calibration.BINS).astype(np.int64), calibration.BINS - 1)
-    member = np.eye(calibration.BINS)[place]
+    confidence, place = metrics.calibration_bins(probabilities, CALIBRATION_BINS)
+    count, member = len(rows), np.eye(CALIBRATION_BINS)[place]
     errors = []
     for size in blocks(RESAMPLES, max(1, BOOTSTRAP_VALUES // count)):
         gaps = ((generator.random((size, count)) < confidence) - confidence) @ member
@@ -320,8 +317,7 @@ def comparisons(chosen: Judged, others: Mapping[str, Judged], seed: int) -> pd.D
     """Returns how other trials do on the same places: chosen minus other, with paired bootstrap intervals.
 
     chosen_alone, other_alone: places that the one classifies rightly and the other doesn't. p_value: of equal accuracy,
-    McNemar's exact test, or for steps signs flipped by sequence; p_holm: corrected for the number of trials (Holm 1979,
-    Scand. J. Statist. 6, 65).
+    McNemar's exact test, or for steps signs flipped by sequence; p_holm: corrected for the number of trials.
     """
     places = chosen.summed(np.ones(len(chosen.labels)))
     rows = []
@@ -345,7 +341,7 @@ def comparisons(chosen: Judged, others: Mapping[str, Judged], seed: int) -> pd.D
                 "log_loss_difference": means[loss], "log_loss_low": ends[0, loss], "log_loss_high": ends[1, loss],
             })  # fmt: skip
     table = pd.DataFrame(rows, columns=[name for name in COMPARISONS if name != "p_holm"])
-    table["p_holm"] = holm(table["p_value"].to_numpy(dtype=float))
+    table["p_holm"] = metrics.holm(table["p_value"].to_numpy(dtype=float))
     return table.reindex(columns=list(COMPARISONS))
 
 
@@ -366,15 +362,6 @@ def _flipped(sums: np.ndarray, seed: int) -> float:
         signs = generator.integers(0, 2, (size, len(own))) * 2 - 1
         larger += int((np.abs(signs @ own) >= found - 1e-9).sum())
     return (1 + larger) / (1 + FLIPS)
-
-
-def holm(p_values: np.ndarray) -> np.ndarray:
-    """Returns the p-values as Holm's step-down procedure corrects them for their number."""
-    order = np.argsort(p_values, kind="stable")
-    raised = np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1))
-    found = np.empty(len(p_values))
-    found[order] = np.minimum(raised, 1.0)
-    return found
 
 
 def _resampled_means(

@@ -5,7 +5,7 @@ What is drawn by lot has a p-value. Under the hypothesis nothing that a network 
 labels, so that these may be exchanged: `DRAWS` exchanges of the test labels give the score that is expected, with its
 interval, and p = (1 + draws that reach the score found) / (1 + draws) (Phipson and Smyth 2010, Stat. Appl. Genet. Mol.
 Biol. 9, 39). That is exact for labels that were shuffled before training, whatever the network is; for the others it
-holds where test sequences are independent of each other. Holm's correction (1979, Scand. J. Stat. 6, 65) over all
+holds where test sequences are independent of each other. Holm's correction over all
 audits with a p-value keeps the level: in a sound experiment none of them raises an alarm, with a probability of at
 least 1 - level. Audits without one compare what must be equal, or count.
 
@@ -21,7 +21,7 @@ from scipy import stats
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.tree import DecisionTreeClassifier
 
-from jaxrnn import shuffles
+from jaxrnn import metrics, shuffles
 from jaxrnn.batches import Examples, Part
 from jaxrnn.config import AUDITS, Output
 from jaxrnn.config import TRAINED_AUDITS as TRAINED
@@ -233,7 +233,8 @@ def examine(
 def judged(findings: Sequence[Finding], level: float) -> list[Finding]:
     """Returns the findings with corrected p-values, verdicts and words."""
     drawn = [at for at, entry in enumerate(findings) if entry.p is not None and not _is_remark(entry)]
-    corrected = dict(zip(drawn, holm([findings[at].p or 0.0 for at in drawn]), strict=True))
+    p_values = np.array([findings[at].p for at in drawn], dtype=float)
+    corrected = dict(zip(drawn, metrics.holm(p_values).tolist(), strict=True))
     findings = [replace(entry, p_corrected=corrected.get(at)) for at, entry in enumerate(findings)]
     fails = [_fails(entry, level) for entry in findings]
     failed = {entry.audit for entry, fail in zip(findings, fails, strict=True) if fail}
@@ -247,15 +248,6 @@ def _fails(finding: Finding, level: float) -> bool:
 
 def _is_remark(finding: Finding) -> bool:
     return STATEMENTS[finding.audit].verdict == REMARK
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Returns p-values corrected for their number by Holm's step-down procedure."""
-    order = np.argsort(p_values, kind="stable")
-    scaled = np.asarray(p_values)[order] * (len(order) - np.arange(len(order)))
-    corrected = np.empty(len(order))
-    corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1)
-    return corrected.tolist()
 
 
 def _worded(finding: Finding, failed: set[str]) -> Finding:
@@ -355,7 +347,8 @@ def _trained(
     if subject.learn is None:
         return _untold(name, "there is no trained network yet")
     test = subject.lesson.test
-    ranked = {key: Ranked.of(subject.kind, test, taught[key]) for key in lessons if np.isfinite(taught[key]).all()}
+    sequences, finite = _scored(test), [key for key in lessons if np.isfinite(taught[key]).all()]
+    ranked = {key: Ranked.of(subject.kind, test, sequences, taught[key]) for key in finite}
     if not ranked:
         return _untold(name, "every network diverged")
     own = {key: lessons[key].test.labels for key in ranked}
@@ -364,7 +357,6 @@ def _trained(
     found = float(np.mean([ranked[key].auc(own[key]) for key in ranked]))
     accuracy = float(np.mean([ranked[key].accuracy(own[key]) for key in ranked]))
     relabel, entries = _RELABEL.get(name), list(ranked.values())
-    sequences = _scored(test)
     if relabel is not shuffles.over_steps and shuffles.are_constant(test):
         # sequences are exchanged whole, so that sums of their ranks do
         labels, entries = _labels_alone(test, sequences), [entry.by_sequence(test) for entry in entries]
@@ -391,7 +383,7 @@ def _trained(
         return _untold(name, ONE_CLASS)
     words = ""
     if _is_remark(finding := replace(_by_draws(name, found, drawn, level), accuracy=accuracy)) and subject.predict:
-        chosen = Ranked.of(subject.kind, test, subject.predict(test)).auc(test.labels)
+        chosen = Ranked.of(subject.kind, test, sequences, subject.predict(test)).auc(test.labels)
         words = f"In their order they give the chosen network {AUC} {chosen:.3g}; shuffled: "
     return replace(finding, words=words)
 
@@ -419,8 +411,7 @@ def _scored(part: Part) -> np.ndarray:
     """Returns the sequences that are scored: all with a label, or of more than `MOST_PLACES` places a draw of sequences
     that have so many at most, but `LEAST_SCORED` of them, and of each class one."""
     places = np.flatnonzero(part.labels >= 0)
-    owners = np.repeat(np.arange(len(part)), part.lengths) if part.labels_by_step else np.arange(len(part))
-    owners = owners[places]
+    owners = _owners(part)[places]
     _, first = np.unique(part.labels[places], return_index=True)
     needed, all_ = np.unique(owners[first]), np.unique(owners)
     others = np.random.default_rng(0).permutation(np.setdiff1d(all_, needed))
@@ -428,6 +419,11 @@ def _scored(part: Part) -> np.ndarray:
     fits = np.bincount(owners, minlength=len(part))[order].cumsum() <= MOST_PLACES
     fits[: max(len(needed), LEAST_SCORED)] = True
     return np.sort(order[fits])
+
+
+def _owners(part: Part) -> np.ndarray:
+    """Returns which sequence [label] each label of a part is of."""
+    return np.repeat(np.arange(len(part)), part.lengths) if part.labels_by_step else np.arange(len(part))
 
 
 def _labels_alone(part: Part, sequences: np.ndarray) -> Part:
@@ -467,10 +463,10 @@ class Ranked:
     weights: np.ndarray | None = None
 
     @classmethod
-    def of(cls, kind: Output, test: Part, probabilities: np.ndarray) -> "Ranked":
+    def of(cls, kind: Output, test: Part, sequences: np.ndarray, probabilities: np.ndarray) -> "Ranked":
+        """Returns what is scored of some sequences, of probabilities [place, class] of all."""
         places = np.flatnonzero(test.labels >= 0)
-        owners = np.repeat(np.arange(len(test)), test.lengths) if test.labels_by_step else np.arange(len(test))
-        at = places = places[np.isin(owners[places], _scored(test))]
+        at = places = places[np.isin(_owners(test)[places], sequences)]
         if kind == "prefix":  # the last one is that of the whole sequence
             at = test.offsets[1:][places] - 1
         chosen = probabilities[at]
@@ -478,8 +474,7 @@ class Ranked:
 
     def by_sequence(self, test: Part) -> "Ranked":
         """Returns the same for labels that are one a sequence."""
-        owners = np.repeat(np.arange(len(test)), test.lengths) if test.labels_by_step else np.arange(len(test))
-        places, own = np.unique(owners[self.places], return_inverse=True)
+        places, own = np.unique(_owners(test)[self.places], return_inverse=True)
         sums = np.zeros((len(places), self.ranks.shape[1]))
         np.add.at(sums, own, self.ranks)
         return Ranked(places, sums, np.zeros(0), np.bincount(own).astype(float))

@@ -6,7 +6,7 @@ follows from files and bundle alone, never from the number of ranks.
 """
 
 import csv
-import json
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -54,12 +54,13 @@ class Told(NamedTuple):
     rejected_file: Path | None
 
 
-def data_for(bundle: Bundle, path: Path, override: Path | None = None) -> Data:
+def data_for(bundle: Bundle, path: Path, override: Path | None = None, reader: str | None = None) -> Data:
     """Returns the `data` section that new files are read by: the bundle's, but for the path, and that what is faulty is
     rejected.
 
-    override: a YAML file whose `data` section says what else is different, such as `reader` and `options`. Raises
-    JaxrnnError where it names no reader, and the bundle's is one's own: no bundle has code imported.
+    override: a YAML file whose `data` section says what else is different, such as `options`. reader: another one than
+    the bundle's. Raises JaxrnnError where neither names a reader, and the bundle's is one's own: no bundle has code
+    imported.
     """
     values, given = bundle.data.model_dump(mode="json") | {"on_error": "reject", "most_rejected": 1.0}, {}
     if override is not None:
@@ -67,15 +68,15 @@ def data_for(bundle: Bundle, path: Path, override: Path | None = None) -> Data:
         if set(given) != {"data"} or not isinstance(given["data"], dict):
             raise JaxrnnError(f"{override}: expected one section, `data`, with what differs from the training survey's")
         given = given["data"]
+    given = given if reader is None else {**given, "reader": reader}
     if "reader" not in given and bundle.data.reader not in READERS:
-        shown = json.dumps(bundle.data.reader)
+        own = bundle.data.reader
         raise JaxrnnError(
-            f"{override or path}: the model was trained on what a reader of one's own read, {shown}, whose code is not "
-            f"run because a model names it; if you trust it, name it in a file, `data: {{reader: {shown}}}`, and give "
-            "that by --data"
+            f"{override or path}: the model was trained on what a reader of one's own read, {own!r}, whose code is not "
+            f"run because a model names it; if you trust it, name it yourself: --reader {shlex.quote(own)}"
         )
     values |= given | {"path": str(path), "simulation": None, "evaluation": []}
-    return Data.model_validate(values) if override is None else parsed_data(values, override)
+    return parsed_data(values, override or f"--reader {reader}") if given else Data.model_validate(values)
 
 
 def check_alike(bundle: Bundle, data: Data, survey: Survey) -> None:

@@ -12,6 +12,7 @@ CONFIDENCE = 0.95
 RESAMPLES = 1000
 BOOTSTRAP_VALUES = 10_000_000  # held at once, of 8 bytes
 SMALLEST_PROBABILITY = 1e-7  # the resolution of float32 probabilities
+CALIBRATION_BINS = 15
 WRONG_COUNTS = 3  # times in the figure of merit, as SPCC had it
 PLAIN = Task()
 # Below so many objects intervals are not told: benchmarks/coverage.py measures what they cover.
@@ -121,11 +122,16 @@ def _areas(score: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
     return float(sk.roc_auc_score(positive, score)), float(sk.average_precision_score(positive, score))
 
 
-def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+def calibration_bins(probabilities: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the probability [object] of each object's predicted class, and the number of its bin, of equal width."""
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    return confidence, np.minimum((confidence * bins).astype(np.int64), bins - 1)
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
     """Returns the expected calibration error (Guo et al. 2017, arXiv 1706.04599, eq. 3): the mean over objects of
     |accuracy - confidence| of their bin, for bins of equal width of the probability of the predicted class."""
-    confidence, hits = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == labels
-    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    (confidence, place), hits = calibration_bins(probabilities, bins), probabilities.argmax(axis=1) == labels
     gaps = np.bincount(place, hits - confidence, bins)
     return float(np.abs(gaps).sum() / len(labels))
 
@@ -329,6 +335,15 @@ def _weighted_areas(score: np.ndarray, positive: np.ndarray, weights: np.ndarray
     gained = (won * right / np.maximum(all_above, 1)).sum(axis=1)
     precision = np.divide(gained, positives, out=np.full(len(pairs), np.nan), where=positives > 0)
     return area, precision
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Returns p-values corrected for their number by Holm's step-down procedure (1979, Scand. J. Statist. 6, 65)."""
+    order = np.argsort(p_values, kind="stable")
+    raised = np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1))
+    found = np.empty(len(p_values))
+    found[order] = np.minimum(raised, 1.0)
+    return found
 
 
 def mean_with_interval(values: np.ndarray) -> tuple[float, float, float]:

@@ -53,12 +53,7 @@ def probabilities(
     found = [np.zeros((offsets[-1], max(outputs, 2)), dtype=np.float32) for _ in networks]
     with evaluation_windows(part, batches.edges(part.lengths, 1), most_bytes) as windows:
         for index in range(windows.count()):
-            window = windows.get(0, index)
-            places = _step_places(window, made, offsets) if made.gives.has_steps else window.sources
-            present = places >= 0
-            for result, (parameters, statistics) in zip(found, states, strict=True):
-                logits = evaluator(parameters, statistics, window.buckets)
-                result[places[present]] = np.asarray(jax.nn.softmax(logits))[present]
+            _predict_window(windows.get(0, index), evaluator, states, made, offsets, found)
     return found
 
 
@@ -75,16 +70,25 @@ def by_batches(bundle: Bundle, examples: Examples) -> list[np.ndarray]:
     offsets = np.concatenate([[0], np.cumsum(made.places(lengths))]).astype(np.int64)
     found = [np.zeros((offsets[-1], max(bundle.outputs, 2)), dtype=np.float32) for _ in members]
     for rows, steps in _batches(lengths):
-        bucket = _batch(examples, rows, steps)
-        if made.gives.has_steps:
-            valid = np.arange(made.gives.steps(steps)) < made.places(bucket.lengths)[:, None]
-            places = np.where(valid, offsets[rows][:, None] + np.arange(valid.shape[1]), -1).ravel()
-        else:
-            places = rows
-        present = places >= 0
-        for result, state in zip(found, members, strict=True):
-            result[places[present]] = np.asarray(jax.nn.softmax(evaluator(*state, (bucket,))))[present]
+        window = Window((_batch(examples, rows, steps),), rows, np.array([(rows >= 0).sum()]))
+        _predict_window(window, evaluator, members, made, offsets, found)
     return found
+
+
+def _predict_window(
+    window: Window,
+    evaluator: Any,
+    networks: Sequence[tuple[Any, Any]],
+    made: Blueprint,
+    offsets: np.ndarray,
+    found: Sequence[np.ndarray],
+) -> None:
+    """Puts each network's probabilities for a window into its result in `found`; offsets: where each object's places
+    begin there."""
+    places = _step_places(window, made, offsets) if made.gives.has_steps else window.sources
+    present = places >= 0
+    for result, state in zip(found, networks, strict=True):
+        result[places[present]] = np.asarray(jax.nn.softmax(evaluator(*state, window.buckets)))[present]
 
 
 def states(bundle: Bundle) -> list[tuple[Any, Any]]:

@@ -15,7 +15,7 @@ from planted import Survey, changed, clean, subject
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from jaxrnn import aggregate, audit, config, hypotheses, jobs, plan, results, shuffles
+from jaxrnn import aggregate, audit, config, hypotheses, jobs, metrics, plan, results, shuffles
 from jaxrnn.batches import Part
 from jaxrnn.errors import Interrupted
 from jaxrnn.hypotheses import LEAK, SHORTCUT, Finding, Subject
@@ -192,7 +192,7 @@ def test_scores_are_scikit_learns() -> None:
     generator = default_rng(1)
     part = planted.clean(2).lesson().test
     probabilities = generator.dirichlet([1, 1, 1], len(part)).round(1)  # with ties
-    ranked = hypotheses.Ranked.of("sequence", part, probabilities)
+    ranked = hypotheses.Ranked.of("sequence", part, np.arange(len(part)), probabilities)
     areas = [roc_auc_score(part.labels == label, probabilities[:, label]) for label in range(3)]
     assert ranked.auc(part.labels) == pytest.approx(np.mean(areas), abs=1e-12)
     assert ranked.accuracy(part.labels) == (probabilities.argmax(axis=1) == part.labels).mean()
@@ -211,7 +211,7 @@ def test_of_many_places_whole_sequences_of_each_class_are_scored() -> None:
     generator = default_rng(4)
     for lengths in (generator.integers(1, 400, 200), generator.permutation(np.r_[np.full(199, 3), 5_500])):
         part = scored(200, lengths, generator)
-        kept = hypotheses.Ranked.of("step", part, np.zeros((lengths.sum(), 2))).places
+        kept = hypotheses.Ranked.of("step", part, hypotheses._scored(part), np.zeros((lengths.sum(), 2))).places
         sequences = np.unique(np.repeat(np.arange(200), lengths)[kept])
         assert len(kept) == lengths[sequences].sum() and set(part.labels[kept]) == {0, 1}
         assert len(sequences) >= 50 and (len(kept) <= hypotheses.MOST_PLACES or len(sequences) == 50)
@@ -248,7 +248,7 @@ def test_holms_correction_rejects_what_the_procedure_rejects() -> None:
             if p_values[at] > level / (6 - rank):
                 break
             rejected.add(int(at))
-        corrected = hypotheses.holm(p_values.tolist())
+        corrected = metrics.holm(p_values)
         assert {at for at, p in enumerate(corrected) if p <= level} == rejected
 
 

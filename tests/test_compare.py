@@ -71,7 +71,7 @@ def test_pairs_are_counted_on_the_same_objects_in_any_order(pair: tuple[Path, Pa
     again = compare.compare(pair)
     pd.testing.assert_frame_equal(found.pairs, again.pairs)
     (row,) = found.pairs.to_dict("records")
-    assert (row["other"], row["common"], found.remarks) == ("two", len(hits[0]), [])
+    assert (row["other"], row["objects"], found.remarks) == ("two", len(hits[0]), [])
     assert (row["chosen_alone"], row["other_alone"]) == (alone, other)
     assert row["difference"] == pytest.approx((alone - other) / len(hits[0]))
     assert row["p_holm"] == pytest.approx(stats.binomtest(alone, alone + other).pvalue)

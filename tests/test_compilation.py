@@ -77,9 +77,12 @@ def test_what_a_killed_job_compiled_is_found_and_trains_the_same_bits(tmp_path: 
     process.kill()
     process.communicate()
 
-    some, all_of_them = found(ended(train(config, results, tmp_path / "2")))
-    assert 0 < some < all_of_them
     (file,) = files
+    killed = file.read_bytes()
+    lines = ended(train(config, results, tmp_path / "2"))
+    assert [*(results / "compiled").iterdir()] == [file], lines
+    some, all_of_them = found(lines)
+    assert 0 < some < all_of_them, (lines, len(killed))
     before = file.read_bytes()
 
     output = ["--retrain", "--output", str(tmp_path / "with")]

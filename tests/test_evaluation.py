@@ -10,7 +10,7 @@ from numpy.random import default_rng
 from scipy import special, stats
 from sklearn import metrics as sk
 
-from jaxrnn import aggregate, ensembles, evaluation, metrics
+from jaxrnn import aggregate, calibration, ensembles, evaluation, metrics
 from jaxrnn.batches import Part
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.evaluation import Judged, Property
@@ -57,6 +57,10 @@ def test_curves_have_scikit_learns_areas() -> None:
     assert sk.auc(own["false_positive_rate"], own["true_positive_rate"]) == pytest.approx(expected, abs=1e-12)
 
 
+def fitted(validation: Judged) -> float:
+    return calibration.temperature(validation.probabilities, validation.labels)
+
+
 @pytest.mark.parametrize("steps", [1, 4])
 def test_a_calibration_error_that_chance_explains_is_told_from_one_that_it_does_not(
     steps: int, monkeypatch: pytest.MonkeyPatch
@@ -71,7 +75,7 @@ def test_a_calibration_error_that_chance_explains_is_told_from_one_that_it_does_
 
 def test_calibration_is_told_before_and_after_the_temperature() -> None:
     validation, test = judged(sharpened=3, seed=10), judged(sharpened=3, seed=20)
-    bins, scores = frames(evaluation.calibrated(validation, test, seed=4))
+    bins, scores = frames(evaluation.calibrated(test, fitted(validation), seed=4))
     values = scores.set_index(["probabilities", "score"])
     temperature = values["temperature"][evaluation.SCALED, "brier"]
     assert temperature == pytest.approx(3, rel=0.15)
@@ -102,7 +106,7 @@ def test_a_calibration_error_of_steps_is_of_those_that_chance_is_told_of() -> No
     mixed = replace(copies, probabilities=copies.probabilities.copy())
     mixed.probabilities[sure] = np.eye(3)[mixed.labels[sure]]
     for found in (copies, mixed):
-        bins, scores = frames(evaluation.calibrated(found, found, 3))
+        bins, scores = frames(evaluation.calibrated(found, fitted(found), 3))
         row = scores[scores["score"] == "calibration_error"].iloc[0]
         drawn = np.random.default_rng(3).permutation(600)
         rows = drawn[np.unique(found.owners[drawn], return_index=True)[1]]
@@ -118,9 +122,7 @@ def test_intervals_of_steps_draw_whole_sequences() -> None:
     )
     copies = Judged(probabilities, labels, owners, True)
     alone = replace(alone, by_step=True)
-    for first, other in zip(
-        evaluation.calibrated(alone, alone, 3), evaluation.calibrated(copies, copies, 3), strict=True
-    ):
+    for first, other in zip(evaluation.calibrated(alone, 2, 3), evaluation.calibrated(copies, 2, 3), strict=True):
         np.testing.assert_allclose(first[["low", "high"]], other[["low", "high"]], atol=1e-6)
 
 
@@ -192,8 +194,8 @@ def test_ranks_summed_by_sequence_have_scikit_learns_weighted_area() -> None:
 
 def test_holms_correction_is_the_published_one() -> None:
     """The example of Holm's procedure with four tests: 0.01, 0.04, 0.03, 0.005 become 0.03, 0.06, 0.06, 0.02."""
-    np.testing.assert_allclose(evaluation.holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
-    assert evaluation.holm(np.zeros(0)).size == 0
+    np.testing.assert_allclose(metrics.holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
+    assert metrics.holm(np.zeros(0)).size == 0
 
 
 def test_the_dearest_mistakes_stand_first() -> None:

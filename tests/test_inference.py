@@ -298,6 +298,8 @@ def test_bad_input_is_one_message_and_leaves_nothing(made: tuple[Path, Path], tm
     assert "does not exist" in told(path=tmp_path / "none")
     (tmp_path / "data.yaml").write_text("data: {reader: tabel}\n")
     assert "did you mean 'table'" in told(best, survey, output, "--data", tmp_path / "data.yaml")
+    message = told(best, survey, output, "--reader", "tabel")
+    assert message.startswith("jaxrnn: --reader tabel: 1 mistake") and "did you mean 'table'" in message
     (tmp_path / "data.yaml").write_text("data: {reader: goto, options: {}}\n")
     assert "the reader 'goto' expects" in told(best, survey, output, "--data", tmp_path / "data.yaml")
     (tmp_path / "data.yaml").write_text("data:\n  options: {objct: star}\n  shard_mb: -1\n")

@@ -198,7 +198,8 @@ def test_edits_of_noise_add_up(width: int | None) -> None:
     assert found.edits.sum() > 50
     scores = found.with_intervals(1)
     for rate in RATES:
-        value, low, high = scores[rate].values()
+        value, low, high, objects = scores[rate].values()
+        assert objects == len(found.truth)
         assert value == getattr(decoding, rate)(found.truth, found.decoded)
         assert low is not None and value is not None and high is not None and low < value < high
 

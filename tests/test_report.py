@@ -19,7 +19,7 @@ import pytest
 import yaml
 from sklearn import metrics as sk
 
-from jaxrnn import __version__, early, evaluation, metrics, report
+from jaxrnn import __version__, calibration, early, evaluation, metrics, report
 from jaxrnn.config import Task, read_yaml, to_yaml
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.evaluation import Judged, Property
@@ -323,11 +323,12 @@ def write_evaluation(
     mixed = {trial: replace(test, probabilities=np.where((rng.random(count) < 0.03)[:, None], test.probabilities[::-1],
                                                          test.probabilities)) for trial in others}  # fmt: skip
     roc, precision_recall = evaluation.curves(test, classes)
-    bins, calibration = evaluation.calibrated(judged["validation"], test, 1)
+    fitted = calibration.temperature(judged["validation"].probabilities, judged["validation"].labels)
+    bins, calibration_scores = evaluation.calibrated(test, fitted, 1)
     edges = np.linspace(1, 13, 25)
     tables = {
         "roc_test": roc, "precision_recall_test": precision_recall, "calibration": bins,
-        "calibration_scores": calibration, "slices_test": evaluation.slices(test, known, 1),
+        "calibration_scores": calibration_scores, "slices_test": evaluation.slices(test, known, 1),
         "mistakes_test": evaluation.mistakes(test, entry, classes),
         "cadence": pd.DataFrame({"from": edges[:-1], "to": edges[1:], "sequences": np.arange(24)}),
         "ensemble": pd.DataFrame([

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from jaxrnn import __version__
-from jaxrnn.metrics import FEWEST_OBJECTS
 from jaxrnn.report import figures, pages
 from jaxrnn.report.figures import SCORES
-from jaxrnn.report.tables import Cell, Table, count_cell, measured_cell, p_cell, score_cell, text_cell
+from jaxrnn.report.tables import Cell, Table, believed, count_cell, measured_cell, p_cell, score_cell, text_cell
 
 if TYPE_CHECKING:
     from jaxrnn.compare import Comparison
@@ -18,10 +17,7 @@ if TYPE_CHECKING:
 def page(found: "Comparison") -> str:
     """Returns the page."""
     rows = found.scores.to_dict("records")
-    few = {"low": math.nan, "high": math.nan}
-    drawn = figures.experiments(
-        [row | {"score": SCORES[row["score"]]} | (few if row["objects"] < FEWEST_OBJECTS else {}) for row in rows]
-    )
+    drawn = figures.experiments([believed(row | {"score": SCORES[row["score"]]}) for row in rows])
     return (
         pages.environment()
         .get_template("comparison.html.j2")
@@ -60,7 +56,7 @@ def _pairs(found: "Comparison") -> Table | None:
     rows = [
         [
             text_cell(row["other"]),
-            count_cell(row["common"]),
+            count_cell(row["objects"]),
             _difference(row, ("difference", "low", "high")),
             count_cell(row["chosen_alone"]),
             count_cell(row["other_alone"]),
@@ -83,7 +79,7 @@ def _pairs(found: "Comparison") -> Table | None:
 
 def _difference(row: dict[str, Any], columns: tuple[str, ...]) -> Cell:
     value, low, high = (row[column] for column in columns)
-    return measured_cell({"value": value, "low": low, "high": high, "objects": row["common"]})
+    return measured_cell({"value": value, "low": low, "high": high, "objects": row["objects"]})
 
 
 def _settings(found: "Comparison") -> Table:

@@ -10,7 +10,7 @@ the SVG carries to the dark one where the page is dark.
 import re
 import textwrap
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -775,24 +775,15 @@ def slices(rows: Sequence[Mapping[str, Any]], accuracy: float, counted: str) -> 
     heads = labels([f"{name} ({unit})" if unit else name for name, unit in names])
     for (name, unit), head in zip(names, heads, strict=True):
         own = [row for row in rows if (row["property"], row["unit"]) == (name, unit)]
-        shown = labels([row["label"] for row in own])
-        data = [
-            {"slice": label, **{part: _finite(row[part]) for part in ("accuracy", "low", "high")}}
-            for label, row in zip(shown, own, strict=True)
-        ]
-        y = alt.Y("slice:N", title=None, scale=alt.Scale(domain=shown))
 
         def x(field: str) -> alt.X:
             return alt.X(f"{field}:Q", title="accuracy on test", scale=scale, axis=alt.Axis(tickCount=5))
 
         every = alt.Chart(_rows([{"accuracy": accuracy}]))
         line = every.mark_rule(color=LIGHT["muted"], strokeDash=[3, 3]).encode(x=x("accuracy"))
-        base = alt.Chart(_rows(data)).encode(y=y)
-        bars = base.transform_filter("isValid(datum.low) && isValid(datum.high)")
-        bars = bars.mark_rule(strokeWidth=3, opacity=0.45, color=LIGHT["first"]).encode(x=x("low"), x2="high:Q")
-        dots = base.mark_point(filled=True, size=55, opacity=1, color=LIGHT["first"]).encode(x=x("accuracy"))
+        measured = _measured("slice", labels([row["label"] for row in own]), own, "accuracy", x)
         title = alt.Title(head, fontSize=12.5, offset=6, frame="group", limit=300)
-        panels.append(alt.layer(line, bars, dots).properties(width=230, height=alt.Step(22), title=title))
+        panels.append(alt.layer(line, *measured).properties(width=230, height=alt.Step(22), title=title))
     return _drawn(
         "slices",
         "Accuracy in slices, test",
@@ -807,23 +798,14 @@ def comparisons(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Figur
     """Draws by how much the chosen trial is better than others on test, with intervals. rows: of comparisons.csv with
     `label`, best on validation first. keys: what the parts of a label are."""
     shown = rows[:MOST_ROWS]
-    names = labels([row["label"] for row in shown])
-    data = [
-        {"point": name, **{part: _finite(row[part]) for part in ("difference", "low", "high")}}
-        for name, row in zip(names, shown, strict=True)
-    ]
-    y = alt.Y("point:N", title=None, scale=alt.Scale(domain=names))
 
     def x(field: str) -> alt.X:
         title = "accuracy of the chosen trial minus the other's, test"
         return alt.X(f"{field}:Q", title=title, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=6, format="+~g"))
 
     zero = alt.Chart(_rows([{"difference": 0}])).mark_rule(color=LIGHT["muted"], strokeDash=[3, 3])
-    base = alt.Chart(_rows(data)).encode(y=y)
-    bars = base.transform_filter("isValid(datum.low) && isValid(datum.high)")
-    bars = bars.mark_rule(strokeWidth=3, opacity=0.45, color=LIGHT["first"]).encode(x=x("low"), x2="high:Q")
-    dots = base.mark_point(filled=True, size=55, opacity=1, color=LIGHT["first"]).encode(x=x("difference"))
-    chart = alt.layer(zero.encode(x=x("difference")), bars, dots).properties(width=430, height=alt.Step(22))
+    measured = _measured("point", labels([row["label"] for row in shown]), shown, "difference", x)
+    chart = alt.layer(zero.encode(x=x("difference")), *measured).properties(width=430, height=alt.Step(22))
     cut = f"{len(shown)} of {len(rows)} grid points, the best on validation first. " if len(rows) > len(shown) else ""
     return _drawn(
         "comparisons",
@@ -843,22 +825,14 @@ def experiments(rows: Sequence[Mapping[str, Any]]) -> Figure:
     names = labels(own)
     panels = []
     for score in dict.fromkeys(row["score"] for row in rows):
-        data = [
-            {"experiment": name, **{part: _finite(row[part]) for part in ("value", "low", "high")}}
-            for name, experiment in zip(names, own, strict=True)
-            for row in rows
-            if (row["experiment"], row["score"]) == (experiment, score)
-        ]
+        shown = {row["experiment"]: row for row in rows if row["score"] == score}
 
         def x(field: str, score: str = score) -> alt.X:
             return alt.X(f"{field}:Q", title=f"{score}, test", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
 
-        base = alt.Chart(_rows(data)).encode(alt.Y("experiment:N", title=None, scale=alt.Scale(domain=names)))
-        bars = base.transform_filter("isValid(datum.low) && isValid(datum.high)")
-        bars = bars.mark_rule(strokeWidth=3, opacity=0.45, color=LIGHT["first"]).encode(x=x("low"), x2="high:Q")
-        dots = base.transform_filter("isValid(datum.value)").mark_point(filled=True, size=55, opacity=1)
-        dots = dots.encode(x=x("value"), color=alt.value(LIGHT["first"]))
-        panels.append(alt.layer(bars, dots).properties(width=260, height=alt.Step(24)))
+        known = [shown[experiment] for experiment in own if experiment in shown]
+        measured = _measured("experiment", [names[own.index(row["experiment"])] for row in known], known, "value", x)
+        panels.append(alt.layer(*measured).properties(width=260, height=alt.Step(24)))
     return _drawn(
         "experiments",
         "Experiments on test",
@@ -866,6 +840,24 @@ def experiments(rows: Sequence[Mapping[str, Any]]) -> Figure:
         alt.concat(*panels, columns=2, spacing={"row": 22, "column": 30}),
         "Dot: the chosen trial's score; bar: its 95 % interval.",
     )
+
+
+def _measured(
+    noun: str, names: Sequence[str], rows: Sequence[Mapping[str, Any]], field: str, x: Callable[[str], alt.X]
+) -> tuple[Any, Any]:
+    """Returns the bars of intervals and the dots of a field, one under the other by the rows' names, which are of a
+    noun. rows: the field, low and high; x: the axis for a field."""
+    data = [
+        {noun: name, **{part: _finite(row[part]) for part in (field, "low", "high")}}
+        for name, row in zip(names, rows, strict=True)
+    ]
+    y = alt.Y(f"{noun}:N", title=None, scale=alt.Scale(domain=list(names)))
+    base = alt.Chart(_rows(data)).encode(y=y)
+    bars = base.transform_filter("isValid(datum.low) && isValid(datum.high)")
+    bars = bars.mark_rule(strokeWidth=3, opacity=0.45, color=LIGHT["first"]).encode(x=x("low"), x2="high:Q")
+    dots = base.transform_filter(f"isValid(datum.{field})")
+    dots = dots.mark_point(filled=True, size=55, opacity=1, color=LIGHT["first"]).encode(x=x(field))
+    return bars, dots
 
 
 def cadences(rows: Sequence[Mapping[str, Any]], unit: str) -> Figure:

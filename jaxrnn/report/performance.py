@@ -10,13 +10,13 @@ import jaxrnn.report.figures as figures
 from jaxrnn import early
 from jaxrnn.config import ERROR_RATES
 from jaxrnn.early import SINCE_FIRST, STEPS
-from jaxrnn.metrics import FEWEST_OBJECTS
 from jaxrnn.report.figures import SCORES, Figure
-from jaxrnn.report.inputs import Inputs, Row
+from jaxrnn.report.inputs import Inputs
 from jaxrnn.report.tables import (
     NOT_A_NUMBER,
     Cell,
     Table,
+    believed,
     count_cell,
     measured_cell,
     score_cell,
@@ -38,7 +38,7 @@ EXAMPLES = 5  # decoded sequences with a mistake, and without
 def drawn(inputs: Inputs) -> list[Figure]:
     test = inputs.best["test"]
     scores = [
-        {"class": name, "score": shown, **_believed(test[f"{score}_{name}"])}
+        {"class": name, "score": shown, **believed({"low": None, "high": None} | test[f"{score}_{name}"])}
         for name in inputs.classes
         for score, shown in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
         if f"{score}_{name}" in test
@@ -55,12 +55,6 @@ def drawn(inputs: Inputs) -> list[Figure]:
         *([figures.early_curves(inputs.early, inputs.manifest["time_unit"])] if inputs.early else []),
         *([figures.attention(inputs.attention, positions=inputs.spells)] if inputs.attention else []),
     ]
-
-
-def _believed(score: Row) -> Row:
-    """Returns a score whose interval is left out where it rests on too few objects."""
-    few = score.get("objects", FEWEST_OBJECTS) < FEWEST_OBJECTS
-    return {"low": None, "high": None} | score | ({"low": None, "high": None} if few else {})
 
 
 def _curves(inputs: Inputs) -> list[Figure]:

@@ -8,6 +8,7 @@ from typing import Any
 from jaxrnn.metrics import FEWEST_OBJECTS
 
 TOO_FEW = "too few"
+ENDS = ("low", "high", "log_loss_low", "log_loss_high")  # of intervals, in rows
 NOT_A_NUMBER = "\N{EN DASH}"
 
 
@@ -67,6 +68,13 @@ def measured_cell(score: dict[str, Any]) -> Cell:
 def p_cell(value: float) -> Cell:
     """Returns a p-value; what four decimals can't tell from 0 as "< 0.0001"."""
     return Cell("< 0.0001", float(value)) if 0 <= value < 5e-5 else score_cell(value)
+
+
+def believed(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns a row with the ends of its intervals left out where they rest on too few objects."""
+    if row.get("objects", FEWEST_OBJECTS) >= FEWEST_OBJECTS:
+        return row
+    return {name: math.nan if name in ENDS else value for name, value in row.items()}
 
 
 def percent(part: float, whole: float) -> str:

@@ -4,8 +4,7 @@ import math
 from typing import Any
 
 import jaxrnn.report.figures as figures
-from jaxrnn.calibration import BINS
-from jaxrnn.metrics import FEWEST_OBJECTS
+from jaxrnn.metrics import CALIBRATION_BINS, FEWEST_OBJECTS
 from jaxrnn.report.figures import SCORES, Figure
 from jaxrnn.report.inputs import Inputs, Row
 from jaxrnn.report.tables import (
@@ -14,6 +13,7 @@ from jaxrnn.report.tables import (
     Cell,
     Table,
     as_number,
+    believed,
     count_cell,
     measured_cell,
     p_cell,
@@ -30,8 +30,7 @@ def drawn(inputs: Inputs) -> list[Figure]:
         return []
     slices, others = _slices(inputs), _others(inputs)
     return [
-        figures.reliability([row if row["objects"] >= FEWEST_OBJECTS else row | {"low": None, "high": None}
-                             for row in inputs.evaluation["calibration"]]),
+        figures.reliability([believed(row) for row in inputs.evaluation["calibration"]]),
         *([figures.slices(slices, inputs.best["test"]["accuracy"]["value"], inputs.counted)] if slices else []),
         *([figures.comparisons(others, inputs.varied)] if others else []),
     ]  # fmt: skip
@@ -47,7 +46,7 @@ def section(inputs: Inputs) -> dict[str, Any] | None:
     members = list(dict.fromkeys(row["predictions"] for row in inputs.evaluation["ensemble"]))
     return {
         "temperature": f"{max(row['temperature'] for row in scores if row['probabilities'] != _first(scores)):.2f}",
-        "bins": BINS,
+        "bins": CALIBRATION_BINS,
         "few": FEWEST_OBJECTS,
         "calibration": _calibration(scores),
         "reliability": _reliability(inputs),
@@ -101,13 +100,7 @@ def _slices(inputs: Inputs) -> list[Row]:
     """Returns the slices of properties that have several, with their `label`."""
     rows = inputs.evaluation["slices_test"]
     several = {row["property"] for row in rows if sum(other["property"] == row["property"] for other in rows) > 1}
-    return [row | {"label": _label(row)} | _believed(row) for row in rows if row["property"] in several]
-
-
-def _believed(row: Row) -> Row:
-    """Returns intervals that are left out where they rest on too few objects."""
-    ends = ("low", "high", "log_loss_low", "log_loss_high")
-    return {} if row["objects"] >= FEWEST_OBJECTS else dict.fromkeys(ends, math.nan)
+    return [believed(row | {"label": _label(row)}) for row in rows if row["property"] in several]
 
 
 def _label(row: Row) -> str:
@@ -134,7 +127,7 @@ def _others(inputs: Inputs) -> list[Row]:
     """Returns the rows of other trials, the best on validation first, with the `label` of their grid point."""
     labels = {row["trial"]: inputs.label(row) for row in inputs.trials}
     rows = inputs.evaluation["comparisons"]
-    return [row | {"label": labels.get(row["trial"], row["trial"])} | _believed(row) for row in rows]
+    return [believed(row | {"label": labels.get(row["trial"], row["trial"])}) for row in rows]
 
 
 def _comparison_table(others: list[Row]) -> Table:

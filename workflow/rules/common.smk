@@ -158,8 +158,8 @@ def minutes_of_audit(wildcards) -> int:
 
 def memory_of_audit(wildcards, attempt) -> int:
     """Returns the memory of the audit: as the largest training job's, whose networks its own are like."""
-    memory = max((memory for _, memory in measured.values()), default=UNMEASURED["mem_mb"])
-    return memory * attempt * experiment.training.processes
+    # in one process, however many train a job together
+    return max((memory for _, memory in measured.values()), default=UNMEASURED["mem_mb"]) * attempt
 
 
 def attempt_number(wildcards, attempt) -> int:

@@ -22,11 +22,9 @@ rule predict:
         survey=lambda wildcards: experiment.predict.path,
         # a reader of one's own is imported on the experiment's word, not on the model's
         reader=experiment.data.reader,
-        data=f"results/{experiment.experiment}/logs/predict_data.yaml",
         launcher=launcher,
     message:
         "Classify a new survey by {input.model}"
     shell:
-        "printf 'data:\\n  reader: \"%s\"\\n' {params.reader:q} > {params.data:q} && "
         "{params.launcher} jaxrnn predict --model {input.model:q} --input {params.survey:q} --output {output:q} "
-        "--data {params.data:q} --ranks {resources.tasks} > {log:q} 2>&1"
+        "--reader {params.reader:q} --ranks {resources.tasks} > {log:q} 2>&1"
