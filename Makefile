@@ -91,6 +91,12 @@ bench: .venv/installed-for-tests
 	fi
 	python benchmarks/recurrence.py
 	python benchmarks/convolution.py
+	python benchmarks/report.py
+	python benchmarks/coverage.py
+	python benchmarks/audit.py planted clean
+	if [ -n '$(SCRATCH)' ]; then
+	    python benchmarks/predict.py --folder $(SCRATCH)/predict
+	fi
 	if [ -n '$(SUPERNNOVA)' ] && [ -n '$(SCRATCH)' ] && [ -d $(DATA)/spcc ]; then
 	    python benchmarks/supernnova.py --data $(DATA) --folder $(SCRATCH)/epoch --supernnova $(SUPERNNOVA)
 	    python benchmarks/ingest.py --data $(DATA) --folder $(SCRATCH)/ingest --supernnova $(SUPERNNOVA)
@@ -108,5 +114,8 @@ bench: .venv/installed-for-tests
 	    echo 'Left out: supernnova.py, ingest.py, early.py. They need SPCC under $(DATA)/spcc, 25 GB of scratch, and an'
 	    echo 'environment: python3 -m venv FOLDER && FOLDER/bin/pip install supernnova torch. Then:'
 	    echo 'make bench SUPERNNOVA=FOLDER/bin/python SCRATCH=FOLDER'
+	fi
+	if [ -z '$(SCRATCH)' ]; then
+	    echo 'Left out: predict.py, which needs a folder for its survey: make bench SCRATCH=FOLDER'
 	fi
 	echo 'What was left out stands in the page as it was measured before, or as not measured yet.'

@@ -67,6 +67,7 @@ def aggregate(experiment: Experiment, at: Results, *, partial: bool = False) -> 
     _write_csv(folder / "training_results.csv", validation)
     _write_csv(folder / "experiment_results.csv", both)
     _write_csv(folder / "grid_results.csv", selection.summarise(both, keys, names))
+    _write_csv(folder / "effects.csv", selection.effects(validation, keys, experiment.selection.metric))
     _write_csv(folder / "history.csv", history)
     job, trial = next((job, trial) for job in made.jobs for trial in job.trials if trial.id == choice.trial)
     best: dict[str, Any] = {

@@ -17,7 +17,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -45,6 +45,7 @@ from jaxrnn import (
     progress,
     results,
     shares,
+    slurm,
     splits,
     stages,
     training,
@@ -63,6 +64,7 @@ from jaxrnn.predictions import SCORED_SPLITS, Predictions
 from jaxrnn.progress import COMPILING, PREDICTING, TRAINING, Tell
 from jaxrnn.ranks import Ranks
 from jaxrnn.results import Results
+from jaxrnn.slurm import SlurmError
 from jaxrnn.splits import Statistics
 from jaxrnn.stages import Stage, Store
 from jaxrnn.training import Hyperparameters, State
@@ -112,6 +114,7 @@ def train(
             say(f"job {job_file.job.name}: none of its trials went on to rung {rung}")
             return
     ranks.first(lambda: results.note_attempt(output, attempt, say))
+    ranks.first(lambda: _note_allocation(output, say))
     distributed.join(ranks, job_file.training.device)
     device = ranks.here(lambda: choose_device(job_file.training.device))
     _check_alike(ranks)
@@ -139,6 +142,18 @@ def train(
             claim.check()
             shutil.rmtree(folder, ignore_errors=True)  # results are whole, and need no checkpoint any more
     say(f"job {job_file.job.name}: done, results in {output}")
+
+
+def _note_allocation(job_folder: Path, say: Say) -> None:
+    """Notes beside a job's outputs what SLURM gives it, which the report compares with what it used."""
+    job, path = slurm.own_job(), job_folder / results.ALLOCATION
+    if job is None:
+        path.unlink(missing_ok=True)
+        return
+    try:
+        results.write_json(path, asdict(slurm.allocation(job)))
+    except (SlurmError, Unwritable) as error:
+        say(f"what SLURM gives job {job} is not known, and the report won't tell it ({error})")
 
 
 def _train_missing(

@@ -45,7 +45,7 @@ EVALUATION = ("roc_test.csv", "precision_recall_test.csv", "calibration.csv", "c
 SCORES = "scores.csv"
 # `halted`: by successive halving, in which it fell behind.
 COMPLETED, EARLY_STOPPED, DIVERGED, HALTED = "completed", "early_stopped", "diverged", "halted"
-ATTEMPTS = "attempts.json"
+ATTEMPTS, ALLOCATION = "attempts.json", "allocation.json"
 TAIL_BYTES = 4096
 SUM_BYTES = hashlib.sha256().digest_size
 

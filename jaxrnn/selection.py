@@ -11,6 +11,10 @@ from jaxrnn.errors import JaxrnnError
 from jaxrnn.metrics import mean_with_interval
 from jaxrnn.results import DIVERGED, HALTED
 
+EFFECTS = ("key", "value", "points", "mean", "low", "high", "explained")
+# Of a key's values; where more are numbers, so many groups of neighbours stand for them.
+MOST_VALUES, GROUPS = 8, 4
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -74,6 +78,52 @@ def summarise(table: pd.DataFrame, keys: list[str], scores: list[str]) -> pd.Dat
         # else a whole number beside None becomes 3.0
         result[key] = pd.Series([row[key] for row in rows], dtype=object)
     return result
+
+
+def effects(training_results: pd.DataFrame, keys: list[str], metric: str) -> pd.DataFrame:
+    """Returns what each key that varies does to a validation metric: a row for each of its values (`EFFECTS`), keys
+    that explain most first.
+
+    points: the grid points with that value, each by the mean over its trials. mean, low, high: of these, and the ends
+    of their middle half. explained: the share of the variance among all points that lies between the key's values
+    (eta squared; Fisher 1925, ch. 7). What keys do together, and seeds, is in the rest. Diverged trials and those that
+    successive halving ended take no part, nor do values of which none is left.
+    """
+    given = training_results[metric].to_numpy(dtype=float)
+    ended = training_results["outcome"].isin([DIVERGED, HALTED]).to_numpy(dtype=bool)
+    usable = ~ended & np.isfinite(given)
+    points = _points(training_results, keys).to_numpy()[usable]
+    _, first, point = np.unique(points, return_index=True, return_inverse=True)
+    score, found = np.bincount(point, given[usable]) / np.bincount(point), []
+    for key in keys:
+        values = training_results[key].to_numpy(dtype=object)[usable][first]
+        of_value = [(name, score[here]) for name, here in _by_value(values)]
+        if len(of_value) < 2:
+            continue
+        between = sum(len(values) * (values.mean() - score.mean()) ** 2 for _, values in of_value)
+        total = ((score - score.mean()) ** 2).sum()
+        explained = min(between / total, 1.0) if total > 0 else 0.0
+        for name, values in of_value:
+            ends = np.quantile(values, [0.25, 0.75])
+            found.append((key, name, len(values), values.mean(), *ends, explained))
+    table = pd.DataFrame(found, columns=list(EFFECTS))
+    return table.sort_values("explained", ascending=False, kind="stable", ignore_index=True)
+
+
+def _by_value(values: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """Returns the values of a key, the least first, with the places that have them; of numbers that are too many,
+    groups of neighbours."""
+    numbers = np.asarray(pd.to_numeric(pd.Series(values), errors="coerce"), dtype=np.float64)
+    # a whole number beside None has become 3.0
+    names = np.array(
+        [f"{value:.12g}" if isinstance(value, float) else str(value) for value in map(plain, values)], dtype=object
+    )
+    if len(set(names)) > MOST_VALUES and np.isfinite(numbers).all():
+        ends = np.unique(np.quantile(numbers, np.arange(1, GROUPS) / GROUPS))
+        places = np.searchsorted(ends, numbers)
+        groups = [places == place for place in np.unique(places)]
+        return [(f"{numbers[here].min():.3g} to {numbers[here].max():.3g}", here) for here in groups]
+    return [(name, names == name) for name in dict.fromkeys(names[np.argsort(numbers, kind="stable")].tolist())]
 
 
 def _points(table: pd.DataFrame, keys: list[str]) -> pd.Series:

@@ -19,6 +19,7 @@ ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUE
 ACTIVE += ("STAGE_OUT", "STOPPED", "RESIZING", "SIGNALING")
 # a kind has a letter in it: v100, but also 3g.20gb
 GPU = re.compile(r"gpu(?::([\w.\-]*[A-Za-z_][\w.\-]*))?(?::(\d+))?")
+ALLOCATION_FORMAT = "TimeLimit:32,tres-alloc:256"
 # The comment comes last, because it may hold anything. %A is a number of its own for each task of an array.
 QUEUE_FORMAT = "\t".join(("%A", "%T", "%M", "%N", "%r", "%Z", "%j", "%k"))
 # What sbatch says where SLURM, or the way to it, is at fault and not the job.
@@ -332,6 +333,27 @@ def parsed_queue(text: str) -> tuple[QueuedJob, ...]:
     return tuple(QueuedJob(int(row[0]), *row[1:]) for row in rows if len(row) == 8 and row[0].isdigit())
 
 
+@dataclass(frozen=True)
+class Allocation:
+    """What a running job has of all its nodes together; None where SLURM doesn't share it out, or sets no limit."""
+
+    cores: int | None
+    memory_mb: float | None
+    seconds: float | None
+
+    @classmethod
+    def of(cls, shown: str) -> "Allocation":
+        """Returns what squeue shows in `ALLOCATION_FORMAT`."""
+        limit, _, resources = shown.strip().partition(" ")
+        found = {name: value for name, _, value in (part.partition("=") for part in resources.strip().split(","))}
+        return cls(_whole(found.get("cpu")), _megabytes(found.get("mem", "")), seconds_in(limit))
+
+
+def allocation(job: int) -> Allocation:
+    """Returns what SLURM has given a running job; raises SlurmError."""
+    return Allocation.of(call("squeue", "--noheader", f"--jobs={job}", f"--Format={ALLOCATION_FORMAT}"))
+
+
 def own_job() -> int | None:
     """Returns the number of the job that this process is in, None outside of SLURM."""
     number = os.environ.get("SLURM_JOB_ID", "")
@@ -386,6 +408,12 @@ def _whole(value: object) -> int | None:
         return int(float(str(value).rstrip("+")))
     except (ValueError, OverflowError):
         return None
+
+
+def _megabytes(size: str) -> float | None:
+    """Returns the MB of SLURM's 400M, 1.50G."""
+    matched = re.fullmatch(r"([\d.]+)([KMGTP])", size)
+    return float(matched[1]) * 1024.0 ** ("KMGTP".index(matched[2]) - 1) if matched else None
 
 
 def _gpus(resources: str) -> dict[str, int]:

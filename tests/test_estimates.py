@@ -9,7 +9,7 @@ from experiments import prepared
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxrnn import config, estimates, jobs, plan
+from jaxrnn import config, estimates, jobs, plan, results
 from jaxrnn.errors import JaxrnnError
 
 TOOK: dict[str, Any] = {
@@ -25,6 +25,7 @@ TOOK: dict[str, Any] = {
     "memory_mb": 500.4,
     "device_memory_mb": None,
 }
+USED = tuple(f"{when}_{what}" for when in ("used", "given") for what in ("seconds", "memory_mb", "cores"))
 
 
 def quiet(text: str) -> None:
@@ -54,7 +55,7 @@ def test_an_estimate_runs_the_job_as_a_process_of_its_own(tmp_path: Path) -> Non
     assert row["seconds"] > 1 and row["memory_mb"] > 100 and row["device_memory_mb"] is None
     experiment = config.digest(config.read_yaml(at.experiment("tiny") / "experiment.yaml"))
     (compared,) = estimates.compared(at.experiment("tiny"), ["all-1"], experiment, 1)
-    assert compared == {**row, "used_seconds": None, "used_memory_mb": None, "used_cores": None}
+    assert compared == {**row, **dict.fromkeys(USED)}
     # another file has no such estimate
     (unknown,) = estimates.compared(at.experiment("tiny"), ["all-1"], "another", 1)
     assert "seconds" not in unknown
@@ -153,10 +154,14 @@ def test_what_was_used_is_read_from_every_rung(tmp_path: Path) -> None:
         path = tmp_path / "jobs" / "a" / place / "benchmark.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"s\th:m:s\tmax_rss\tmean_load\n{seconds}\t0:00:02\t{memory}\t{load}\n")
-    assert estimates.compared(tmp_path, ["a", "b"], "", 3) == [
-        {"job": "a", "used_seconds": 13.5, "used_memory_mb": 400.0, "used_cores": 1.0},
-        {"job": "b", "used_seconds": None, "used_memory_mb": None, "used_cores": None},
-    ]
+    nothing = dict.fromkeys(USED)
+    used = nothing | {"used_seconds": 13.5, "used_memory_mb": 400.0, "used_cores": 1.0}
+    assert estimates.compared(tmp_path, ["a", "b"], "", 3) == [{"job": "a", **used}, {"job": "b", **nothing}]
+    for place, cores, memory, seconds in (("", 2, None, 60.0), ("rung-1", 4, 512.0, None), ("rung-2", 1, 256.0, 30.0)):
+        has = {"cores": cores, "memory_mb": memory, "seconds": seconds}
+        results.write_json(tmp_path / "jobs" / "a" / place / results.ALLOCATION, has)
+    (found,) = estimates.compared(tmp_path, ["a"], "", 3)
+    assert found == {"job": "a", **used, "given_cores": 4, "given_memory_mb": 512.0, "given_seconds": 90.0}
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(9.6, "10 s"), (130, "2 min"), (7300, "2.0 h")])

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from sklearn import metrics as sk
 
-from jaxrnn import __version__, calibration, early, evaluation, metrics, report
+from jaxrnn import __version__, calibration, early, evaluation, metrics, report, selection
 from jaxrnn.config import Task, read_yaml, to_yaml
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.evaluation import Judged, Property
@@ -225,6 +225,7 @@ def make(
             line += [mean, mean - half, mean + half]
         summary.append(line)
     rows("grid_results.csv", header, summary)
+    selection.effects(pd.DataFrame(trials), keys, metric).to_csv(folder / "effects.csv", index=False)
 
     sign = -1 if metric.endswith("log_loss") else 1
     whole = [own for own in groups if all(row["outcome"] != "diverged" for row in own)]
@@ -554,6 +555,37 @@ def test_few_objects_have_no_interval(copied: Made) -> None:
     assert first["comparisons"][5:7] == ["< 0.0001", "< 0.0001"]
     assert page.tables["class-scores"][1][3][0].endswith("too few")
     assert [row[3][0].endswith("too few") for row in page.tables["slices"][1:3]] == [True, False]
+
+
+def test_what_keys_explain_is_told_and_drawn(made: Made, page: Page, tmp_path: Path) -> None:
+    shares = {row["key"]: float(row["explained"]) for row in made.table("effects.csv")}
+    assert len(shares) == 3
+    told = ", ".join(f"{key} {share:.0%}".replace("%", " %") for key, share in shares.items())
+    assert f"so much of the variance among grid points: {told}." in " ".join(page.text.split())
+    assert f"{next(iter(shares))}: {max(shares.values()):.0%}".replace("%", " %") in " ".join(words_in(made, "effects"))
+    alone = make(tmp_path, grid={"model.cell": ["gru"]}, diverged=0)
+    assert "variance among grid points" not in Page(alone.write()).text
+    assert not (alone.folder / "figures" / "effects.svg").exists()
+
+
+def test_what_slurm_gave_stands_beside_what_was_used(copied: Made) -> None:
+    assert "SLURM gave" not in copied.write().read_text()
+    jobs = [copied.folder / "jobs" / name for name in ("job00", "job01")]
+    # the first one ran three times as long as the second
+    for folder, seconds, memory, load, cores in zip(jobs, (300, 100), (500, 100), (180, 50), (2, 1), strict=True):
+        folder.mkdir(parents=True)
+        (folder / "benchmark.tsv").write_text(f"s\tmax_rss\tmean_load\n{seconds}\t{memory}\t{load}\n")
+        write_json(folder / "allocation.json", {"cores": cores, "memory_mb": 1000.0, "seconds": 1000.0})
+    page = Page(copied.write())
+    assert "Of what SLURM gave these jobs they used 84 % of the core time, 40 % of the memory, 20 % of the time." in (
+        " ".join(page.text.split())
+    )
+    head, first, second = page.tables["jobs"][:3]
+    assert [cell[0] for cell in head[2:]] == [
+        "Seconds used", "Time limit (s)", "Memory used (MB)", "Memory given (MB)", "Cores busy", "Cores given",
+    ]  # fmt: skip
+    assert [cell[0] for cell in first[2:]] == ["300", "1,000", "500", "1,000", "1.80", "2"]
+    assert [cell[0] for cell in second[2:]] == ["100", "1,000", "100", "1,000", "0.50", "1"]
 
 
 def test_probabilities_that_are_wrong_by_more_than_chance_are_warned_of(copied: Made) -> None:

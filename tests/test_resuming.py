@@ -23,6 +23,7 @@ from experiments import prepared
 
 from jaxrnn import deadlines, slurm
 from jaxrnn.deadlines import Deadline
+from jaxrnn.slurm import Allocation
 
 KILLS = 100 if os.environ.get("JAXRNN_SOAK") else 3
 JOB = "all-1"
@@ -337,6 +338,19 @@ def test_where_slurm_does_not_answer_the_job_runs_all_the_same(undisturbed: Job,
 )
 def test_the_time_left_is_read_as_slurm_writes_it(text: str, seconds: float | None) -> None:
     assert slurm.seconds_in(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("shown", "has"),
+    [
+        ("2:00                            cpu=2,mem=400M,node=1,billing=2\n", Allocation(2, 400, 120)),
+        ("1-00:00:00 cpu=16,mem=1.50G,node=2,billing=16,gres/gpu=1", Allocation(16, 1536, 86400)),
+        ("UNLIMITED  cpu=1,node=1,billing=1", Allocation(1, None, None)),
+        ("N/A", Allocation(None, None, None)),
+    ],
+)
+def test_what_a_job_has_is_read_as_slurm_writes_it(shown: str, has: Allocation) -> None:
+    assert Allocation.of(shown) == has
 
 
 def test_what_is_left_covers_the_longest_stretch_and_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import default_rng
+from scipy import stats
 from test_leaks import shard, write_dataset
 
 from jaxrnn import aggregate, bundles, plan, predictions, results, selection, splits, trials
@@ -20,7 +21,7 @@ from jaxrnn.errors import JaxrnnError
 from jaxrnn.metrics import mean_with_interval, score_names, scores
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
 from jaxrnn.readers import Column, Survey
-from jaxrnn.results import COMPLETED, DIVERGED, EARLY_STOPPED, Results
+from jaxrnn.results import COMPLETED, DIVERGED, EARLY_STOPPED, HALTED, Results
 from jaxrnn.selection import Choice, choose
 from jaxrnn.shards import COUNTS
 
@@ -48,6 +49,41 @@ def test_the_best_mean_wins_over_the_luckiest_seed() -> None:
     choice = choose(rates(lucky=[0.99, 0.5, 0.5], steady=[0.8, 0.9, 0.85]), ["rate"], "macro_auc")
     assert (choice.trial, choice.point, choice.metric) == ("t4", {"rate": "steady"}, "macro_auc")
     assert choice.mean == pytest.approx(0.85)
+
+
+def test_what_a_key_explains_is_what_an_analysis_of_variance_finds() -> None:
+    generator = default_rng(3)
+    grid = {"cell": ["gru", "lstm", "simple"], "units": [32, 4, None], "gamma": [0.0, 1.0]}
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    aucs = {index: 0.5 + 0.2 * (point["units"] == 32) + 0.05 * generator.random() for index, point in enumerate(points)}
+    # two seeds each; what diverged, or was halted, takes no part
+    rows = [trial(point, aucs[index] + part) for index, point in enumerate(points) for part in (-0.01, 0.01)]
+    rows += [trial(points[0], 0.0, outcome=DIVERGED), trial(points[1], 0.0, outcome=HALTED)]
+    rows += [trial({"cell": "other", "units": 1, "gamma": 0.5}, 0.1, outcome=HALTED), trial(points[0], math.nan)]
+    found = selection.effects(table(*rows), list(grid), "macro_auc")
+    assert found["key"].iloc[0] == "units" and found["explained"].is_monotonic_decreasing
+    for key, values in grid.items():
+        own = found[found["key"] == key].set_index("value")
+        groups = [[aucs[index] for index, point in enumerate(points) if point[key] == value] for value in values]
+        f, k, n = stats.f_oneway(*groups).statistic, len(values), len(points)
+        assert own["explained"].to_numpy() == pytest.approx(f * (k - 1) / (f * (k - 1) + n - k))
+        for value, group in zip(values, groups, strict=True):
+            row = own.loc[f"{value:g}" if isinstance(value, float) else str(value)]
+            assert row["points"] == len(group) and row["mean"] == pytest.approx(np.mean(group))
+            assert (row["low"], row["high"]) == pytest.approx(tuple(np.percentile(group, [25, 75])))
+    assert found[found["key"] == "units"]["value"].tolist() == ["4", "32", "None"]
+
+
+def test_of_many_numbers_neighbours_stand_together() -> None:
+    rates = 10.0 ** default_rng(1).uniform(-4, -1, 40)
+    rows = [trial({"rate": rate, "one": "same"}, 0.9 - 0.1 * (rate > np.median(rates))) for rate in rates]
+    found = selection.effects(table(*rows), ["one", "rate"], "macro_auc")
+    assert found["points"].tolist() == [10, 10, 10, 10] and set(found["key"]) == {"rate"}
+    assert found["mean"].tolist() == pytest.approx([0.9, 0.9, 0.8, 0.8]) and found["explained"].tolist() == [1.0] * 4
+    ends = [tuple(map(float, value.split(" to "))) for value in found["value"]]
+    assert ends == sorted(ends) and all(low < high for low, high in ends)
+    assert selection.effects(table(*rows), ["one"], "macro_auc").empty
+    assert selection.effects(table(*rows), [], "macro_auc").empty
 
 
 def test_log_loss_is_best_where_it_is_least() -> None:

@@ -175,7 +175,7 @@ def test_a_grid_goes_on_when_sbatch_failed_for_a_minute(
 def test_jobs_longer_than_their_limit_finish_by_chained_requeues(
     cluster: Cluster, workflow: Workflow, finished: Workflow, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    changes = CHANGES | GRID | {"training.epochs": 1000}
+    changes = CHANGES | GRID | {"training.epochs": 400}
     workflow.configure(changes)
     end(start(workflow, "--set-resources", "train:gpu=1", "train:runtime=1"))
     assert len(training(workflow)) == JOBS

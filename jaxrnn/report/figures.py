@@ -311,6 +311,34 @@ def grid_scores(
     )
 
 
+def effects(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
+    """Draws what each key does to the metric: of its values the mean over grid points and their middle half.
+
+    rows: of effects.csv."""
+    panels, known = [], [row[part] for row in rows for part in ("low", "high", "mean")]
+    scale = alt.Scale(domain=[min(known), max(known)] if min(known) < max(known) else [0, 1], nice=True, zero=False)
+
+    def x(field: str) -> alt.X:
+        return alt.X(f"{field}:Q", title=f"validation {SCORES[metric]}", scale=scale, axis=alt.Axis(tickCount=5))
+
+    keys = list(dict.fromkeys(row["key"] for row in rows))
+    for key in keys:
+        own = [row for row in rows if row["key"] == key]
+        title = alt.Title(
+            f"{printable(key)}: {_percent(own[0]['explained'])} of the variance",
+            fontSize=12.5, offset=6, frame="group", limit=300,
+        )  # fmt: skip
+        measured = _measured("value", labels([row["label"] for row in own]), own, "mean", x)
+        panels.append(alt.layer(*measured).properties(width=230, height=alt.Step(22), title=title))
+    return _drawn(
+        "effects",
+        "What each key does",
+        f"Validation {SCORES[metric]} by the values of {len(keys)} keys. effects.csv holds the numbers.",
+        alt.concat(*panels, columns=2, spacing={"row": 26, "column": 30}),
+        "Dot: mean over the grid points with that value; bar: the middle half of them.",
+    )
+
+
 def searched(points: Sequence[Mapping[str, Any]], ranges: Mapping[str, str], metric: str) -> Figure:
     """Draws the validation score of each grid point against each key whose values were drawn from a range.
 

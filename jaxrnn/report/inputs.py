@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxrnn import early, metrics, plan, search
+from jaxrnn import early, metrics, plan, search, selection
 from jaxrnn.config import LOWER_IS_BETTER, Range, Task, digest, read_yaml
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.evaluation import COMPARISONS, MEASURED
@@ -55,10 +55,11 @@ class Inputs:
     step]` by test object, none where it has no decoder. scores: those that the task defines, by the names of their
     columns. confusion: counts `[truth, predicted]` of validation and test; of label sequences with what was inserted in
     the last row and what was deleted in the last column. decoded: the rows of decoded_test.csv, none where no label
-    sequence is decoded. evaluation: the rows of each table of `EVALUATION_COLUMNS`, none of label sequences. keys: the
-    grid's dotted keys. ranges: those whose values were drawn from a range. rungs: of successive halving, all but the
-    last: rows of the grid points that were in them. experiment: the digest of the experiment's values. chosen: the
-    chosen trial's row. attempts: of the jobs that were started again after an error, how often they were.
+    sequence is decoded. evaluation: the rows of each table of `EVALUATION_COLUMNS`, none of label sequences. effects:
+    the rows of effects.csv. keys: the grid's dotted keys. ranges: those whose values were drawn from a range. rungs: of
+    successive halving, all but the last: rows of the grid points that were in them. experiment: the digest of the
+    experiment's values. chosen: the chosen trial's row. attempts: of the jobs that were started again after an error,
+    how often they were.
     """
 
     folder: Path
@@ -73,6 +74,7 @@ class Inputs:
     trials: list[Row]
     tests: list[Row]
     grid: list[Row]
+    effects: list[Row]
     history: list[Row]
     best: dict[str, Any]
     classes: list[str]
@@ -216,6 +218,7 @@ def read(folder: Path, dataset: Path) -> Inputs:
         f"{prefix}{score}_{part}" for prefix in ("", "test_") for score in scores for part in ("mean", "low", "high")
     )
     grid = _table(folder / "grid_results.csv", command, (*keys, "seeds", *(["folds"] if folds else []), *parts), keys)
+    effects = _table(folder / "effects.csv", command, selection.EFFECTS, ("key", "value"), may_be_empty=True)
     history = _table(folder / "history.csv", command, HISTORY, ("trial",))
     own = [f"fold_{best['fold']}"] if folds and config.get("split", {}).get("fold_kind") == "random" else folds
     columns = ("id", "label", "class", "split", *own)
@@ -274,6 +277,7 @@ def read(folder: Path, dataset: Path) -> Inputs:
         trials=trials,
         tests=tests,
         grid=grid,
+        effects=effects,
         history=history,
         best=best,
         classes=classes,

@@ -7,14 +7,16 @@ from typing import Any
 import jaxrnn.report.figures as figures
 from jaxrnn import estimates, search
 from jaxrnn.config import Halving, Training
+from jaxrnn.errors import listed
 from jaxrnn.report.figures import SCORES, Figure
-from jaxrnn.report.inputs import Inputs
+from jaxrnn.report.inputs import Inputs, Row
 from jaxrnn.report.tables import (
     NOT_A_NUMBER,
     Cell,
     Table,
     count_cell,
     number_or_text,
+    percent,
     score_cell,
     sentence,
     text_cell,
@@ -22,6 +24,7 @@ from jaxrnn.report.tables import (
 )
 from jaxrnn.report.verdict import FOLDS_DEPEND
 
+MOST_KEYS = 8  # of the figure of effects
 FEWEST_VALUES = 3  # of a grid key that scores are drawn against
 STRATEGIES = {"random": "drawn at random", "sobol": "drawn by Sobol's sequence"}
 
@@ -31,6 +34,7 @@ def drawn(inputs: Inputs) -> list[Figure]:
     return [
         figures.grid_scores(inputs.points(), seeds, inputs.metric, inputs.varied),
         *([_searched(inputs)] if inputs.ranges else []),
+        *([figures.effects(_effects(inputs), inputs.metric)] if inputs.effects else []),
         figures.learning_curves(
             inputs.history, str(inputs.chosen["trial"]), int(inputs.chosen["best_epoch"]), inputs.metric
         ),
@@ -99,6 +103,7 @@ def section(inputs: Inputs) -> dict[str, Any]:
         "strategy": STRATEGIES.get((inputs.config.get("search") or {}).get("strategy", "grid"), ""),
         "halving": _halving(inputs),
         "cost": _cost(inputs),
+        "explained": _explained(inputs),
         "shared": [(key, value_text(inputs.config["grid"][key][0])) for key in inputs.keys if key not in inputs.varied],
         "drawn": inputs.drawn,
         "in_folds": inputs.in_folds,
@@ -114,6 +119,18 @@ def section(inputs: Inputs) -> dict[str, Any]:
     }
 
 
+def _effects(inputs: Inputs) -> list[Row]:
+    """Returns the rows of effects.csv, with the `label` of each value; no more keys than a figure has room for."""
+    keys = [*dict.fromkeys(row["key"] for row in inputs.effects)][:MOST_KEYS]
+    return [row | {"label": value_text(row["value"])} for row in inputs.effects if row["key"] in keys]
+
+
+def _explained(inputs: Inputs) -> str:
+    """Returns in words how much of the spread among grid points each key explains; "" where none varies."""
+    shares = {row["key"]: row["explained"] for row in inputs.effects}
+    return listed([f"{key} {percent(round(share, 2), 1)}" for key, share in shares.items()])
+
+
 def _tried(inputs: Inputs, key: str) -> str:
     """Returns in words which values of a grid key were tried."""
     if key not in inputs.ranges:
@@ -123,8 +140,9 @@ def _tried(inputs: Inputs, key: str) -> str:
     return f"drawn from {value_text(drawn_from.low)} to {value_text(drawn_from.high)}{scale}"
 
 
-def _cost(inputs: Inputs) -> Table | None:
-    """Returns a table of what `jaxrnn plan` expected of each job, and what it used; None where neither is known."""
+def _cost(inputs: Inputs) -> dict[str, Any] | None:
+    """Returns a table of what `jaxrnn plan` expected of each job, what it used, and what SLURM gave it, and the shares
+    of the last that were used; None where nothing is known."""
     jobs = Counter(row["job"] for row in inputs.trials)
     found = estimates.compared(inputs.folder, list(jobs), inputs.experiment, len(inputs.rungs) + 1)
     if all(row["used_seconds"] is None and "seconds" not in row for row in found):
@@ -137,14 +155,23 @@ def _cost(inputs: Inputs) -> Table | None:
     columns = {
         "Seconds expected": "seconds",
         "Seconds used": "used_seconds",
+        "Time limit (s)": "given_seconds",
         "Memory expected (MB)": "memory_mb",
         "Memory used (MB)": "used_memory_mb",
+        "Memory given (MB)": "given_memory_mb",
         "Cores busy": "used_cores",
+        "Cores given": "given_cores",
     }
-    caption = "Jobs: what jaxrnn plan expected of them, and what their last run used"
-    if not any("seconds" in row for row in found):
-        columns = {head: name for head, name in columns.items() if name.startswith("used")}
-        caption = "Jobs: what their last run used; jaxrnn plan, called before it, says what to expect"
+    known = {name for name in columns.values() if any(row.get(name) is not None for row in found)}
+    columns = {head: name for head, name in columns.items() if name in known or name.startswith("used")}
+    told = [
+        *(["what jaxrnn plan expected of them"] if "seconds" in known else []),
+        "what their last run used",
+        *(["what SLURM gave it"] if "given_cores" in known else []),
+    ]
+    caption = f"Jobs: {', '.join(told[:-1])} and {told[-1]}" if len(told) > 1 else f"Jobs: {told[0]}"
+    if "seconds" not in known:
+        caption += "; jaxrnn plan, called before it, says what to expect"
     rows = [
         [
             text_cell(row["job"]),
@@ -153,7 +180,22 @@ def _cost(inputs: Inputs) -> Table | None:
         ]
         for row in sorted(found, key=lambda row: -(row["used_seconds"] or 0))
     ]
-    return Table.of("jobs", caption, ["Job", "Trials", *columns], rows)
+    return {"table": Table.of("jobs", caption, ["Job", "Trials", *columns], rows), "efficiency": _efficiency(found)}
+
+
+def _efficiency(jobs: list[dict[str, Any]]) -> str:
+    """Returns in words which share of what SLURM gave all jobs they used; "" where it gave none."""
+    shares = []
+    for noun, name in (("core time", "cores"), ("memory", "memory_mb"), ("time", "seconds")):
+        used, given = f"used_{name}", f"given_{name}"
+        known = [row for row in jobs if row["used_seconds"] and row[used] is not None and row[given] is not None]
+        # cores and memory are a job's for as long as it runs
+        held = [1.0 if name == "seconds" else row["used_seconds"] for row in known]
+        total = sum(row[given] * seconds for row, seconds in zip(known, held, strict=True))
+        if known:
+            share = sum(row[used] * seconds for row, seconds in zip(known, held, strict=True))
+            shares.append(f"{percent(share, total)} of the {noun}")
+    return f"Of what SLURM gave these jobs they used {listed(shares)}." if shares else ""
 
 
 def _halving(inputs: Inputs) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ rule aggregate:
                 "training_results.csv",
                 "experiment_results.csv",
                 "grid_results.csv",
+                "effects.csv",
                 "history.csv",
                 *mistakes_tables(experiment.task.kind),
             ),
