@@ -37,8 +37,9 @@ SILENT_STAGE_SECONDS = 3600.0
 LONGEST_MESSAGE = 500
 # What SLURM writes of a job's end into the job's own log.
 CAUSE = re.compile(r"DUE TO [A-Z ]+|[Oo]ut[ -][Oo]f[ -][Mm]emory|oom.kill|CANCELLED", re.ASCII)
-# Aggregate and report are one SLURM job, whose comment is this and the rules of it that run.
-GROUP = "rule_results_"
+# Aggregate and report are one SLURM job, or two with the audit between them, whose comments are these and the rules of
+# it that run.
+GROUPS = ("rule_results_", "rule_report_")
 _SAID_AT = re.compile(r"\d\d:\d\d:\d\d ")
 
 
@@ -346,7 +347,7 @@ class _Look:
             entry = self.queued.get(f"rule_{name}_wildcards_{wildcards}")
             if ready and not done and name in ("aggregate", "report"):
                 ours = f"{controller.job_names(self.name)}_"
-                of_group = (job for job in self.queued.values() if job.comment.startswith(GROUP))
+                of_group = (job for job in self.queued.values() if job.comment.startswith(GROUPS))
                 entry = entry or next((job for job in of_group if job.name.startswith(ours)), None)
             state, message = (DONE, "") if ready and done and not entry else _stage(log, inputs, entry, ready=ready)
             found.append(StageStatus(name, state, message, str(log)))
@@ -356,6 +357,8 @@ class _Look:
         look("ingest", dataset, manifest.with_name("log.txt"), [], [manifest])
         look("split", self.name, logs / "split.txt", [manifest], split)
         look("aggregate", self.name, logs / "aggregate.txt", trained, [chosen])
+        if self.experiment.audit:
+            look("audit", self.name, logs / "audit.txt", [chosen], [self.folder / "audit.json"])
         look("report", self.name, logs / "report.txt", [chosen], [page])
         return tuple(found)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from commands import jaxrnn, refused
 from workflows import Workflow, wait_until
 
@@ -256,6 +257,28 @@ def test_aggregate_and_report_are_one_slurm_job(finished: Workflow, tmp_path: Pa
         ours = ("running", "for 0:10 on node1, SLURM job 7")
         assert (stages["aggregate"] == ours) == run.startswith("tiny")
         assert stages["report"] == ("waiting", "")
+
+
+def test_an_audit_stands_between_the_choice_and_the_report(finished: Workflow, tmp_path: Path) -> None:
+    workflow = finished.copied_to(tmp_path)
+    file = workflow.results / "experiment.yaml"
+    values = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({**values, "audit": {"only": ["copies"]}}))
+
+    def stages(*jobs: str) -> dict[str, tuple[str, str]]:
+        queue = [f"7\tRUNNING\t0:10\tnode1\tNone\t{tmp_path}\ttiny_01\t{job}" for job in jobs]
+        found = status.of(Results(tmp_path / "results"), "tiny", Queue(slurm.parsed_queue("\n".join(queue))))
+        return {stage.name: (stage.state, stage.message) for stage in found.stages[-3:]}
+
+    running = ("running", "for 0:10 on node1, SLURM job 7")
+    assert stages() == {"aggregate": ("done", ""), "audit": ("waiting", ""), "report": ("waiting", "")}
+    assert stages("rule_audit_wildcards_tiny")["audit"] == running
+    (workflow.results / "logs" / "audit.txt").write_text("jaxrnn: no such thing; do this\n")
+    assert stages()["audit"] == ("failed", "no such thing; do this")
+    (workflow.results / "audit.json").write_text("{}")
+    (workflow.results / "report.html").unlink()
+    (workflow.results / "logs" / "report.txt").unlink()
+    assert stages("rule_report_report") == {"aggregate": ("done", ""), "audit": ("done", ""), "report": running}
 
 
 def test_jobs_of_other_data_or_trials_are_not_done(finished: Workflow, tmp_path: Path) -> None:
