@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MIDPOINTS = 64
 TOLERANCE = 0.05  # of probability, that a gap may have: the 5 % of the paper's section 5
-MOST_OBJECTS, MOST_STEPS = 8, 1024
+MOST_OBJECTS, MOST_STEPS = 6, 1024
 FEWEST_MISTAKES = 3  # that have a place, where there are as many
 RIGHT, WRONG = "surely right", "dear mistake"
 COLUMNS = ("id", "chosen_as", "truth", "predicted", "probability", "baseline", "gap", "step", "time", "feature",

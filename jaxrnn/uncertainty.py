@@ -290,7 +290,7 @@ def _scores(name: str, said: Together, places: _Places, draw: _Draws) -> list[di
         "calibration_error": draw.calibration_error(probabilities, labels, owners),
         "mistakes_auc": draw.area(said.entropy[~right], owners[~right], said.entropy[right], owners[right]),
         "entropy": draw.mean(said.entropy.astype(np.float64), owners),
-        "mutual_information": draw.mean(said.mutual_information.astype(np.float64), owners),
+        "mutual_information": draw.mean(_disagreement(name, said), owners),
     }
     every = len(np.unique(owners))
     few = min(len(np.unique(owners[right])), len(np.unique(owners[~right])))
@@ -298,6 +298,11 @@ def _scores(name: str, said: Together, places: _Places, draw: _Draws) -> list[di
         {"predictions": name, "score": score} | found[score] | {"objects": few if score == "mistakes_auc" else every}
         for score in SCORES
     ]
+
+
+def _disagreement(name: str, said: Together) -> np.ndarray:
+    """Returns the mutual information [place]; NaN of one network alone, which has nobody to disagree with."""
+    return np.full(len(said.entropy), np.nan) if name == CHOSEN else said.mutual_information.astype(np.float64)
 
 
 def _row(
@@ -321,7 +326,7 @@ def _row(
         "sure_high": sure["high"],
         "entropy": float(own.entropy.mean(dtype=np.float64)),
         **dict(zip(QUANTILES, quantiles.tolist(), strict=True)),
-        "mutual_information": float(own.mutual_information.mean(dtype=np.float64)),
+        "mutual_information": float(_disagreement(name, own).mean()),
         "auc": area["value"],
         "low": area["low"],
         "high": area["high"],

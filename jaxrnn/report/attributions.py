@@ -8,7 +8,7 @@ import jaxrnn.report.figures as figures
 from jaxrnn.attributions import MIDPOINTS, RIGHT, TOLERANCE
 from jaxrnn.report.figures import Attributed, Figure
 from jaxrnn.report.inputs import Inputs, Row
-from jaxrnn.report.tables import Table, score_cell, text_cell
+from jaxrnn.report.tables import Cell, Table, score_cell, text_cell
 
 
 def drawn(inputs: Inputs) -> list[Figure]:
@@ -61,7 +61,7 @@ def _table(found: list[Row]) -> Table:
             text_cell(row["predicted"]),
             score_cell(row["probability"]),
             score_cell(row["baseline"]),
-            score_cell(row["gap"]),
+            Cell(f"{row['gap']:.1e}", row["gap"]),
         ]
         for row in found
     ]

@@ -52,7 +52,7 @@ FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
 LONGEST_LABEL = 28  # characters
 MOST_ROWS = 40  # grid points drawn
 MOST_BLOCKS = 45  # of steps, along one side of a map of attention
-MOST_STEP_BLOCKS, MOST_INPUTS = 24, 8  # of a map of attributions
+MOST_STEP_BLOCKS, MOST_INPUTS = 20, 8  # of a map of attributions
 SHADES = 50  # in the strip that says what its colours are
 ATTRIBUTION_SHADES = 20  # of each sign
 SERIES_TOKENS = ("first", "second", "third", "fourth", "fifth")  # of lines against a grid axis: no more are drawn
@@ -773,23 +773,28 @@ def entropies(rows: Sequence[Mapping[str, Any]], shown: Mapping[str, str]) -> Fi
     # the first bin begins at 0, which has no place on the axis: it is drawn as wide as the others
     edges = [edges[0] ** 2 / edges[1], *edges]
     across = alt.Scale(type="log", domain=[edges[0], edges[-1]], nice=False)
-    up = alt.Scale(domain=[0, 1.05 * max(own.max() for own in shares.values())], nice=False)
-    lines = []
+    up = alt.Scale(domain=[0, 1.2 * max(own.max() for own in shares.values())], nice=False)
+    panels = []
     for kind in kinds:
-        panels = []
         for name, label in zip(predictions, labels(predictions), strict=True):
             x = alt.X(
                 "at:Q",
                 title="entropy / ln(classes)" if kind == kinds[-1] else None,
                 scale=across,
-                axis=alt.Axis(values=[0.0001, 0.001, 0.01, 0.1, 1], format="~g", grid=False, labels=kind == kinds[-1]),
+                axis=alt.Axis(
+                    values=[0.001, 0.01, 0.1, 1],
+                    format="~g",
+                    grid=False,
+                    labels=kind == kinds[-1],
+                    ticks=kind == kinds[-1],
+                ),
             )
             first = name == predictions[0]
             y = alt.Y(
                 "share:Q",
                 title=textwrap.wrap(shown[kind], 11) if first else None,
                 scale=up,
-                axis=alt.Axis(tickCount=2, format=".0%", labels=first, grid=False),
+                axis=alt.Axis(tickCount=2, format=".0%", labels=first, ticks=first, grid=False),
             )
             of_kind, of_test = (
                 alt.Chart(
@@ -806,13 +811,13 @@ def entropies(rows: Sequence[Mapping[str, Any]], shown: Mapping[str, str]) -> Fi
             line = of_test.mark_line(interpolate="step-after", color=LIGHT["second"], strokeWidth=1.6)
             head = {"title": alt.Title(label, fontSize=12.5, offset=6, frame="group")} if kind == kinds[0] else {}
             panels.append(alt.layer(area, line).properties(width=165, height=64, **head))
-        lines.append(alt.hconcat(*panels, spacing=18))
     return _drawn(
         "entropies",
         "How unsure it is of what it never saw",
         f"Distribution of the predictive entropy on {len(kinds)} kinds of made-up inputs and on test objects, for "
         f"{len(predictions)} kinds of predictions. The table below holds the numbers.",
-        alt.vconcat(*lines, spacing=12),
+        # aligned by their frames, whatever is written beside these
+        alt.concat(*panels, columns=len(predictions), bounds="flush", spacing=20),
         "Blue: made-up inputs; orange line: test objects. Entropy as a share of its largest value,",
         "logarithmic: 0 is certainty, 1 a toss-up among all classes; what is below 0.0001 stands in the first bin.",
     )
