@@ -88,4 +88,4 @@ def table(bundle: Bundle, test: "Part", dataset: Path, entry: Predictions, trial
             "attribution": own.metadata,
         }
         pieces += [pd.DataFrame(columns).assign(**once) for columns in (of_steps, of_object) if len(columns["value"])]
-    return pd.concat(pieces, ignore_index=True)[list(COLUMNS)].astype({"step": "Int64"})
+    return pd.concat(pieces, ignore_index=True).reindex(columns=list(COLUMNS)).astype({"step": "Int64"})

@@ -9,7 +9,7 @@ or a step with a label. Everything is drawn from one seed.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -107,7 +107,7 @@ def _drawn(part: "Part", seed: int) -> "Part":
 def made_up(
     objects: "Examples",
     times: np.ndarray,
-    columns: Sequence[dict[str, object]],
+    columns: Sequence[dict[str, Any]],
     mean: np.ndarray,
     deviation: np.ndarray,
     seed: int,
@@ -157,7 +157,7 @@ def made_up(
     }
 
 
-def _seen(features: np.ndarray, columns: Sequence[dict[str, object]]) -> np.ndarray:
+def _seen(features: np.ndarray, columns: Sequence[dict[str, Any]]) -> np.ndarray:
     """Returns which values [step, feature] were observed, as far as columns of the passbands say it."""
     bands = {column["passband"]: place for place, column in enumerate(columns) if column["indicator"]}
     return np.stack(
@@ -278,7 +278,7 @@ def _ends(resampled: np.ndarray) -> dict[str, float]:
     return {"low": float(low) if apart else np.nan, "high": float(high) if apart else np.nan}
 
 
-def _scores(name: str, said: Together, places: _Places, draw: _Draws) -> list[dict[str, object]]:
+def _scores(name: str, said: Together, places: _Places, draw: _Draws) -> list[dict[str, Any]]:
     """Returns the rows of `SCORES`: `mistakes_auc` is how well entropy tells mistakes, and rests on the objects of what
     is rarer, right or wrong."""
     probabilities, labels, owners = said.probabilities, places.labels, places.owners
@@ -305,9 +305,7 @@ def _disagreement(name: str, said: Together) -> np.ndarray:
     return np.full(len(said.entropy), np.nan) if name == CHOSEN else said.mutual_information.astype(np.float64)
 
 
-def _row(
-    name: str, kind: str, said: dict[str, dict[str, Together]], places: _Places, draw: _Draws
-) -> dict[str, object]:
+def _row(name: str, kind: str, said: dict[str, dict[str, Together]], places: _Places, draw: _Draws) -> dict[str, Any]:
     """Returns how sure is said of one kind of inputs: `sure`, the share of places whose class has a probability above
     `SURE`; quantiles of the entropy (nats); `auc`, how well it tells these inputs from test objects; means of entropy
     and mutual information (nats)."""
@@ -333,7 +331,7 @@ def _row(
     }
 
 
-def _bins(name: str, kind: str, said: Together) -> list[dict[str, object]]:
+def _bins(name: str, kind: str, said: Together) -> list[dict[str, Any]]:
     """Returns how many places lie in each bin of the entropy, as a share of ln(classes), its largest value."""
     shares = said.entropy / np.log(said.probabilities.shape[1])
     edges = np.concatenate([[0], np.geomspace(LEAST_ENTROPY, 1, BINS)])

@@ -1,12 +1,13 @@
 """Integrated gradients: of a linear network exactly, complete, through the kernel as through XLA's own path."""
 
+import csv
+import itertools
 from pathlib import Path
 from typing import Any
 
 import invented
 import jax
 import numpy as np
-import pandas as pd
 import pytest
 from experiments import prepared
 
@@ -129,16 +130,22 @@ def test_of_a_trained_network_attributions_are_complete_and_stand_in_the_table(t
     folder = at.job("tiny", job.name)
     jobs.train(plan.load_job(folder / "config.yaml"), at, folder, lambda text: None)
     best = aggregate.aggregate(of, at)
-    table = pd.read_csv(at.experiment("tiny") / "attributions_test.csv", dtype={"id": str})
-    assert tuple(table.columns) == attributions.COLUMNS
-    for _, own in table.groupby("id"):
-        steps = own["step"].dropna()
-        assert steps.tolist() == np.repeat(np.arange(1, steps.max() + 1), 3).tolist()
-        assert own["time"].notna().sum() == len(steps) and own["feature"].tolist()[-1] == "context_0"
-        first = own.iloc[0]
-        total = own["attribution"].sum() - (first["probability"] - first["baseline"])
-        assert total == pytest.approx(first["gap"], abs=1e-6)
-        assert abs(first["gap"]) < attributions.TOLERANCE / 10
-    sure = pd.read_csv(at.experiment("tiny") / "uncertainty.csv").set_index(["predictions", "score"])["value"]
-    assert sure["chosen trial", "accuracy"] == pytest.approx(best["test"]["accuracy"]["value"])
-    assert {name for name, _ in sure.index} == {"chosen trial", "dropout, 50 passes"}
+    rows = read(at.experiment("tiny") / "attributions_test.csv")
+    assert tuple(rows[0]) == attributions.COLUMNS
+    for _, group in itertools.groupby(rows, key=lambda row: row["id"]):
+        *steps, metadata = group
+        assert metadata["feature"] == "context_0" and metadata["step"] == metadata["time"] == ""
+        assert [int(row["step"]) for row in steps] == np.repeat(np.arange(1, len(steps) // 3 + 1), 3).tolist()
+        assert all(float(row["time"]) >= 0 for row in steps)
+        probability, baseline, gap = (float(metadata[name]) for name in ("probability", "baseline", "gap"))
+        total = sum(float(row["attribution"]) for row in (*steps, metadata))
+        assert total - (probability - baseline) == pytest.approx(gap, abs=1e-6)
+        assert abs(gap) < attributions.TOLERANCE / 10
+    sure = {(row["predictions"], row["score"]): row["value"] for row in read(at.experiment("tiny") / "uncertainty.csv")}
+    assert float(sure["chosen trial", "accuracy"]) == pytest.approx(best["test"]["accuracy"]["value"])
+    assert {name for name, _ in sure} == {"chosen trial", "dropout, 50 passes"}
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -299,7 +299,8 @@ def test_a_task_goes_from_the_survey_to_the_report(
     assert ("What decisions rest on" in page) == (kind == "prefix")
     assert ("Attributions are not computed for tasks with a label each step" in page) == (kind == "step")
     # what is scored again, of some objects, is what was predicted
-    sure = pd.read_csv(experiment_folder / "uncertainty.csv").set_index(["predictions", "score"])["value"]
+    rows = pd.read_csv(experiment_folder / "uncertainty.csv").to_dict("records")
+    sure = {(row["predictions"], row["score"]): row["value"] for row in rows}
     assert sure["chosen trial", "accuracy"] == pytest.approx(best["test"]["accuracy"]["value"])
     weights = experiment_folder / "attention.csv"
     assert weights.exists() == (decoder is not None)

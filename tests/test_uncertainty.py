@@ -63,20 +63,20 @@ def said(seed: int, places: int, classes: int = 3) -> dict[str, dict[str, ensemb
 def test_tables_agree_with_scipy_and_scikit_learn() -> None:
     found, labels = said(0, 300), np.random.default_rng(1).integers(0, 3, 300)
     tables = uncertainty.judged(found, labels, np.arange(300), 5, by_step=False)
-    scores = tables.uncertainty.set_index(["predictions", "score"])
-    rows = tables.out_of_distribution.set_index(["predictions", "inputs"])
+    scores = {(row["predictions"], row["score"]): row for row in records(tables.uncertainty)}
+    rows = {(row["predictions"], row["inputs"]): row for row in records(tables.out_of_distribution)}
     for name in found[TEST]:
         own = found[TEST][name]
         entropy, right = stats.entropy(own.probabilities, axis=1), own.probabilities.argmax(axis=1) == labels
-        values = scores.loc[name]["value"]
+        values = {score: scores[name, score]["value"] for score in uncertainty.SCORES}
         assert values["accuracy"] == pytest.approx(sk.accuracy_score(labels, own.probabilities.argmax(axis=1)))
         assert values["log_loss"] == pytest.approx(sk.log_loss(labels, own.probabilities), rel=1e-4)
         assert values["calibration_error"] == metrics.calibration_error(own.probabilities, labels)
         assert values["entropy"] == pytest.approx(entropy.mean(), rel=1e-5)
         assert values["mistakes_auc"] == pytest.approx(sk.roc_auc_score(~right, own.entropy))
-        assert scores.loc[name, "mistakes_auc"]["objects"] == min(right.sum(), (~right).sum())
+        assert scores[name, "mistakes_auc"]["objects"] == min(right.sum(), (~right).sum())
         for kind in INPUTS:
-            row, other = rows.loc[(name, kind)], found[kind][name]
+            row, other = rows[name, kind], found[kind][name]
             assert row["sure"] == (other.probabilities.max(axis=1) > 0.9).mean()
             assert row["median"] == pytest.approx(np.median(stats.entropy(other.probabilities, axis=1)), rel=1e-4)
             if kind == TEST:
@@ -85,10 +85,17 @@ def test_tables_agree_with_scipy_and_scikit_learn() -> None:
             truth, score = np.repeat([0, 1], 300), np.concatenate([own.entropy, other.entropy])
             assert row["auc"] == pytest.approx(sk.roc_auc_score(truth, score))
             assert row["low"] < row["auc"] < row["high"]
-    measured = scores[scores["low"].notna()]
-    assert (measured["low"] <= measured["value"]).all() and (measured["value"] <= measured["high"]).all()
-    counts = tables.entropies.groupby(["predictions", "inputs"])["places"].sum()
-    assert (counts == 300).all() and len(counts) == 10
+    for row in scores.values():
+        assert not row["low"] > row["value"] and not row["high"] < row["value"]
+    counted: dict[tuple[str, str], int] = {}
+    for row in records(tables.entropies):
+        key = row["predictions"], row["inputs"]
+        counted[key] = counted.get(key, 0) + row["places"]
+    assert set(counted.values()) == {300} and len(counted) == 10
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def test_areas_by_objects_are_those_of_their_places_ties_and_all() -> None:
@@ -248,8 +255,7 @@ def test_steps_are_drawn_with_their_objects() -> None:
     owners = np.sort(rng.integers(0, 12, 300)) * 3  # of objects, some have no labelled step
     tables = uncertainty.judged(found, rng.integers(0, 3, 300), owners, 5, by_step=True)
     assert set(tables.out_of_distribution["objects"]) == {12} and set(tables.out_of_distribution["places"]) == {300}
-    every = tables.uncertainty[tables.uncertainty["score"] != "mistakes_auc"]
-    assert set(every["objects"]) == {12}
+    assert {row["objects"] for row in records(tables.uncertainty) if row["score"] != "mistakes_auc"} == {12}
 
 
 def test_long_sequences_are_fewer() -> None:
@@ -282,6 +288,6 @@ def test_tables_of_a_bundle_follow_from_the_seed(survey: Path, tmp_path: Path, m
     names = [CHOSEN, "ensemble of 2", uncertainty.DROPOUT]
     assert list(dict.fromkeys(first.out_of_distribution["predictions"])) == names
     assert not first.out_of_distribution.equals(other.out_of_distribution)
-    chosen = first.uncertainty.set_index(["predictions", "score"])["value"][CHOSEN]
+    chosen = {row["score"]: row["value"] for row in records(first.uncertainty) if row["predictions"] == CHOSEN}
     own = calibration.scaled(predict.by_batches(bundle, objects)[0], bundle.members[0].temperature)
     assert chosen["log_loss"] == pytest.approx(metrics.log_loss(own, objects.labels), rel=1e-6)

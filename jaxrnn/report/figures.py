@@ -1062,11 +1062,13 @@ def attributions(found: Sequence[Attributed]) -> Figure:
 
     Of longer sequences a cell is a block of steps, of many features the last row is all others: their sum.
     """
-    weights = sum(np.abs(own.values).sum(axis=0) / max(np.abs(own.values).sum(), 1e-12) for own in found)
-    most = len(found[0].features) if len(found[0].features) <= MOST_INPUTS + 1 else MOST_INPUTS
-    shown = np.sort(np.argsort(-np.asarray(weights), kind="stable")[:most])
-    others = np.setdiff1d(np.arange(len(found[0].features)), shown)
-    names = labels([found[0].features[place] for place in shown])
+    features = list(found[0].features)
+    sizes = [np.abs(own.values).sum(axis=0) for own in found]
+    weights = np.sum([own / max(own.sum(), 1e-12) for own in sizes], axis=0)
+    most = len(features) if len(features) <= MOST_INPUTS + 1 else MOST_INPUTS
+    shown = np.sort(np.argsort(-weights, kind="stable")[:most])
+    others = np.setdiff1d(np.arange(len(features)), shown)
+    names = labels([features[place] for place in shown])
     names += [f"{len(others)} others"] if len(others) else []
     maps, sizes = [], []
     for own in found:

@@ -5,8 +5,8 @@ import math
 from typing import Any
 
 import jaxrnn.report.figures as figures
+import jaxrnn.report.uncertainty as uncertainty
 from jaxrnn.metrics import CALIBRATION_BINS, FEWEST_OBJECTS
-from jaxrnn.report import uncertainty
 from jaxrnn.report.figures import SCORES, Figure
 from jaxrnn.report.inputs import Inputs, Row
 from jaxrnn.report.tables import (

@@ -62,7 +62,12 @@ def _told(found: dict[str, Row]) -> str:
 def _scores(inputs: Inputs, predictions: list[str]) -> Table:
     found = {(row["predictions"], row["score"]): row for row in inputs.evaluation["uncertainty"]}
     rows = [
-        [text_cell(sentence(name)), *(measured_cell(found[name, score]) for score in SCORES)] for name in predictions
+        [
+            text_cell(sentence(name)),
+            *(measured_cell(found[name, score]) for score in SCORES[:4]),
+            *(score_cell(found[name, score]["value"]) for score in SCORES[4:]),
+        ]
+        for name in predictions
     ]
     columns = ["Predictions", *(COLUMNS[score] for score in SCORES)]
     return Table.of("uncertainty", "Predictions and their uncertainty, test", columns, rows)

@@ -449,7 +449,7 @@ def _check_noise(inputs: Inputs) -> Check | None:
     text = (
         f"Of an input of random values and a test object, the random one has the larger entropy with a chance of "
         f"{shown.text} {shown.note}".strip()
-        + f" (0.5: it is as sure of either). {sure} of the test objects."
+        + f" (0.5: as sure of either; the interval should be above it). {sure} of the test objects."
     )
     least = noise["low"] if math.isfinite(noise["low"]) else noise["auc"]
     if least > 0.5:
