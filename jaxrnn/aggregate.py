@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from jaxrnn import (
+    attributions,
     bundles,
     calibration,
     cards,
@@ -24,6 +25,7 @@ from jaxrnn import (
     splits,
     transcripts,
     trials,
+    uncertainty,
 )
 from jaxrnn.bundles import Bundle, Member
 from jaxrnn.config import ERROR_RATES, LOWER_IS_BETTER, Experiment, Task
@@ -99,7 +101,9 @@ def aggregate(experiment: Experiment, at: Results, *, partial: bool = False) -> 
     best |= _ensemble(experiment, members, predicted, classes)
     if task.kind != "label_sequence":
         _write_evaluation(made, validation, choice, predicted, classes, best, at)
-    _write_bundle(made, job, trial, finished, members, best, at)
+    bundle = _write_bundle(made, job, trial, finished, members, best, at)
+    if task.kind != "label_sequence":
+        _write_uncertainty(made, trial, bundle, predicted["test"][trial.id], at)
     results.write_json(folder / "best.json", best)
     return best
 
@@ -461,8 +465,8 @@ def _write_bundle(
     members: tuple[Member, ...],
     best: dict[str, Any],
     at: Results,
-) -> None:
-    """Writes the chosen trial's model bundle."""
+) -> Bundle:
+    """Writes the chosen trial's model bundle, and returns it."""
     settings = plan.JobFile.model_validate(plan.job_values(made, job))
     dataset = at.dataset(made.dataset_key) / "manifest.json"
     manifest = results.read_json(dataset, "jaxrnn ingest")
@@ -485,3 +489,21 @@ def _write_bundle(
     counts = splits.read_counts(folder, trial.fold)
     card = cards.card(made.experiment.experiment, bundle, best, counts, manifest["counts"], best["software"])
     bundles.save(folder / "best", bundle, card)
+    return bundle
+
+
+def _write_uncertainty(made: Plan, trial: Trial, bundle: Bundle, entry: Predictions, at: Results) -> None:
+    """Writes how sure the bundle's networks are of test objects and of made-up inputs, and what the chosen trial's
+    decisions rest on; entry: its test predictions."""
+    from jaxrnn.batches import Corpus  # loads jax, as what follows does
+
+    experiment, dataset = made.experiment, at.dataset(made.dataset_key)
+    folder, seed = at.experiment(experiment.experiment), plan.split_seed(experiment.model_dump())
+    corpus = Corpus(dataset, splits.read_splits(folder), bundle.statistics, task=experiment.task, seed=seed)
+    test, train = (corpus.part(name, fold=trial.fold) for name in (splits.TEST, splits.TRAIN))
+    rates = (float(trial.hyperparameters[f"model.{name}"]) for name in ("dropout", "recurrent_dropout"))
+    dropout = uncertainty.Dropout(*rates)
+    found = uncertainty.tables(bundle, test, train, dataset, dropout, experiment.seed)._asdict()
+    found["attributions_test"] = attributions.table(bundle, test, dataset, entry, trial.id)
+    for name, table in found.items():
+        _write_csv(folder / f"{name}.csv", table)

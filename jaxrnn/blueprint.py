@@ -166,6 +166,20 @@ class Blueprint:
         it may drop. recurrent: whether layers without a rate of their own have recurrent dropout."""
         return sum(placed.draws(batch, steps, recurrent) for placed in self.layers)
 
+    def drops(self, dropout: float, recurrent_dropout: float) -> bool:
+        """Returns whether anything is dropped out; the rates are of layers that have none of their own."""
+        for placed in every(self.layers):
+            match placed.layer:
+                case DropoutLayer(rate=rate):
+                    rate = dropout if rate is None else rate
+                case RecurrentLayer(recurrent_dropout=rate):
+                    rate = recurrent_dropout if rate is None else rate
+                case _:
+                    continue
+            if rate > 0:
+                return True
+        return False
+
 
 def every(layers: tuple[Placed, ...]) -> Iterator[Placed]:
     """Yields the layers and what is within them."""

@@ -46,7 +46,7 @@ class Call:
     says for the whole batch, which the layers take in their order; in evaluation it is None. They come in one array,
     drawn outside, because each draw inside a differentiated loop costs seconds of compilation. dropout_rate and
     recurrent_rate: of layers that have none of their own; a recurrent_rate of None leaves recurrent dropout out of the
-    program.
+    program. frozen: with `bits`, it drops out, and all else is as in evaluation.
     """
 
     lengths: Int[Array, " batch"]
@@ -54,11 +54,16 @@ class Call:
     dropout_rate: Float[Array, ""] | float | None = None
     recurrent_rate: Float[Array, ""] | float | None = None
     bits: UInt16[Array, " draw"] | None = None
+    frozen: bool = False
     used: int = field(default=0, init=False)
 
     @property
-    def training(self) -> bool:
+    def drops(self) -> bool:
         return self.bits is not None
+
+    @property
+    def training(self) -> bool:
+        return self.drops and not self.frozen
 
     def valid(self, values: Array, shape: Shape) -> Bool[Array, "..."]:
         """Returns which of `values`, which have this shape, count: [batch, step, 1] or, of vectors, [batch, 1]."""
@@ -178,7 +183,7 @@ class Directions(Layer):
         outputs = []
         for direction in self.directions:
             kept = None
-            if call.training and rate is not None:
+            if call.drops and rate is not None:
                 kept = call.dropped(jnp.ones((len(values), direction.units), values.dtype), rate)
             states, last = direction(values, lengths, kept)
             outputs.append(last if self.settings.output == "last" else states)
@@ -337,7 +342,7 @@ class Dropout(Layer):
 
     def __call__(self, values: Array, call: Call) -> Array:
         rate = call.dropout_rate if self.settings.rate is None else self.settings.rate or None
-        return call.dropped(values, rate) if call.training and rate is not None else values
+        return call.dropped(values, rate) if call.drops and rate is not None else values
 
 
 # Dense layers, and what makes one vector of the steps

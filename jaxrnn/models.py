@@ -42,15 +42,18 @@ class Network(nnx.Module):
         dropout_rate: Float[Array, ""] | float | None = None,
         recurrent_dropout_rate: Float[Array, ""] | float | None = None,
         dropout_bits: UInt16[Array, " draw"] | None = None,
+        frozen: bool = False,
     ) -> Float[Array, "batch label"] | Float[Array, "batch step label"]:
         """Returns the logits: [batch, class], or [batch, step, class] with 0 beyond the lengths (`lengths_out`) where
         the network answers at each step, or at each position of a label sequence. A decoder infers, by its own labels
         alone.
 
         In training, with `dropout_bits` (uniform, at least `dropout_draws` of them), it drops out, and batch norm takes
-        the batch's statistics and keeps them. A recurrent_dropout_rate of None leaves it out of the program.
+        the batch's statistics and keeps them. A recurrent_dropout_rate of None leaves it out of the program. frozen: it
+        drops out, and batch norm takes what it has kept, as in evaluation.
         """
-        values = self._encoded(features, Call(lengths, metadata, dropout_rate, recurrent_dropout_rate, dropout_bits))
+        rates = dropout_rate, recurrent_dropout_rate
+        values = self._encoded(features, Call(lengths, metadata, *rates, dropout_bits, frozen))
         if self.decoder is not None:
             return self.decoder.infer(values, self._source_lengths(lengths))[0]
         assert self.logits is not None

@@ -1,14 +1,15 @@
-"""Prediction: a trained network's class probabilities, and what its decoder attends to."""
+"""Prediction: a trained network's class probabilities, also with dropout, what these rest on, and what its decoder
+attends to."""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
 
-from jaxrnn import batches, blueprint, training
+from jaxrnn import batches, blueprint, losses, training
 from jaxrnn.batches import Bucket, Examples, Part, Window, Windows
 from jaxrnn.blueprint import Blueprint
 from jaxrnn.bundles import Bundle
@@ -63,9 +64,29 @@ def by_batches(bundle: Bundle, examples: Examples) -> list[np.ndarray]:
     Batches have a power of two of steps and of rows, so that few programs do for any number of shards; what a batch
     holds follows from the examples alone.
     """
-    shape = examples.features.shape[1], examples.metadata.shape[1], bundle.outputs, bundle.task.kind
-    made = blueprint.of(bundle.model, bundle.task.kind, *shape[:3])
-    evaluator, members = _evaluator(bundle.model, *shape), states(bundle)  # pyright: ignore[reportArgumentType]
+    evaluator = _evaluator(bundle.model, *_shape(bundle))  # pyright: ignore[reportArgumentType]
+    return _by_batches(bundle, examples, evaluator, states(bundle))
+
+
+def by_dropout(
+    bundle: Bundle, examples: Examples, passes: int, seed: int, dropout: float, recurrent_dropout: float
+) -> list[np.ndarray]:
+    """Returns the probabilities [place, class] float32 of each of so many passes of the chosen network, which drops out
+    as it did in training and is else as in evaluation: Monte-Carlo dropout (Gal & Ghahramani 2016, arXiv 1506.02142,
+    section 4).
+
+    dropout, recurrent_dropout: of layers that have no rate of their own. What is dropped follows from the seed, the
+    pass and the batch, which is cut as by `by_batches`.
+    """
+    dropper = _dropper(bundle.model, *_shape(bundle), recurrent_dropout > 0)  # pyright: ignore[reportArgumentType]
+    rates = np.float32(dropout), np.float32(recurrent_dropout)
+    keys = jax.random.split(jax.random.key(seed), passes)
+    return _by_batches(bundle, examples, dropper, [(*states(bundle)[0], key, *rates) for key in keys])
+
+
+def _by_batches(bundle: Bundle, examples: Examples, evaluator: Any, members: Sequence[Any]) -> list[np.ndarray]:
+    """Returns the probabilities [place, class] of each member, which is what `evaluator` takes before the buckets."""
+    made = blueprint.of(bundle.model, bundle.task.kind, *_shape(bundle)[:3])
     lengths = examples.lengths
     offsets = np.concatenate([[0], np.cumsum(made.places(lengths))]).astype(np.int64)
     found = [np.zeros((offsets[-1], max(bundle.outputs, 2)), dtype=np.float32) for _ in members]
@@ -78,7 +99,7 @@ def by_batches(bundle: Bundle, examples: Examples) -> list[np.ndarray]:
 def _predict_window(
     window: Window,
     evaluator: Any,
-    networks: Sequence[tuple[Any, Any]],
+    networks: Sequence[tuple[Any, ...]],
     made: Blueprint,
     offsets: np.ndarray,
     found: Sequence[np.ndarray],
@@ -93,8 +114,12 @@ def _predict_window(
 
 def states(bundle: Bundle) -> list[tuple[Any, Any]]:
     """Returns the parameters and statistics of each of the bundle's networks."""
-    shape = len(bundle.features), len(bundle.metadata), bundle.outputs, bundle.task.kind
-    return [_states(bundle.model, *shape, member.arrays) for member in bundle.members]
+    return [_states(bundle.model, *_shape(bundle), member.arrays) for member in bundle.members]
+
+
+def _shape(bundle: Bundle) -> tuple[int, int, int, Output]:
+    """Returns the numbers of features, of columns of metadata and of outputs, and the task."""
+    return len(bundle.features), len(bundle.metadata), bundle.outputs, bundle.task.kind
 
 
 def _batches(lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
@@ -121,7 +146,39 @@ def _batch(examples: Examples, rows: np.ndarray, steps: int) -> Bucket:
     lengths[:count], metadata[:count] = examples.lengths[rows[:count]], examples.metadata[rows[:count]]
     for place, row in enumerate(rows[:count]):
         features[place, : lengths[place]] = examples.features[examples.offsets[row] : examples.offsets[row + 1]]
-    return Bucket(features, lengths, metadata, np.zeros(whole, np.int32), np.zeros(whole, np.uint32))
+    keys = np.pad(batches.object_keys(examples.ids[rows[:count]]), (0, whole - count))
+    return Bucket(features, lengths, metadata, np.zeros(whole, np.int32), keys)
+
+
+class Attributed(NamedTuple):
+    """What each input of an object adds to a probability. features: [step, feature]; metadata: [column]; reached: the
+    probability; baseline: what it is where all inputs are 0."""
+
+    features: np.ndarray
+    metadata: np.ndarray
+    reached: float
+    baseline: float
+
+
+def attributed(bundle: Bundle, examples: Examples, classes: np.ndarray, midpoints: int) -> list[Attributed]:
+    """Returns what each input of each sequence adds to the chosen network's probability of a class [sequence], of the
+    whole sequence where it predicts at every step, by integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365,
+    eq. 1) from inputs that are all 0, of the same length: midpoints of so many equal parts of the straight way there.
+    """
+    attribute = _attributor(bundle.model, *_shape(bundle))  # pyright: ignore[reportArgumentType]
+    state, found = states(bundle)[0], []
+    steps = _power_of_two(max(LEAST_STEPS, int(examples.lengths.max(initial=0))))
+    # a power of two, so that it divides the midpoints if these are one
+    at_once = min(midpoints, 1 << max(0, (MOST_STEPS // (2 * steps)).bit_length() - 1))
+    way = ((np.arange(midpoints) + 0.5) / midpoints).astype(np.float32)
+    parts = np.stack(np.split(way, range(at_once, midpoints, at_once)))
+    for row, (length, index) in enumerate(zip(examples.lengths, classes, strict=True)):
+        one = _batch(examples, np.array([row]), steps)
+        *gradients, ends = attribute(*state, one, np.int32(index), parts)
+        of_features, of_metadata = (np.asarray(values) for values in gradients)
+        reached, baseline = np.asarray(ends).tolist()
+        found.append(Attributed(of_features[:length], of_metadata, reached, baseline))
+    return found
 
 
 def attention(
@@ -220,6 +277,59 @@ def _evaluator(model: Model, features: int, metadata: int, outputs: int, kind: O
     return jax.jit(
         lambda parameters, statistics, buckets: training.evaluate(structure, parameters, statistics, buckets)
     )
+
+
+@lru_cache
+def _dropper(model: Model, features: int, metadata: int, outputs: int, kind: Output, recurrent: bool) -> Any:
+    template = training.network(model, features, metadata, outputs, kind)
+    structure = nnx.graphdef(template)
+
+    def logits(
+        parameters: Any, statistics: Any, key: Any, dropout: Any, recurrent_dropout: Any, buckets: tuple[Bucket, ...]
+    ) -> Any:
+        (bucket,) = buckets
+        draws = template.dropout_draws(*bucket.features.shape[:2], recurrent=recurrent)
+        # an object stands in one batch alone: its first one parts the batch from all others
+        bits = jax.random.bits(jax.random.fold_in(key, bucket.keys[0]), (draws,), jax.numpy.uint16)
+        found = nnx.merge(structure, parameters, statistics)(
+            bucket.features,
+            bucket.lengths,
+            bucket.metadata,
+            dropout_rate=dropout,
+            recurrent_dropout_rate=recurrent_dropout if recurrent else None,
+            dropout_bits=bits,
+            frozen=True,
+        )
+        found = losses.class_logits(found)
+        return found.reshape(-1, found.shape[-1])
+
+    return jax.jit(logits)
+
+
+@lru_cache
+def _attributor(model: Model, features: int, metadata: int, outputs: int, kind: Output) -> Any:
+    structure = nnx.graphdef(training.network(model, features, metadata, outputs, kind))
+
+    def attribute(parameters: Any, statistics: Any, one: Bucket, index: Any, parts: Any) -> Any:
+        net = nnx.merge(structure, parameters, statistics)
+
+        def reached(inputs: Any) -> Any:
+            """Returns the probability [row] of the class for rows of the object with other values."""
+            lengths = jax.numpy.repeat(one.lengths, len(inputs[0]))
+            probabilities = jax.nn.softmax(losses.class_logits(net(inputs[0], lengths, inputs[1])))[..., index]
+            return probabilities[:, net.lengths_out(one.lengths)[0] - 1] if net.per_step else probabilities
+
+        def at(shares: Any) -> Any:
+            return shares[:, None, None] * one.features, shares[:, None] * one.metadata
+
+        def gradients(shares: Any) -> Any:
+            return [values.sum(axis=0) for values in jax.grad(lambda inputs: reached(inputs).sum())(at(shares))]
+
+        of_features, of_metadata = (values.sum(axis=0) / parts.size for values in jax.lax.map(gradients, parts))
+        ends = reached(at(jax.numpy.array([1.0, 0.0], jax.numpy.float32)))
+        return of_features * one.features[0], of_metadata * one.metadata[0], ends
+
+    return jax.jit(attribute)
 
 
 @lru_cache

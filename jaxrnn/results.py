@@ -41,7 +41,8 @@ CONFUSIONS = tuple(f"confusion_matrix_{{}}{end}.csv" for end in ("", "_normalise
 # Of classes, on test: what `evaluation` finds of the chosen trial.
 EVALUATION = ("roc_test.csv", "precision_recall_test.csv", "calibration.csv", "calibration_scores.csv",
               "cadence.csv", "slices_test.csv", "mistakes_test.csv", "ensemble.csv", "comparisons.csv",
-              "class_scores_test.csv")  # fmt: skip
+              "class_scores_test.csv", "uncertainty.csv", "out_of_distribution.csv", "entropies.csv",
+              "attributions_test.csv")  # fmt: skip
 SCORES = "scores.csv"
 # `halted`: by successive halving, in which it fell behind.
 COMPLETED, EARLY_STOPPED, DIVERGED, HALTED = "completed", "early_stopped", "diverged", "halted"

@@ -19,12 +19,25 @@ import pytest
 import yaml
 from sklearn import metrics as sk
 
-from jaxrnn import __version__, calibration, early, evaluation, metrics, report, selection
+from jaxrnn import (
+    __version__,
+    attributions,
+    calibration,
+    early,
+    ensembles,
+    evaluation,
+    metrics,
+    report,
+    selection,
+    uncertainty,
+)
 from jaxrnn.config import Task, read_yaml, to_yaml
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.evaluation import Judged, Property
 from jaxrnn.predictions import Predictions
 from jaxrnn.report import figures, inputs
+from jaxrnn.report import uncertainty as said_of_uncertainty
+from jaxrnn.report.tables import percent
 from jaxrnn.results import write_json, write_text
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -33,7 +46,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 FIGURES = ("class_counts", "sequence_lengths", "grid_scores", "learning_curves", "confusion_matrix_validation",
            "confusion_matrix_test", "class_scores", "score_curves_validation_training_learning_rate",
            "score_curves_test_training_learning_rate", "roc_curves", "precision_recall_curves", "reliability", "slices",
-           "comparisons", "cadences")  # fmt: skip
+           "comparisons", "cadences", "entropies", "attributions")  # fmt: skip
 SCORES = ("accuracy", "macro_f1", "macro_auc", "log_loss", "plasticc_log_loss")
 SHOWN = ("macro_auc", "macro_f1", "accuracy", "log_loss", "plasticc_log_loss")
 CLASSES = ("AGN", "RR Lyrae", "SN Ia", "SN II", "Cepheid")
@@ -337,9 +350,52 @@ def write_evaluation(
             for of in (evaluation.CHOSEN, "ensemble of 3") for name, value in scores.items()
         ]),
         "comparisons": evaluation.comparisons(test, mixed, 1),
+        **unsure(test, rng)._asdict(),
+        "attributions_test": attributed(test, entry, classes, rng),
     }  # fmt: skip
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False)
+
+
+def unsure(test: Judged, rng: np.random.Generator) -> uncertainty.Tables:
+    """Returns what is said of how sure these predictions are, and of predictions of made-up inputs, which are less."""
+    said = {}
+    for kind in uncertainty.INPUTS:
+        flat = rng.dirichlet(np.ones(test.probabilities.shape[1]), len(test.labels))
+        own = test.probabilities if kind == uncertainty.TEST else (test.probabilities + 2 * flat) / 3
+        members = [(4 * own + rng.dirichlet(np.ones(own.shape[1]), len(own))) / 5 for _ in range(3)]
+        said[kind] = {
+            evaluation.CHOSEN: ensembles.together([own], [1.0]),
+            "ensemble of 3": ensembles.together(members, [1.0] * 3),
+            uncertainty.DROPOUT: ensembles.together(members[1:], [1.0] * 2),
+        }
+    return uncertainty.judged(said, test.labels, test.owners, 1, by_step=False)
+
+
+def attributed(test: Judged, entry: Predictions, classes: tuple[str, ...], rng: np.random.Generator) -> pd.DataFrame:
+    """Returns attributions of the objects that are chosen for them, of 30 steps and 11 features each."""
+    features = [*(f"flux_{band}" for band in "ugrizy"), *(f"error_{band}" for band in "ugrz"), "time_difference"]
+    rows = []
+    for row in attributions.chosen(test, entry.lengths):
+        values = rng.normal(0, 0.01, (30, len(features)))
+        predicted = int(test.probabilities[row].argmax())
+        once = {"id": entry.ids[row], "chosen_as": attributions.RIGHT if test.hits[row] else attributions.WRONG,
+                "truth": classes[test.labels[row]], "predicted": classes[predicted],
+                "probability": float(test.probabilities[row, predicted]), "baseline": 0.2, "gap": 1e-4}  # fmt: skip
+        rows += [
+            {
+                **once,
+                "step": step,
+                "time": 2.5 * step,
+                "feature": name,
+                "value": 0.3,
+                "attribution": values[step - 1, at],
+            }
+            for step in range(1, 31)
+            for at, name in enumerate(features)
+        ]
+        rows.append({**once, "feature": "host_distance", "value": 0.1, "attribution": 0.03})
+    return pd.DataFrame(rows, columns=list(attributions.COLUMNS)).astype({"step": "Int64"})
 
 
 class Page(html.parser.HTMLParser):
@@ -512,6 +568,69 @@ def test_the_section_on_trust_holds_the_numbers_of_the_files(made: Made, page: P
     for row, name in zip(page.tables["ensemble"][1:], (evaluation.CHOSEN, "ensemble of 3"), strict=True):
         values = {r["score"]: number(r["value"]) for r in made.table("ensemble.csv") if r["predictions"] == name}
         assert [cell[1] for cell in row[1:]] == [values[score] for score in SHOWN]
+
+
+def test_what_is_said_of_uncertainty_holds_the_numbers_of_the_files(made: Made, page: Page) -> None:
+    scores = {(row["predictions"], row["score"]): number(row["value"]) for row in made.table("uncertainty.csv")}
+    names = list(dict.fromkeys(name for name, _ in scores))
+    for name, row in zip(names, page.tables["uncertainty"][1:], strict=True):
+        assert row[0][0].lower() == name
+        np.testing.assert_equal([cell[1] for cell in row[1:]], [scores[name, score] for score in uncertainty.SCORES])
+    rows = made.table("out_of_distribution.csv")
+    rows.sort(key=lambda row: uncertainty.INPUTS.index(row["inputs"]))
+    shown = page.tables["out-of-distribution"][1:]
+    assert len(shown) == len(rows) == 15
+    for told, row in zip(shown, rows, strict=True):
+        assert told[1][0] == row["predictions"]
+        values = [number(row[name]) for name in ("sure", "median", "mutual_information", "auc")]
+        found = [np.nan if cell[1] is None else cell[1] for cell in told[2:]]
+        np.testing.assert_equal(found, values)
+    own = {row["inputs"]: number(row["sure"]) for row in rows if row["predictions"] == evaluation.CHOSEN}
+    shares = [f"{words} {percent(own[kind], 1)}" for kind, words in said_of_uncertainty.SHOWN.items()]
+    assert f"{', '.join(shares[:-1])} and {shares[-1]}" in page.text
+    first = list({row["id"]: row for row in reversed(made.table("attributions_test.csv"))}.values())[::-1]
+    for told, row in zip(page.tables["attributions"][1:], first, strict=True):
+        assert [cell[0] for cell in told[:3]] == [row["id"], row["truth"], row["predicted"]]
+        assert [cell[1] for cell in told[3:]] == [number(row[name]) for name in ("probability", "baseline", "gap")]
+
+
+def test_a_network_that_is_as_sure_of_noise_is_warned_of(copied: Made) -> None:
+    """The rule: the interval of the AUC, by which entropy tells random values from test objects, is above 0.5."""
+
+    def told(low: str, objects: str = "400", auc: str = "0.6") -> dict[str, str]:
+        def change(rows: list[dict[str, str]]) -> None:
+            rows[1].update(auc=auc, low=low, high="0.9", objects=objects)
+
+        edit(copied.folder / "out_of_distribution.csv", change)
+        return checks(copied)
+
+    assert copied.table("out_of_distribution.csv")[1]["inputs"] == uncertainty.RANDOM
+    assert told("0.501")["Less sure of noise than of test objects"] == "passed"
+    assert told("0.499")["As sure of noise as of test objects"] == "warning"
+    assert told("", auc="1.0")["Less sure of noise than of test objects"] == "passed", "all are told apart"
+    assert not [title for title in told("0.4", objects="9") if "noise" in title]
+
+
+def test_what_there_is_no_dropout_and_no_attribution_of_is_told(copied: Made) -> None:
+    def without(rows: list[dict[str, str]]) -> None:
+        rows[:] = [row for row in rows if row["predictions"] == evaluation.CHOSEN]
+
+    for name in ("uncertainty", "out_of_distribution", "entropies"):
+        edit(copied.folder / f"{name}.csv", without)
+    header = (copied.folder / "attributions_test.csv").read_text().splitlines()[0]
+    write_text(copied.folder / "attributions_test.csv", f"{header}\n")
+    page = Page(copied.write())
+    assert "The chosen network has no dropout" in page.text and len(page.tables["out-of-distribution"]) == 6
+    assert "attributions" not in page.tables and not (copied.folder / "figures" / "attributions.svg").exists()
+
+
+def test_a_gap_beyond_what_is_tolerated_is_told(copied: Made) -> None:
+    def apart(rows: list[dict[str, str]]) -> None:
+        for row in rows:
+            row["gap"] = "-0.06" if row["id"] == rows[0]["id"] else row["gap"]
+
+    edit(copied.folder / "attributions_test.csv", apart)
+    assert "1 of 6 is beyond the 0.05 that is tolerated" in Page(copied.write()).text
 
 
 def test_the_scores_of_the_verdict_and_the_classes_are_in_the_files_too(made: Made, page: Page) -> None:

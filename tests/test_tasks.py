@@ -295,7 +295,13 @@ def test_a_task_goes_from_the_survey_to_the_report(
         matrix = pd.read_csv(experiment_folder / "confusion_matrix_test.csv")[["down", "up"]].to_numpy()
         assert matrix.sum(axis=1).tolist() == np.bincount(truth).tolist()
         assert "Steps of each class, by split" in page
-    assert ('<section id="attention"' in page) == (decoder is not None)
+    assert ("What the decoder attends to" in page) == (decoder is not None)
+    assert ("What decisions rest on" in page) == (kind == "prefix")
+    assert ("Attributions are not computed for tasks with a label each step" in page) == (kind == "step")
+    # what is scored again, of some objects, is what was predicted
+    rows = pd.read_csv(experiment_folder / "uncertainty.csv").to_dict("records")
+    sure = {(row["predictions"], row["score"]): row["value"] for row in rows}
+    assert sure["chosen trial", "accuracy"] == pytest.approx(best["test"]["accuracy"]["value"])
     weights = experiment_folder / "attention.csv"
     assert weights.exists() == (decoder is not None)
     if decoder is not None:

@@ -52,7 +52,9 @@ FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
 LONGEST_LABEL = 28  # characters
 MOST_ROWS = 40  # grid points drawn
 MOST_BLOCKS = 45  # of steps, along one side of a map of attention
+MOST_STEP_BLOCKS, MOST_INPUTS = 20, 8  # of a map of attributions
 SHADES = 50  # in the strip that says what its colours are
+ATTRIBUTION_SHADES = 20  # of each sign
 SERIES_TOKENS = ("first", "second", "third", "fourth", "fifth")  # of lines against a grid axis: no more are drawn
 # Of grid points, with their colour and, for those who can't see it, their shape.
 KINDS = ("chosen", "others", "halted early")
@@ -786,6 +788,69 @@ def reliability(rows: Sequence[Mapping[str, Any]]) -> Figure:
     )
 
 
+def entropies(rows: Sequence[Mapping[str, Any]], shown: Mapping[str, str]) -> Figure:
+    """Draws the distribution of the entropy on each kind of made-up inputs beside that of test objects, for each of the
+    predictions. rows: of entropies.csv; shown: the kinds in words, the test objects' first."""
+    test, *kinds = shown
+    predictions = list(dict.fromkeys(row["predictions"] for row in rows))
+    counts: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        counts.setdefault((row["predictions"], row["inputs"]), []).append(row["places"])
+    shares = {key: np.array(own) / max(sum(own), 1) for key, own in counts.items()}
+    edges = [row["to"] for row in rows[: len(counts[predictions[0], test])]]
+    # the first bin begins at 0, which has no place on the axis: it is drawn as wide as the others
+    edges = [edges[0] ** 2 / edges[1], *edges]
+    across = alt.Scale(type="log", domain=[edges[0], edges[-1]], nice=False)
+    up = alt.Scale(domain=[0, 1.2 * max(own.max() for own in shares.values())], nice=False)
+    panels = []
+    for kind in kinds:
+        for name, label in zip(predictions, labels(predictions), strict=True):
+            x = alt.X(
+                "at:Q",
+                title="entropy / ln(classes)" if kind == kinds[-1] else None,
+                scale=across,
+                axis=alt.Axis(
+                    values=[0.001, 0.01, 0.1, 1],
+                    format="~g",
+                    grid=False,
+                    labels=kind == kinds[-1],
+                    ticks=kind == kinds[-1],
+                ),
+            )
+            first = name == predictions[0]
+            y = alt.Y(
+                "share:Q",
+                title=textwrap.wrap(shown[kind], 11) if first else None,
+                scale=up,
+                axis=alt.Axis(tickCount=2, format=".0%", labels=first, ticks=first, grid=False),
+            )
+            of_kind, of_test = (
+                alt.Chart(
+                    _rows(
+                        [
+                            {"at": at, "share": round(float(share), 4)}
+                            for at, share in zip(edges, [*shares[name, own], 0], strict=True)
+                        ]
+                    )
+                ).encode(x=x, y=y)
+                for own in (kind, test)
+            )
+            area = of_kind.mark_area(interpolate="step-after", color=LIGHT["first"], opacity=0.55)
+            line = of_test.mark_line(interpolate="step-after", color=LIGHT["second"], strokeWidth=1.6)
+            head = {"title": alt.Title(label, fontSize=12.5, offset=6, frame="group")} if kind == kinds[0] else {}
+            panels.append(alt.layer(area, line).properties(width=165, height=64, **head))
+    return _drawn(
+        "entropies",
+        "How unsure it is of what it never saw",
+        f"Distribution of the predictive entropy on {len(kinds)} kinds of made-up inputs and on test objects, for "
+        f"{len(predictions)} kinds of predictions. The table below holds the numbers.",
+        # aligned by their frames, whatever is written beside these
+        alt.concat(*panels, columns=len(predictions), bounds="flush", spacing=20),
+        "Blue: made-up inputs; orange line: test objects. Entropy as a share of its largest value,",
+        "logarithmic: 0 is certainty, 1 a toss-up among all classes; what is below 0.0001 stands in the first bin.",
+    )
+
+
 def _counts_ticks(largest: float) -> list[float]:
     """Returns 0 and the powers of ten up to the largest; at most 4."""
     powers = [10.0**power for power in range(int(np.floor(np.log10(max(largest, 1)))) + 1)]
@@ -1006,6 +1071,118 @@ def attention(weights: Mapping[str, NDArray[np.floating[Any]]], *, positions: bo
         *([cells] if cells else []),
         data=data,
     )
+
+
+@dataclass(frozen=True)
+class Attributed:
+    """What is drawn of an object's attributions. told: what it was taken for; values: [step, feature]; metadata: by
+    column."""
+
+    name: str
+    told: str
+    features: Sequence[str]
+    values: NDArray[np.floating[Any]]
+    metadata: Mapping[str, float]
+
+
+def attributions(found: Sequence[Attributed]) -> Figure:
+    """Draws what each input adds to the probability of the predicted class, a map an object, features by steps.
+
+    Of longer sequences a cell is a block of steps, of many features the last row is all others: their sum.
+    """
+    features = list(found[0].features)
+    sizes = [np.abs(own.values).sum(axis=0) for own in found]
+    weights = np.sum([own / max(own.sum(), 1e-12) for own in sizes], axis=0)
+    most = len(features) if len(features) <= MOST_INPUTS + 1 else MOST_INPUTS
+    shown = np.sort(np.argsort(-weights, kind="stable")[:most])
+    others = np.setdiff1d(np.arange(len(features)), shown)
+    names = labels([features[place] for place in shown])
+    names += [f"{len(others)} others"] if len(others) else []
+    maps, sizes = [], []
+    for own in found:
+        rows = own.values[:, shown].T
+        rows = np.concatenate([rows, own.values[:, others].sum(axis=1)[None]]) if len(others) else rows
+        sizes.append(max(-(-rows.shape[1] // MOST_STEP_BLOCKS), 1))
+        maps.append(np.add.reduceat(rows, np.arange(0, rows.shape[1], sizes[-1]), axis=1))
+    largest = max(float(np.abs(blocks).max(initial=0)) for blocks in maps) or 1.0
+    sides = ("towards", "against")
+    # few shades, whose cells beside each other are one: what would be paper is left out
+    shades = {
+        "fill": alt.Fill("side:N", scale=_colours(sides, ("first", "second")), legend=None),
+        "fillOpacity": alt.FillOpacity("shade:Q", scale=None, legend=None),
+    }
+    charts, data = [], {}
+    for place, (label, own, blocks, size) in enumerate(
+        zip(labels([own.name for own in found]), found, maps, sizes, strict=True)
+    ):
+        data[f"cells-{place}"] = [
+            {
+                "x": start * size, "x2": min(stop * size, len(own.values)), "feature": name,
+                "shade": abs(level) / ATTRIBUTION_SHADES, "side": sides[int(level < 0)],
+            }
+            for name, row in zip(names, np.rint(blocks / largest * ATTRIBUTION_SHADES).astype(int), strict=True)
+            for level, start, stop in _runs(row)
+            if level
+        ]  # fmt: skip
+        left = place % 2 == 0
+        cells = alt.Chart(alt.NamedData(name=f"cells-{place}")).mark_rect()
+        chart = cells.encode(
+            x=alt.X("x:Q", title="step" if place >= len(found) - 2 else None, scale=_frame((0, len(own.values))),
+                    axis=alt.Axis(tickCount=5, tickMinStep=1, grid=False, format="d")),
+            x2="x2:Q",
+            y=alt.Y("feature:N", title=None, scale=alt.Scale(domain=names, padding=0),
+                    axis=alt.Axis(labels=left, ticks=False, domain=False)),
+            **shades,
+        )  # fmt: skip
+        added = ", ".join(f"{name} {value:+.2f}" for name, value in own.metadata.items() if abs(value) >= 0.005)
+        told = textwrap.wrap(own.told, 42)[:2]
+        told += [textwrap.shorten(f"metadata: {added}", 42, placeholder=" …")] if added else []
+        head = alt.Title(label, subtitle=told, fontSize=12.5, subtitleFontSize=11.5, subtitleColor=LIGHT["muted"],
+                         offset=6, limit=250, frame="group")  # fmt: skip
+        charts.append(chart.properties(width=236, height=alt.Step(17), title=head,
+                                       view=alt.ViewBackground(stroke=LIGHT["pale"])))  # fmt: skip
+    levels = range(-ATTRIBUTION_SHADES, ATTRIBUTION_SHADES + 1)
+    ends = [max(-1, min(1, (level + side / 2) / ATTRIBUTION_SHADES)) * largest for level in levels for side in (-1, 1)]
+    strip = (
+        alt.Chart(
+            _rows(
+                [
+                    {"x": a, "x2": b, "shade": abs(level) / ATTRIBUTION_SHADES, "side": sides[int(level < 0)]}
+                    for level, a, b in zip(levels, ends[::2], ends[1::2], strict=True)
+                ]
+            )
+        )
+        .mark_rect()
+        .encode(
+            x=alt.X(
+                "x:Q",
+                title="against the predicted class · attribution · towards it",
+                scale=_frame((-largest, largest)),
+                axis=alt.Axis(orient="top", tickCount=5, grid=False, format="+.2~g"),
+            ),
+            x2="x2:Q",
+            **shades,
+        )
+        .properties(width=300, height=10, view=alt.ViewBackground(stroke=LIGHT["pale"]))
+    )
+    together = alt.vconcat(strip, alt.concat(*charts, columns=2, spacing={"row": 22, "column": 22}), spacing=16)
+    blocked = sorted({size for size in sizes if size > 1})
+    cells_are = f"A cell is a block of {' or '.join(map(str, blocked))} steps: their sum." if blocked else ""
+    return _drawn(
+        "attributions",
+        "What decisions rest on, test",
+        f"Attributions to the predicted class of {len(found)} test objects, features downwards and steps to the right. "
+        f"The largest of a cell is {largest:.2g}. attributions_test.csv holds the numbers.",
+        together,
+        *([cells_are] if cells_are else []),
+        data=data,
+    )
+
+
+def _runs(levels: NDArray[np.int64]) -> list[tuple[int, int, int]]:
+    """Returns each run of equal levels, and where it begins and ends."""
+    starts = np.flatnonzero(np.diff(levels, prepend=levels[0] - 1))
+    return list(zip(levels[starts].tolist(), starts.tolist(), [*starts[1:].tolist(), len(levels)], strict=True))
 
 
 def _blocks(weights: NDArray[np.floating[Any]]) -> tuple[NDArray[np.floating[Any]], int, int]:

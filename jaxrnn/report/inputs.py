@@ -38,8 +38,18 @@ EVALUATION_COLUMNS = {
     "mistakes_test": (("id", "truth", "predicted"), ("steps", "probability", "probability_of_truth")),
     "ensemble": (("predictions", "score"), MEASURED),
     "comparisons": (("trial",), COMPARISONS[1:]),
+    "uncertainty": (("predictions", "score"), MEASURED),
+    "out_of_distribution": (
+        ("predictions", "inputs"),
+        ("objects", "places", "sure", "sure_low", "sure_high", "median", "mutual_information", "auc", "low", "high"),
+    ),
+    "entropies": (("predictions", "inputs"), ("from", "to", "places")),
+    "attributions_test": (
+        ("id", "chosen_as", "truth", "predicted", "feature"),
+        ("probability", "baseline", "gap", "step", "attribution"),
+    ),
 }
-MAY_BE_EMPTY = ("mistakes_test", "comparisons")
+MAY_BE_EMPTY = ("mistakes_test", "comparisons", "attributions_test")
 TRIALS = ("trial", "job", "seed", "epochs", "best_epoch", "seconds", "input_seconds", "pack_halvings", "outcome")
 Row = dict[str, Any]
 

@@ -1,9 +1,11 @@
-"""The section on trust: calibration, accuracy in slices, other trials and the ensemble, the dearest mistakes."""
+"""The section on trust: calibration, accuracy in slices, other trials and the ensemble, uncertainty, the dearest
+mistakes."""
 
 import math
 from typing import Any
 
 import jaxrnn.report.figures as figures
+import jaxrnn.report.uncertainty as uncertainty
 from jaxrnn.metrics import CALIBRATION_BINS, FEWEST_OBJECTS
 from jaxrnn.report.figures import SCORES, Figure
 from jaxrnn.report.inputs import Inputs, Row
@@ -33,6 +35,7 @@ def drawn(inputs: Inputs) -> list[Figure]:
         figures.reliability([believed(row) for row in inputs.evaluation["calibration"]]),
         *([figures.slices(slices, inputs.best["test"]["accuracy"]["value"], inputs.counted)] if slices else []),
         *([figures.comparisons(others, inputs.varied)] if others else []),
+        *uncertainty.drawn(inputs),
     ]  # fmt: skip
 
 
@@ -55,6 +58,7 @@ def section(inputs: Inputs) -> dict[str, Any] | None:
         "apart": len(apart),
         "comparisons": _comparison_table(others) if others else None,
         "ensemble": _ensemble(inputs, members) if len(members) > 1 else None,
+        "uncertainty": uncertainty.section(inputs),
         "mistakes": _mistakes(inputs),
     }
 

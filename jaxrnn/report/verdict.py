@@ -17,7 +17,9 @@ from jaxrnn.report.data import leaks
 from jaxrnn.report.figures import SCORES
 from jaxrnn.report.inputs import Inputs, Row
 from jaxrnn.report.tables import measured_cell, percent, score_cell, sentence, value_text
+from jaxrnn.report.uncertainty import by_inputs
 from jaxrnn.results import DIVERGED, HALTED
+from jaxrnn.uncertainty import RANDOM, SURE, TEST
 
 CHANCE = 0.01  # below this, a calibration error is no chance
 EDGE = 0.05  # of a range, at each of its ends
@@ -159,7 +161,7 @@ def _checks(inputs: Inputs) -> list[Check]:
         _check_margin(inputs), _check_overfit(inputs), _check_epochs(inputs), _check_edges(inputs),
         _check_diverged(inputs), _check_halted(inputs), _check_packs(inputs), _check_attempts(inputs),
         _check_leaks(inputs), _check_rejected(inputs), _check_calibration(inputs),
-        _check_audits(inputs),
+        _check_noise(inputs), _check_audits(inputs),
     ]  # fmt: skip
     order = ("warning", "note", "passed")
     return sorted((check for check in found if check), key=lambda check: order.index(check.level))
@@ -431,6 +433,32 @@ def _check_calibration(inputs: Inputs) -> Check | None:
     if before["p_value"] < CHANCE:
         return Check("note", "Probabilities need temperature scaling", f"{text}. {scaling}")
     return Check("passed", "Probabilities are calibrated, as far as the test split can tell", f"{text}.")
+
+
+def _check_noise(inputs: Inputs) -> Check | None:
+    """Warns unless entropy is larger on random values than on test objects beyond chance: the interval of the AUC, by
+    which it tells them apart, must lie above 0.5, that of guessing."""
+    found = by_inputs(inputs)
+    noise = found.get(RANDOM)
+    if noise is None or noise["objects"] < FEWEST_OBJECTS or math.isnan(noise["auc"]):
+        return None
+    shown = score_cell(noise["auc"], noise["low"], noise["high"])
+    sure = (
+        f"{percent(noise['sure'], 1)} of them get a probability above {SURE:g}, and {percent(found[TEST]['sure'], 1)}"
+    )
+    text = (
+        f"Of an input of random values and a test object, the random one has the larger entropy with a chance of "
+        f"{shown.text} {shown.note}".strip()
+        + f" (0.5: as sure of either; the interval should be above it). {sure} of the test objects."
+    )
+    least = noise["low"] if math.isfinite(noise["low"]) else noise["auc"]
+    if least > 0.5:
+        return Check("passed", "Less sure of noise than of test objects", text)
+    return Check(
+        "warning",
+        "As sure of noise as of test objects",
+        f"{text} Its probabilities don't show when an object is of no class that it knows.",
+    )
 
 
 def _check_audits(inputs: Inputs) -> Check | None:
