@@ -175,9 +175,9 @@ def test_a_grid_goes_on_when_sbatch_failed_for_a_minute(
 def test_jobs_longer_than_their_limit_finish_by_chained_requeues(
     cluster: Cluster, workflow: Workflow, finished: Workflow, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    changes = CHANGES | GRID | {"training.epochs": 400}
+    changes = CHANGES | GRID | {"training.epochs": 600}
     workflow.configure(changes)
-    end(start(workflow, "--set-resources", "train:gpu=1", "train:runtime=1"))
+    end(start(workflow, "--set-resources", "train:gpu=1", "train:runtime=2"))
     assert len(training(workflow)) == JOBS
     assert restarts(workflow) > JOBS
     undisturbed = finished.copied_to(tmp_path_factory.mktemp("undisturbed"))
