@@ -1064,7 +1064,7 @@ def objects(
     grown = [shown.probabilities for shown in every if shown.probabilities is not None]
     most = np.max([found.max(axis=0) for found in grown], axis=0) if grown else np.zeros(0)
     largest = sorted(np.argsort(-most, kind="stable")[:MOST_SERIES].tolist())
-    lines, longest = len(inputs) <= MOST_LINES, max(len(shown.step) for shown in every)
+    lines, longest = len(inputs) <= MOST_LINES, max(shown.steps for shown in every)
     downwards = not lines and not grown and longest <= len(inputs)
     # the cells of a map are square where its steps go down, as the rows of a picture do
     size = (380 if grown else 236, 96) if not downwards else (min(160, max(60, round(96 * len(inputs) / longest))), 96)
@@ -1081,7 +1081,11 @@ def objects(
         named = {"title": alt.Title(head, fontSize=13.5, offset=6).to_dict()} if len(rows) > 1 else {}
         blocks.append({"concat": cells, "columns": COLUMNS, "spacing": {"row": 20, "column": 22}, **named})
     cut = grown and len(classes) > len(sheet.classes)
-    told = [f"The {len(sheet.classes)} classes that are ever the most probable, of {len(classes)}."] if cut else []
+    told = (
+        [f"{len(sheet.classes)} of {len(classes)} classes, those whose probability is highest at any step."]
+        if cut
+        else []
+    )
     below = {"concat": blocks, "columns": across, "spacing": {"row": 18, "column": 26}}
     return _drawn(
         name,
@@ -1186,16 +1190,17 @@ def _image(shown: Shown, sheet: Sheet, first: bool, last: bool, time: str, name:
     """Returns a map of the inputs against time, or against the steps where these are no even stretches of time. An
     image, for thousands of cells as shapes of their own would make the page large."""
     steps, inputs = shown.values.shape
-    gaps = np.diff(shown.since_first)
-    even = len(gaps) > 0 and gaps[0] > 0 and np.allclose(gaps, gaps[0], rtol=0.01)
+    last_time = float(shown.since_first[-1])
+    gap = last_time / max(steps - 1, 1)
+    # no step stands half a cell beside its time
+    even = gap > 0 and np.abs(shown.since_first - np.linspace(0, last_time, steps)).max() <= 0.5 * gap
     if sheet.downwards:
         time = f"time ({sheet.time_unit})" if sheet.time_unit else "time"
-    along = (time, (0, float(gaps[0]) * steps)) if even else ("step", (0.5, steps + 0.5))
+    along = (time, (0, gap * steps)) if even else ("step", (0.5, steps + 0.5))
     if not even and steps < shown.steps:
         along = ("drawn step", along[1])
     marked = [steps_at for steps_at, step in enumerate(shown.step.tolist()) if step == shown.marked]
-    names = [_parts(title)[0] for title in sheet.inputs]
-    across = (printable(f"{names[0]} to {names[-1]}"), (0.5, inputs + 0.5))
+    across = (_begun(sheet.inputs) or "input", (0.5, inputs + 0.5))
     low, high = sheet.levels
     shares = np.clip((shown.values - low) / (high - low), 0, 1)
     levels = np.where(np.isfinite(shares), 1 + np.nan_to_num(shares) * (LEVELS - 1), 0).round().astype(np.uint8)
@@ -1254,12 +1259,18 @@ def _parts(title: str) -> tuple[str, str]:
 
 def _quantity(inputs: Sequence[str]) -> str:
     """Returns what these inputs measure: what their names begin with, and their unit where they have one in common."""
-    names, units = zip(*map(_parts, inputs), strict=True)
+    units, begun = {_parts(title)[1] for title in inputs}, _begun(inputs) or "value"
+    unit = printable(units.pop()) if len(units) == 1 else ""
+    return f"{begun} ({unit})" if unit else begun
+
+
+def _begun(inputs: Sequence[str]) -> str:
+    """Returns what the names of inputs begin with, "" for nothing in common."""
+    names = [_parts(title)[0] for title in inputs]
     begun = names[0]
     while not all(name.startswith(begun) for name in names):
-        begun = begun[:-1]
-    begun = printable(begun).strip(" _-") or "value"
-    return f"{begun} ({printable(units[0])})" if units[0] and len(set(units)) == 1 else begun
+        begun = begun[:-1].rstrip("0123456789")
+    return printable(begun).strip(" _-")
 
 
 def _domain(values: NDArray[np.floating[Any]]) -> tuple[float, float]:
