@@ -23,7 +23,8 @@ TOGETHER = 6  # examples where objects have no class of their own
 MOST_MISTAKES = 6
 MOST_GROWING = 6
 MOST_LINES = 6  # inputs that are drawn as lines; more are a map
-MOST_VALUES = 100  # of an object as lines: the whole page stays small
+MOST_VALUES = 100  # of an object as lines
+MOST_DRAWN = 2000  # of all examples as lines: the page stays small
 MOST_CELLS = 3000  # of an object as a map
 MOST_INPUTS = 100  # rows of a map
 EXAMPLE, MISTAKE, GROWING = "example", "mistake", "growing"
@@ -118,7 +119,13 @@ def read(dataset: Path, data: Data, wanted: Iterable[Wanted]) -> tuple[pd.DataFr
             own = values[steps][:, kept].astype(np.float32)
             found[name] = Observed(shard.time[steps], tuple(inputs[at] for at in kept), own)
         lacking -= set(shard.ids.tolist())
-    pieces = [_rows(each, found[each.id]) for each in wanted if each.id in found]
+    examples = sum(each.drawn_as == EXAMPLE for each in wanted)
+    most = min(MOST_VALUES, MOST_DRAWN // max(examples, 1))
+    pieces = [
+        _rows(each, found[each.id], most if each.drawn_as == EXAMPLE else MOST_VALUES)
+        for each in wanted
+        if each.id in found
+    ]
     return (pd.concat(pieces, ignore_index=True) if pieces else pd.DataFrame(columns=list(COLUMNS))), of
 
 
@@ -159,10 +166,11 @@ def _kept_inputs(shard: Shard, inputs: Sequence[str]) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(count, MOST_INPUTS)).round().astype(int)).tolist()
 
 
-def _rows(wanted: Wanted, found: Observed) -> pd.DataFrame:
+def _rows(wanted: Wanted, found: Observed, most: int = MOST_VALUES) -> pd.DataFrame:
+    """Returns the rows of an object; most: values, where it is drawn as lines."""
     steps, inputs = found.values.shape
     values = int(np.isfinite(found.values).sum())
-    most = MOST_VALUES if inputs <= MOST_LINES else MOST_CELLS
+    most = most if inputs <= MOST_LINES else MOST_CELLS
     number = steps if values <= most else max(2, steps * most // values)
     kept = np.linspace(0, steps - 1, number).round().astype(int)
     kept = np.union1d(kept, [] if wanted.step is None else [wanted.step - 1]).astype(int)

@@ -363,7 +363,8 @@ def write_examples(folder: Path, classes: tuple[str, ...], rng: np.random.Genera
         values = rng.normal(0, 30, (length, len(INPUTS))).astype(np.float32)
         values[rng.random(values.shape) < 0.5] = np.nan
         observed = examples.Observed(59000 + np.sort(rng.uniform(0, 90, length)), INPUTS, values)
-        pieces.append(examples._rows(each, observed))
+        most = examples.MOST_DRAWN // len(wanted)  # as if all were examples
+        pieces.append(examples._rows(each, observed, min(most, examples.MOST_VALUES)))
     table = pd.concat(pieces, ignore_index=True)
     table.to_csv(folder / "examples.csv", index=False)
     if growing:
