@@ -16,6 +16,7 @@ from jaxrnn import (
     early,
     ensembles,
     evaluation,
+    examples,
     metrics,
     plan,
     predictions,
@@ -102,6 +103,7 @@ def aggregate(experiment: Experiment, at: Results, *, partial: bool = False) -> 
     if task.kind != "label_sequence":
         _write_evaluation(made, validation, choice, predicted, classes, best, at)
     bundle = _write_bundle(made, job, trial, finished, members, best, at)
+    best["inputs"] = _write_examples(made, trial, predicted["test"][trial.id], classes, at)
     if task.kind != "label_sequence":
         _write_uncertainty(made, trial, bundle, predicted["test"][trial.id], at)
     results.write_json(folder / "best.json", best)
@@ -377,6 +379,26 @@ def _write_early(
             curve.insert(0, "trial", trial.id)
             found.append(curve)
         _write_csv(at.experiment(experiment.experiment) / f"early_{split}.csv", pd.concat(found, ignore_index=True))
+
+
+def _write_examples(made: Plan, trial: Trial, test: Predictions, classes: tuple[str, ...], at: Results) -> int:
+    """Writes what the report draws of single objects; returns how many inputs they have.
+
+    test: the chosen trial's predictions.
+    """
+    experiment, folder = made.experiment, at.experiment(made.experiment.experiment)
+    kind, seed = experiment.task.kind, experiment.seed
+    wanted = examples.of_classes(splits.read_splits(folder), trial.fold, classes, seed)
+    if kind != "label_sequence":
+        judged = evaluation.Judged.of(test, trial.id)
+        wanted += examples.mistaken(evaluation.mistakes(judged, test, classes))
+    if kind == "prefix":
+        wanted += examples.growing(test, trial.id, classes, seed)
+    table, inputs = examples.read(at.dataset(made.dataset_key), experiment.data, wanted)
+    _write_csv(folder / results.EXAMPLES, table)
+    if kind == "prefix":
+        _write_csv(folder / results.GROWING, examples.grown(table, test, trial.id, classes))
+    return inputs
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:

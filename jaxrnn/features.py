@@ -315,6 +315,19 @@ def _scaled(feature: Feature, values: np.ndarray, flux: np.ndarray | None) -> np
     return values
 
 
+def unscaled(feature: Feature, values: np.ndarray) -> np.ndarray:
+    """Returns what `make` scaled, of a column that holds no errors: values in the survey's unit, to the single
+    precision of features."""
+    values = values.astype(np.float64)
+    if feature.scaling == "asinh":
+        return feature.softening * np.sinh(values)
+    if feature.scaling == "log":
+        return np.exp(values)
+    if feature.scaling == "magnitude":
+        return 10 ** ((feature.zero_point - values) / 2.5)
+    return values
+
+
 def _scaled_unit(feature: Feature, unit: str) -> str:
     if feature.scaling == "asinh":
         return f"asinh of {feature.softening:g} {unit}".strip()

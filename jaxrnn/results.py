@@ -44,6 +44,8 @@ EVALUATION = ("roc_test.csv", "precision_recall_test.csv", "calibration.csv", "c
               "class_scores_test.csv", "uncertainty.csv", "out_of_distribution.csv", "entropies.csv",
               "attributions_test.csv")  # fmt: skip
 SCORES = "scores.csv"
+# Of the objects that the report draws, and, where prefixes are predicted, the probabilities of some as they grow.
+EXAMPLES, GROWING = "examples.csv", "growing_test.csv"
 # `halted`: by successive halving, in which it fell behind.
 COMPLETED, EARLY_STOPPED, DIVERGED, HALTED = "completed", "early_stopped", "diverged", "halted"
 ATTEMPTS, ALLOCATION = "attempts.json", "allocation.json"
@@ -84,7 +86,8 @@ def mistakes_tables(kind: str) -> list[str]:
     """Returns the names of the tables that `aggregate` writes of the chosen trial's predictions, for a `task.kind`."""
     names = MISTAKES.get(kind, CONFUSIONS)
     tables = [name.format(split) for name in names for split in ("validation", "test")]
-    return [*tables, SCORES] if kind in MISTAKES else [*tables, SCORES, *EVALUATION]
+    tables += [SCORES, EXAMPLES, *([GROWING] if kind == "prefix" else [])]
+    return tables if kind in MISTAKES else [*tables, *EVALUATION]
 
 
 @contextmanager

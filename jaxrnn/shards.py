@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,28 @@ def _read(file: Any, steps: bool, check: bool) -> Shard:
         cut=json.loads(file.attrs["cut"]),
         cut_ids=_decoded(file["cut_ids"]),
     )
+
+
+def of_sequences(path: Path, wanted: Collection[str]) -> Shard:
+    """Returns those sequences of the shard at `path` whose ids are wanted, time and features of theirs alone: no other
+    steps are read, nor their labels."""
+    known = read(path, steps=False)
+    rows = np.flatnonzero(np.isin(known.ids, list(wanted)))
+    lengths = known.lengths[rows]
+    found = {name: [getattr(known, name)[:0]] for name in ("time", "features")}
+    if len(rows):
+        try:
+            with h5py.File(path, "r") as opened:
+                file: Any = opened
+                for start, length in zip(known.offsets[rows].tolist(), lengths.tolist(), strict=True):
+                    for name, pieces in found.items():
+                        pieces.append(file[name][start : start + length])
+        except (OSError, KeyError, ValueError) as error:
+            raise JaxrnnError(f"{path}: no readable shard ({error}); remove it and run `jaxrnn ingest` again")
+    of_rows = ("ids", "labels", "metadata", "evaluation", "splits", "groups")
+    tables = {name: None if (own := getattr(known, name)) is None else own[rows] for name in of_rows}
+    steps = {name: np.concatenate(pieces) for name, pieces in found.items()}
+    return replace(known, offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), **tables, **steps)
 
 
 def step_labels(path: Path) -> np.ndarray | None:

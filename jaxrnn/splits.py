@@ -264,7 +264,7 @@ def trained_on(
         raise JaxrnnError(
             f"training.sequences: {sequences}, and there are {len(classes)} classes; use one of each at least"
         )
-    places = np.array([_uniform(seed, f"sequences/{name}") for name in table["id"].to_numpy(dtype=str)[rows]])
+    places = np.array([uniform(seed, f"sequences/{name}") for name in table["id"].to_numpy(dtype=str)[rows]])
     given = np.empty(len(rows))
     for name in classes:
         members = np.flatnonzero(names == name)
@@ -381,7 +381,7 @@ def _surplus(split: Split, known: "_Known", names: np.ndarray, seed: int) -> np.
             "`label_sequence`"
         )
     classes, counts = np.unique(names[names != ""].astype(str), return_counts=True)
-    places = np.array([_uniform(seed, f"balance/{name}") for name in known.ids])
+    places = np.array([uniform(seed, f"balance/{name}") for name in known.ids])
     for name in classes:
         members = np.flatnonzero(names == name)
         surplus[members[np.argsort(places[members], kind="stable")][counts.min() :]] = True
@@ -706,7 +706,7 @@ class _Parts:
 def _parts(split: Split, known: _Known, names: np.ndarray, seed: int) -> tuple[_Parts, list[str]]:
     """Returns where each object goes, and what should be said about it."""
     included, units, remarks = names != "", known.units(split), []
-    places = np.array([_uniform(seed, unit) for unit in units])
+    places = np.array([uniform(seed, unit) for unit in units])
     result = np.full(len(names), EXCLUDED, dtype=object)
     fold = np.full(len(names), "", dtype=object)
 
@@ -768,7 +768,7 @@ def _given(known: _Known) -> np.ndarray:
     return known.splits
 
 
-def _uniform(seed: int, name: str) -> float:
+def uniform(seed: int, name: str) -> float:
     """Returns a number in [0, 1) that depends on seed and object alone."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") / 2**64
 

@@ -155,6 +155,10 @@ def test_both_decoders_are_told_with_intervals(learnt: Any) -> None:
     ]  # fmt: skip
     for name in results.mistakes_tables("label_sequence"):
         assert (at.experiment("tiny") / name).exists()
+    shown: Any = pd.read_csv(at.experiment("tiny") / "examples.csv", dtype=str)
+    texts: Any = pd.read_csv(at.experiment("tiny") / "splits.csv", dtype=str).set_index("id")
+    assert set(shown["drawn_as"]) == {"example"} and set(shown["split"]) == {"train"}
+    assert (shown["class"].to_numpy() == texts["label"][shown["id"]].to_numpy()).all()
 
 
 def test_the_table_of_edits_adds_up(learnt: Any) -> None:

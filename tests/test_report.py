@@ -26,6 +26,7 @@ from jaxrnn import (
     early,
     ensembles,
     evaluation,
+    examples,
     metrics,
     report,
     selection,
@@ -46,7 +47,8 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 FIGURES = ("class_counts", "sequence_lengths", "grid_scores", "learning_curves", "confusion_matrix_validation",
            "confusion_matrix_test", "class_scores", "score_curves_validation_training_learning_rate",
            "score_curves_test_training_learning_rate", "roc_curves", "precision_recall_curves", "reliability", "slices",
-           "comparisons", "cadences", "entropies", "attributions")  # fmt: skip
+           "comparisons", "cadences", "entropies", "attributions", "examples", "dearest_mistakes",
+           "effects")  # fmt: skip
 SCORES = ("accuracy", "macro_f1", "macro_auc", "log_loss", "plasticc_log_loss")
 SHOWN = ("macro_auc", "macro_f1", "accuracy", "log_loss", "plasticc_log_loss")
 CLASSES = ("AGN", "RR Lyrae", "SN Ia", "SN II", "Cepheid")
@@ -63,6 +65,7 @@ HOSTILE = (
     "\x01\N{RIGHT-TO-LEFT OVERRIDE}",
     "truth",
 )
+INPUTS = ("flux_g (uJy)", "flux_r (uJy)", "flux_i (uJy)")
 GRID = {"model.cell": ["gru", "lstm"], "training.learning_rate": [0.0003, 0.001, 0.003], "loss.gamma": [0, 1]}
 
 
@@ -279,6 +282,7 @@ def make(
     chosen_point = [chosen[key] for key in keys]
     others = [own[0]["trial"] for own in groups if [own[0][key] for key in keys] != chosen_point]
     write_evaluation(folder, judged, others, classes, dict.fromkeys(metrics.overall(Task(target=target)), 0.5), rng)
+    write_examples(folder, classes, rng)
     for c, name in enumerate(classes):
         own = judged["test"].probabilities[:, c]
         test[f"auc_{name}"] = interval(sk.roc_auc_score(judged["test"].labels == c, own), 0.02)
@@ -302,6 +306,7 @@ def make(
             "grid_point": {k: chosen[k] for k in keys},
             **by_split,
             "objects": {"validation": int(confusion["validation"].sum()), "test": int(matrix.sum())},
+            "inputs": len(INPUTS),
             "interval": "95 %, bootstrap over objects, 1,000 resamples",
             "software": {"jaxrnn": __version__, "jax": "0.10.2", "device": "cpu (cpu)"},
         },
@@ -396,6 +401,33 @@ def attributed(test: Judged, entry: Predictions, classes: tuple[str, ...], rng: 
         ]
         rows.append({**once, "feature": "host_distance", "value": 0.1, "attribution": 0.03})
     return pd.DataFrame(rows, columns=list(attributions.COLUMNS)).astype({"step": "Int64"})
+
+
+def write_examples(folder: Path, classes: tuple[str, ...], rng: np.random.Generator, growing: bool = False) -> None:
+    """Writes what `jaxrnn.examples` finds: objects of the split that have 1 to 60 steps in three passbands."""
+    known, mistakes = (pd.read_csv(folder / f"{name}.csv", dtype=str, keep_default_na=False)
+                       for name in ("splits", "mistakes_test"))  # fmt: skip
+    fold = 0 if "fold" in known else None
+    wanted = [*examples.of_classes(known, fold, classes, 7), *examples.mistaken(mistakes)]
+    test = Predictions("prefix", np.array([f"grown{i}" for i in range(12)]), np.resize(np.arange(len(classes)), 12),
+                       np.arange(12) % 5 + 1, np.arange(12) % 5 + 1, {})  # fmt: skip
+    if growing:
+        probabilities = rng.dirichlet(np.ones(len(classes)), int(test.lengths.sum())).astype(np.float32)
+        test = replace(test, probabilities={"one": probabilities})
+        wanted += examples.growing(test, "one", classes, 7)
+    lengths = dict(zip(test.ids.tolist(), test.lengths.tolist(), strict=True))
+    pieces = []
+    for number, each in enumerate(wanted):
+        length = lengths.get(each.id, 60 if number else 1)
+        values = rng.normal(0, 30, (length, len(INPUTS))).astype(np.float32)
+        values[rng.random(values.shape) < 0.5] = np.nan
+        observed = examples.Observed(59000 + np.sort(rng.uniform(0, 90, length)), INPUTS, values)
+        most = examples.MOST_DRAWN // len(wanted)  # as if all were examples
+        pieces.append(examples._rows(each, observed, min(most, examples.MOST_VALUES)))
+    table = pd.concat(pieces, ignore_index=True)
+    table.to_csv(folder / "examples.csv", index=False)
+    if growing:
+        examples.grown(table, test, "one", classes).to_csv(folder / "growing_test.csv", index=False)
 
 
 class Page(html.parser.HTMLParser):
@@ -930,6 +962,7 @@ def test_growing_sequences_are_drawn_and_tabled(tmp_path: Path) -> None:
     ]
     with (made.folder / "early_test.csv").open("w", newline="") as file:
         csv.writer(file).writerows([header, *rows])
+    write_examples(made.folder, made.classes, np.random.default_rng(1), growing=True)
     page = Page(report.write(made.folder, made.dataset))
     table = page.tables["early"]
     assert [[value for _, value in row[:4]] for row in table[1:]] == [[-7, 590, 10, 0.625], [0, 590, 10, 0.625]]
@@ -937,6 +970,17 @@ def test_growing_sequences_are_drawn_and_tabled(tmp_path: Path) -> None:
     assert "0.625 after the first step and 0.625 after 9" in page.text
     svg = (made.folder / "figures" / "early_curves.svg").read_text()
     assert "steps observed at most" in svg and "calibration error" in svg
+    words = words_in(made, "growing_objects")
+    grown = made.table("growing_test.csv")
+    assert len({row["id"] for row in grown}) == examples.MOST_GROWING and {row["id"] for row in grown} <= {
+        word.partition(" ")[0] for word in words
+    }
+    assert sum(word.startswith("taken for ") for word in words) == len(
+        {row["id"] for row in grown if row["truth"] != row["predicted"]}
+    )
+    edit(made.folder / "growing_test.csv", lambda rows: rows.pop())
+    with pytest.raises(JaxrnnError, match=r"growing_test\.csv: has not one row"):
+        report.write(made.folder, made.dataset)
     (made.folder / "early_test.csv").unlink()
     with pytest.raises(JaxrnnError, match=r"early_test\.csv"):
         report.write(made.folder, made.dataset)
@@ -1222,6 +1266,7 @@ def test_a_second_write_is_byte_equal(made: Made, drawn: dict[str, Any]) -> None
         ("confusion_matrix_test.csv", "jaxrnn aggregate"),
         ("roc_test.csv", "jaxrnn aggregate"),
         ("calibration.csv", "jaxrnn aggregate"),
+        ("examples.csv", "jaxrnn aggregate"),
         ("splits.csv", "jaxrnn split"),
         ("statistics.json", "jaxrnn split"),
         ("experiment.yaml", "jaxrnn plan"),

@@ -425,7 +425,7 @@ def test_groups_stay_whole_and_shares_are_off_by_less_than_a_group(
 ) -> None:
     units = np.array([f"g{i}" for i, (size, _) in enumerate(groups) for _ in range(size)])
     names = np.array(["abc"[label] for size, label in groups for _ in range(size)], dtype=object)
-    places = np.array([splits._uniform(seed, unit) for unit in units])
+    places = np.array([splits.uniform(seed, unit) for unit in units])
     part = splits._by_group(names, units, places, shares)
     for unit in np.unique(units):
         assert len(set(part[units == unit])) == 1

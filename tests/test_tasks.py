@@ -283,6 +283,8 @@ def test_a_task_goes_from_the_survey_to_the_report(
     # other paddings of the same sequences round differently
     np.testing.assert_allclose(again, test.probabilities[best["trial"]], atol=2e-6)
     page = report.write(experiment_folder, at.dataset(made.dataset_key)).read_text()
+    check_objects(experiment_folder, test, best["trial"], classes)
+    assert ("Objects as they grow" in page) == (kind == "prefix")
     assert ("Early classification" in page) == (kind == "prefix")
     if kind == "prefix":
         curves = pd.read_csv(experiment_folder / "early_test.csv")
@@ -312,6 +314,28 @@ def test_a_task_goes_from_the_survey_to_the_report(
             square = own.pivot(index="target_step", columns="source_step", values="weight").to_numpy()
             assert square.shape == (lengths[name], lengths[name])
             np.testing.assert_allclose(square.sum(axis=1), 1, atol=1e-4)
+
+
+def check_objects(folder: Path, test: Predictions, trial: str, classes: tuple[str, ...]) -> None:
+    """The objects that are drawn are of the splits that are said, and what is told of them is what was predicted."""
+    shown: Any = pd.read_csv(folder / "examples.csv", dtype={"id": str, "class": str}, keep_default_na=False)
+    split: Any = pd.read_csv(folder / "splits.csv", dtype=str).set_index("id")["split"]
+    assert (shown["split"].to_numpy() == split[shown["id"]].to_numpy()).all()
+    assert set(shown["split"][shown["drawn_as"] == "example"]) == {"train"}
+    mistakes: Any = pd.read_csv(folder / "mistakes_test.csv", dtype=str)["id"].drop_duplicates().tolist()
+    assert shown["id"][shown["drawn_as"] == "mistake"].drop_duplicates().tolist() == mistakes[:6]
+    assert (folder / "figures" / "examples.svg").exists()
+    assert (folder / "figures" / "dearest_mistakes.png").exists() == bool(mistakes)
+    assert (folder / "growing_test.csv").exists() == (test.kind == "prefix")
+    if test.kind == "prefix":
+        grown = pd.read_csv(folder / "growing_test.csv", dtype={"id": str, "class": str, "truth": str})
+        for name, own in grown.groupby("id"):
+            at = test.ids.tolist().index(name)
+            steps = own["step"].to_numpy() - 1
+            probabilities = test.probabilities[trial][test.offsets[at] :][steps]
+            places = [classes.index(of) for of in own["class"]]
+            np.testing.assert_allclose(own["probability"], probabilities[np.arange(len(own)), places], rtol=1e-6)
+            assert set(own["truth"]) == {classes[test.labels[at]]}
 
 
 def test_a_batch_without_a_labelled_step_teaches_nothing() -> None:

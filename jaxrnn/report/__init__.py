@@ -10,7 +10,19 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from jaxrnn.report import attributions, audits, data, figures, pages, performance, reproduce, search, trust, verdict
+from jaxrnn.report import (
+    attributions,
+    audits,
+    data,
+    figures,
+    objects,
+    pages,
+    performance,
+    reproduce,
+    search,
+    trust,
+    verdict,
+)
 from jaxrnn.report.figures import Figure
 from jaxrnn.report.inputs import Inputs, read
 from jaxrnn.results import write_text, written_whole
@@ -26,7 +38,7 @@ def write(experiment_folder: Path, dataset_folder: Path) -> Path:
     inputs = read(experiment_folder, dataset_folder)
     curves = search.score_curves(inputs)
     sections = [data.drawn(inputs), search.drawn(inputs), performance.drawn(inputs), trust.drawn(inputs),
-                attributions.drawn(inputs)]  # fmt: skip
+                objects.drawn(inputs), attributions.drawn(inputs)]  # fmt: skip
     every = [figure for section in sections for figure in section] + [figure for _, _, figure in curves]
     drawn = {figure.name: figure for figure in every}
     page = _page(inputs, drawn, curves)
@@ -51,6 +63,7 @@ def _page(inputs: Inputs, drawn: dict[str, Figure], curves: Sequence[tuple[str, 
         search=search.section(inputs),
         curves=[{"key": key, "split": split, "name": figure.name} for key, split, figure in curves],
         training=search.training(inputs),
+        objects=objects.section(inputs),
         early=performance.early_section(inputs),
         audits=audits.section(audits.read(inputs.folder)),
         attended=len(inputs.attention),

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxrnn import early, metrics, plan, search, selection
+from jaxrnn import early, examples, metrics, plan, results, search, selection
 from jaxrnn.config import LOWER_IS_BETTER, Range, Task, digest, read_yaml
 from jaxrnn.errors import JaxrnnError, listed
 from jaxrnn.evaluation import COMPARISONS, MEASURED
-from jaxrnn.report.figures import SCORES
+from jaxrnn.report.figures import SCORES, Shown
 from jaxrnn.report.tables import value_text
 from jaxrnn.results import ATTEMPTS, DIVERGED, HALTED, HISTORY_COLUMNS, read_json
 from jaxrnn.splits import POOL
@@ -65,8 +65,9 @@ class Inputs:
     step]` by test object, none where it has no decoder. scores: those that the task defines, by the names of their
     columns. confusion: counts `[truth, predicted]` of validation and test; of label sequences with what was inserted in
     the last row and what was deleted in the last column. decoded: the rows of decoded_test.csv, none where no label
-    sequence is decoded. evaluation: the rows of each table of `EVALUATION_COLUMNS`, none of label sequences. effects:
-    the rows of effects.csv. keys: the grid's dotted keys. ranges: those whose values were drawn from a range. rungs: of
+    sequence is decoded. shown: the objects of examples.csv, in its order, and shown_inputs what was observed of them,
+    with units. evaluation: the rows of each table of `EVALUATION_COLUMNS`, none of label sequences. effects: the rows
+    of effects.csv. keys: the grid's dotted keys. ranges: those whose values were drawn from a range. rungs: of
     successive halving, all but the last: rows of the grid points that were in them. experiment: the digest of the
     experiment's values. chosen: the chosen trial's row. attempts: of the jobs that were started again after an error,
     how often they were.
@@ -90,6 +91,8 @@ class Inputs:
     classes: list[str]
     confusion: dict[str, NDArray[np.int64]]
     decoded: list[Row]
+    shown: list[Shown]
+    shown_inputs: list[str]
     evaluation: dict[str, list[Row]]
     scores: dict[str, str]
     keys: list[str]
@@ -206,7 +209,7 @@ def read(folder: Path, dataset: Path) -> Inputs:
         best,
         folder / "best.json",
         command,
-        ("trial", "job", "metric", "grid_point", "seed", "objects", "validation", "test", "software"),
+        ("trial", "job", "metric", "grid_point", "seed", "objects", "inputs", "validation", "test", "software"),
     )
     overall = metrics.overall(Task.model_validate(config["task"] or {}))
     scores = {name: shown for name, shown in SCORES.items() if name in overall}
@@ -265,6 +268,7 @@ def read(folder: Path, dataset: Path) -> Inputs:
         columns = ("trial", "epochs", "mean", "rank", "promoted")
         rows = _table(search.table(folder, number), promote, (*columns, *keys), ("trial", "promoted", *keys))
         rungs.append([*{tuple(row[key] for key in keys): row for row in rows}.values()])
+    shown_inputs, shown = _shown(folder, command, classes if task == "prefix" else ())
     chosen = [row for row in trials if row["trial"] == str(best["trial"])]
     if len(chosen) != 1:
         raise JaxrnnError(
@@ -293,6 +297,8 @@ def read(folder: Path, dataset: Path) -> Inputs:
         classes=classes,
         confusion={"validation": validation, "test": test},
         decoded=decoded,
+        shown=shown,
+        shown_inputs=shown_inputs,
         evaluation={} if decoded else _evaluation(folder, command),
         scores=scores,
         keys=keys,
@@ -309,6 +315,44 @@ def _evaluation(folder: Path, command: str) -> dict[str, list[Row]]:
         name: _table(folder / f"{name}.csv", command, (*text, *numbers), text, may_be_empty=name in MAY_BE_EMPTY)
         for name, (text, numbers) in EVALUATION_COLUMNS.items()
     }
+
+
+def _shown(folder: Path, command: str, growing: Sequence[str]) -> tuple[list[str], list[Shown]]:
+    """Returns the inputs and the objects of examples.csv. growing: the classes whose probabilities growing_test.csv
+    holds, none where no prefix is predicted."""
+    path, known = folder / results.EXAMPLES, len(examples.COLUMNS)
+    header, *rows = _cells(path, command)
+    if tuple(header[:known]) != examples.COLUMNS or len(header) == known or not rows:
+        raise JaxrnnError(f"{path}: holds no steps of objects; remove it and run `{command}` again")
+    grown: dict[str, list[Row]] = {}
+    if growing:
+        text = ("id", "truth", "predicted", "class")
+        for row in _table(folder / results.GROWING, command, examples.PROBABILITIES, text, may_be_empty=True):
+            grown.setdefault(row["id"], []).append(row)
+    found: dict[tuple[str, ...], list[list[str]]] = {}
+    for row in rows:
+        drawn_as, _, name, of = row[:4]
+        found.setdefault((drawn_as, name, of), []).append(row[4:])
+    shown = []
+    for (drawn_as, name, of), own in found.items():
+        try:
+            numbers = np.array([[float(cell) if cell else math.nan for cell in row] for row in own])
+        except ValueError as error:
+            raise JaxrnnError(f"{path}: object {of}: {error}; remove it and run `{command}` again")
+        steps, step, _, since_first, *values = numbers.T
+        probabilities = predicted = None
+        if drawn_as == examples.GROWING:
+            mine = grown.get(of, [])
+            if len(mine) != len(own) * len(growing):
+                raise JaxrnnError(
+                    f"{folder / results.GROWING}: has not one row for each class and drawn step of {of}; run "
+                    f"`{command}` again"
+                )
+            probabilities = np.array([row["probability"] for row in mine]).reshape(len(own), len(growing))
+            predicted = mine[0]["predicted"]
+        shown.append(Shown(drawn_as, name, of, int(steps[0]), step.astype(np.int64), since_first, np.stack(values, 1),
+                           predicted=predicted, probabilities=probabilities))  # fmt: skip
+    return header[known:], shown
 
 
 def _attempts(folder: Path) -> dict[str, int]:
