@@ -237,6 +237,12 @@ def test_folds_count_as_seeds_do() -> None:
 # From the jobs' files to the choice
 
 
+@pytest.fixture
+def unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks whose predictions are invented can't be asked for more."""
+    monkeypatch.setattr(aggregate, "_write_uncertainty", lambda *_: None)
+
+
 def invented(folder: Path, folds: int | None) -> tuple[Experiment, Results]:
     """Writes what split, plan and training would leave, with probabilities that get better with the learning rate."""
     rng = default_rng(0)
@@ -306,6 +312,7 @@ def invented(folder: Path, folds: int | None) -> tuple[Experiment, Results]:
     return experiment, at
 
 
+@pytest.mark.usefixtures("unasked")
 @pytest.mark.parametrize("folds", [None, 3])
 def test_tables_and_choice_come_from_each_trials_own_validation(tmp_path: Path, folds: int | None) -> None:
     experiment, at = invented(tmp_path, folds)
@@ -346,6 +353,7 @@ def test_tables_and_choice_come_from_each_trials_own_validation(tmp_path: Path, 
     assert matrix.to_numpy().sum() == best["objects"]["validation"]
 
 
+@pytest.mark.usefixtures("unasked")
 def test_scores_that_the_task_defines_stand_in_every_table_and_may_choose(tmp_path: Path) -> None:
     """As `metrics` computes them, with intervals; naming a target afterwards trains nothing again."""
     task = Task(class_importance={"a": 3.0}, target="b")
