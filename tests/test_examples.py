@@ -334,6 +334,13 @@ def unpacked(url: str) -> np.ndarray:
     return rows[:, 1:]
 
 
+def test_marks_that_say_what_they_are_stay_marks() -> None:
+    rows = [{"x": at, "y": at, "text": f"observation {at}"} for at in range(2 * figures.REPEATED)]
+    panel = figures.Panel("points", "time", "flux", (0, 30), (0, 30), rows)
+    (found,) = figures.panels("one", figures.Drawing("one", (), (), (), [panel]), ())
+    assert found.svg.count('aria-label="observation') == len(rows) and "<use" not in found.svg
+
+
 def test_an_axis_is_of_time_where_steps_are_even_and_of_steps_elsewhere() -> None:
     even, uneven = objects([9, 9], 28)
     names = [f"x{at}" for at in range(28)]
