@@ -650,6 +650,13 @@ def test_what_there_is_no_dropout_and_no_attribution_of_is_told(copied: Made) ->
     for name in ("uncertainty", "out_of_distribution", "entropies"):
         edit(copied.folder / f"{name}.csv", without)
     header = (copied.folder / "attributions_test.csv").read_text().splitlines()[0]
+    edit(copied.folder / "attributions_test.csv", lambda rows: [row.update(baseline=0.0) for row in rows])
+    assert "next to nothing" not in Page(copied.write()).text
+    edit(
+        copied.folder / "attributions_test.csv",
+        lambda rows: [row.update(baseline=row["probability"]) for row in rows if row["id"] == rows[0]["id"]],
+    )
+    assert "1 of the maps shows next to nothing" in Page(copied.write()).text
     write_text(copied.folder / "attributions_test.csv", f"{header}\n")
     page = Page(copied.write())
     assert "The chosen network has no dropout" in page.text and len(page.tables["out-of-distribution"]) == 6
