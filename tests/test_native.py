@@ -84,7 +84,9 @@ def test_values_and_gradients_are_those_of_the_plain_scan(
     cell: str, seed: int, steps: int, inputs: int, units: int, batch: int, dropped: bool, reverse: bool
 ) -> None:
     values = drawn(cell, seed, steps, inputs, units, batch, dropped=dropped)
-    ours, theirs = (gradients(function, cell, values, reverse=reverse) for function in (native.layer, plain))
+    # one program of each is compiled, and not one for each operation
+    compiled = jax.jit(gradients, static_argnums=(0, 1), static_argnames="reverse")
+    ours, theirs = (compiled(function, cell, values, reverse=reverse) for function in (native.layer, plain))
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * max(1, float(jnp.abs(other).max())))
 

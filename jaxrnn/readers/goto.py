@@ -6,6 +6,7 @@ one-hot). Steps whose three values are all `PADDING` are padding and no observat
 """
 
 import tokenize
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +50,10 @@ data:
     def _load(self, split: str, kind: str) -> np.ndarray:
         file = self._file(split, kind)
         try:
-            # by the format's own reader: np.load would open an archive or a pickle under this name as well
-            array = np.lib.format.open_memmap(file, mode="r")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # NumPy remarks on files that Python 2 wrote
+                # by the format's own reader: np.load would open an archive or a pickle under this name as well
+                array = np.lib.format.open_memmap(file, mode="r")
         except UNREADABLE as error:
             raise JaxrnnError(f"{file}: not a readable .npy array ({error}); expected one written by numpy.save")
         if array.dtype.kind not in "fiub":
