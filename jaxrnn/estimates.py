@@ -192,23 +192,22 @@ def compared(folder: Path, jobs: list[str], experiment: str, rungs: int) -> list
     """Returns a row for each job of an experiment: its estimate, as `estimate` has it, if it was made for this file,
     and what it used by Snakemake's account of its last run: `used_seconds` of all rungs, `used_memory_mb`, the largest,
     and `used_cores`, how many were busy on average; what SLURM gave it then: `given_seconds`, its time limits,
-    `given_memory_mb` and `given_cores`, the largest. experiment: the digest of its values."""
+    `given_memory_mb` and `given_cores`, the largest; None where jobs shared an allocation. experiment: the digest of
+    its values."""
     expected: dict[str, Any] = {}
     with suppress(JaxrnnError):  # none was made, or by another version
         kept = results.read_json(folder / FILE, "jaxrnn plan")
         expected = {row["job"]: row for row in kept["jobs"]} if kept["experiment"] == experiment else {}
-    rows = []
+    rows, holders = [], dict[int, set[str]]()
     for job in jobs:
-        used, given = [], {"seconds": [], "memory_mb": [], "cores": []}
+        used, given = [], list[dict[str, Any]]()
         for place in (".", *(f"rung-{number}" for number in range(1, rungs))):
             account = folder / "jobs" / job / place / "benchmark.tsv"
             if account.exists():
                 with account.open(newline="", encoding="utf-8") as file:
                     used += list(csv.DictReader(file, delimiter="\t"))
             with suppress(JaxrnnError):  # it was not in SLURM
-                kept = results.read_json(folder / "jobs" / job / place / results.ALLOCATION, "jaxrnn train")
-                for name in given:
-                    given[name] += [] if kept[name] is None else [kept[name]]
+                given.append(results.read_json(folder / "jobs" / job / place / results.ALLOCATION, "jaxrnn train"))
         row = {"job": job, **expected.get(job, {})}
         # where a process was too short to be looked at, Snakemake writes NA, or -
         memory = [float(entry["max_rss"]) for entry in used if entry["max_rss"][:1].isdigit()]
@@ -221,7 +220,16 @@ def compared(folder: Path, jobs: list[str], experiment: str, rungs: int) -> list
         row["used_cores"] = sum(load * taken for load, taken in loads) / seconds if seconds else None
         row["used_seconds"] = sum(float(entry["s"]) for entry in used) if used else None
         row["used_memory_mb"] = max(memory, default=None)
-        row["given_seconds"] = sum(given["seconds"]) or None
-        row["given_memory_mb"], row["given_cores"] = (max(given[of], default=None) for of in ("memory_mb", "cores"))
+        whole = len(given) == len(used)  # else a rung ran outside of SLURM
+        for name, together in (("seconds", sum), ("memory_mb", max), ("cores", max)):
+            parts = [entry[name] for entry in given]
+            row[f"given_{name}"] = together(parts) if parts and whole and None not in parts else None
         rows.append(row)
+        for entry in given:
+            holders.setdefault(entry["job"], set()).add(job)
+    # jobs side by side in one allocation: none has all of it
+    shared = set[str]().union(*(held for held in holders.values() if len(held) > 1))
+    for row in rows:
+        if row["job"] in shared:
+            row |= dict.fromkeys(("given_seconds", "given_memory_mb", "given_cores"))
     return rows

@@ -109,12 +109,12 @@ def train(
     stage = ranks.first(lambda: stages.of(job_file, at, rung, retrain=retrain))
     if not stage.last:
         output = output / f"rung-{rung}"
-        if not stage.trials:
-            ranks.first(lambda: _write_rung(job_file, stage, {}, output))
-            say(f"job {job_file.job.name}: none of its trials went on to rung {rung}")
-            return
+    ranks.first(lambda: _note_allocation(output, ranks, say))
+    if not stage.last and not stage.trials:
+        ranks.first(lambda: _write_rung(job_file, stage, {}, output))
+        say(f"job {job_file.job.name}: none of its trials went on to rung {rung}")
+        return
     ranks.first(lambda: results.note_attempt(output, attempt, say))
-    ranks.first(lambda: _note_allocation(output, say))
     distributed.join(ranks, job_file.training.device)
     device = ranks.here(lambda: choose_device(job_file.training.device))
     _check_alike(ranks)
@@ -144,14 +144,15 @@ def train(
     say(f"job {job_file.job.name}: done, results in {output}")
 
 
-def _note_allocation(job_folder: Path, say: Say) -> None:
-    """Notes beside a job's outputs what SLURM gives it, which the report compares with what it used."""
+def _note_allocation(job_folder: Path, ranks: Ranks, say: Say) -> None:
+    """Notes beside a job's outputs what SLURM gives it, which the report compares with what it used: nothing for
+    several processes, whose use Snakemake doesn't see."""
     job, path = slurm.own_job(), job_folder / results.ALLOCATION
-    if job is None:
-        path.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+    if job is None or ranks.size > 1:
         return
     try:
-        results.write_json(path, asdict(slurm.allocation(job)))
+        results.write_json(path, {"job": job, **asdict(slurm.allocation(job))})
     except (SlurmError, Unwritable) as error:
         say(f"what SLURM gives job {job} is not known, and the report won't tell it ({error})")
 

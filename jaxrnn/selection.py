@@ -12,8 +12,8 @@ from jaxrnn.metrics import mean_with_interval
 from jaxrnn.results import DIVERGED, HALTED
 
 EFFECTS = ("key", "value", "points", "mean", "low", "high", "explained")
-# Of a key's values; where more are numbers, so many groups of neighbours stand for them.
-MOST_VALUES, GROUPS = 8, 4
+# Of a key's values; where more are numbers, or they have fewer points each, groups of neighbours stand for them.
+MOST_VALUES, FEWEST, GROUPS = 8, 3, 4
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def effects(training_results: pd.DataFrame, keys: list[str], metric: str) -> pd.
     that explain most first.
 
     points: the grid points with that value, each by the mean over its trials. mean, low, high: of these, and the ends
-    of their middle half. explained: the share of the variance among all points that lies between the key's values
-    (eta squared; Fisher 1925, ch. 7). What keys do together, and seeds, is in the rest. Diverged trials and those that
-    successive halving ended take no part, nor do values of which none is left.
+    of their middle half. explained: the share of the variance among points that lies between the key's values, less
+    what as many random groups would have (epsilon squared; Kelley 1935, doi 10.1073/pnas.21.9.554), at least 0; NaN
+    where no value has two points. Diverged trials and those that successive halving ended take no part.
     """
     given = training_results[metric].to_numpy(dtype=float)
     ended = training_results["outcome"].isin([DIVERGED, HALTED]).to_numpy(dtype=bool)
@@ -100,29 +100,38 @@ def effects(training_results: pd.DataFrame, keys: list[str], metric: str) -> pd.
         of_value = [(name, score[here]) for name, here in _by_value(values)]
         if len(of_value) < 2:
             continue
-        between = sum(len(values) * (values.mean() - score.mean()) ** 2 for _, values in of_value)
-        total = ((score - score.mean()) ** 2).sum()
-        explained = min(between / total, 1.0) if total > 0 else 0.0
+        explained = _explained([values for _, values in of_value])
         for name, values in of_value:
             ends = np.quantile(values, [0.25, 0.75])
             found.append((key, name, len(values), values.mean(), *ends, explained))
     table = pd.DataFrame(found, columns=list(EFFECTS))
-    return table.sort_values("explained", ascending=False, kind="stable", ignore_index=True)
+    return table.sort_values("explained", ascending=False, kind="stable", ignore_index=True, na_position="last")
+
+
+def _explained(groups: list[np.ndarray]) -> float:
+    whole = np.concatenate(groups)
+    total = ((whole - whole.mean()) ** 2).sum()
+    within, freedom = sum(((own - own.mean()) ** 2).sum() for own in groups), len(whole) - len(groups)
+    if freedom == 0:
+        return float("nan")
+    return max(0.0, 1 - within / freedom * (len(whole) - 1) / total) if total > 0 else 0.0
 
 
 def _by_value(values: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """Returns the values of a key, the least first, with the places that have them; of numbers that are too many,
-    groups of neighbours."""
+    """Returns the values of a key, the least first, with the places that have them; of numbers that are too many, or
+    have a place or two each, groups of neighbours."""
     numbers = np.asarray(pd.to_numeric(pd.Series(values), errors="coerce"), dtype=np.float64)
     # a whole number beside None has become 3.0
     names = np.array(
         [f"{value:.12g}" if isinstance(value, float) else str(value) for value in map(plain, values)], dtype=object
     )
-    if len(set(names)) > MOST_VALUES and np.isfinite(numbers).all():
-        ends = np.unique(np.quantile(numbers, np.arange(1, GROUPS) / GROUPS))
+    different, groups = len(set(names)), min(GROUPS, len(names) // FEWEST)
+    crowded = different > MOST_VALUES or len(names) < FEWEST * different
+    if crowded and 1 < groups < different and np.isfinite(numbers).all():
+        ends = np.unique(np.quantile(numbers, np.arange(1, groups) / groups))
         places = np.searchsorted(ends, numbers)
-        groups = [places == place for place in np.unique(places)]
-        return [(f"{numbers[here].min():.3g} to {numbers[here].max():.3g}", here) for here in groups]
+        parts = [places == place for place in np.unique(places)]
+        return [(f"{numbers[here].min():.4g} to {numbers[here].max():.4g}", here) for here in parts]
     return [(name, names == name) for name in dict.fromkeys(names[np.argsort(numbers, kind="stable")].tolist())]
 
 

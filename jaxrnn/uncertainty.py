@@ -21,7 +21,7 @@ from jaxrnn.early import Clock
 from jaxrnn.ensembles import Together
 from jaxrnn.evaluation import CHOSEN
 from jaxrnn.features import TIME_FEATURES
-from jaxrnn.metrics import CALIBRATION_BINS, CONFIDENCE, RESAMPLES
+from jaxrnn.metrics import CONFIDENCE, RESAMPLES
 
 if TYPE_CHECKING:
     from jaxrnn.batches import Examples, Part
@@ -65,12 +65,12 @@ def tables(bundle: Bundle, test: "Part", train: "Part", dataset: Path, dropout: 
     from jaxrnn import shuffles
 
     few, sample = _drawn(test, seed), _drawn(train, seed)
-    (objects,), (mean, deviation) = shuffles.every(few), shuffles.moments(sample)
+    (objects,), (known,) = shuffles.every(few), shuffles.every(sample)
     times = Clock.read(dataset, objects.ids, None).time
-    kinds = [column["kind"] for column in bundle.features]
-    inputs = {TEST: objects} | made_up(
-        objects, times, bundle.features, mean[: len(kinds)], deviation[: len(kinds)], seed
-    )
+    made = made_up(objects, times, bundle.features, *moments(known.features, bundle.features), seed)
+    # of features that are times or passbands alone some kinds change nothing
+    other = {kind: own for kind, own in made.items() if not np.array_equal(own.features, objects.features)}
+    inputs = {TEST: objects} | other
     scored = _scored(bundle, objects, by_step=few.labels_by_step)
     said = {kind: _said(bundle, own, scored, dropout, seed + at) for at, (kind, own) in enumerate(inputs.items())}
     owners = np.arange(len(objects))
@@ -102,6 +102,14 @@ def _drawn(part: "Part", seed: int) -> "Part":
     count = min(MOST_OBJECTS, len(part), max(1, int(MOST_STEPS // part.lengths.mean())))
     rows = np.random.default_rng(seed).choice(len(part), count, replace=False)
     return shuffles.reordered(part, np.sort(rows))
+
+
+def moments(features: np.ndarray, columns: Sequence[dict[str, object]]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and standard deviation [feature] of what was observed: 0 stands where a passband was not."""
+    seen = _seen(features, columns)
+    counts = np.maximum(seen.sum(axis=0), 1)
+    mean = np.where(seen, features, 0).sum(axis=0, dtype=np.float64) / counts
+    return mean, np.sqrt((np.where(seen, features - mean, 0) ** 2).sum(axis=0) / counts)
 
 
 def made_up(
@@ -235,19 +243,6 @@ class _Draws:
         low, high = metrics.wilson(int(hits.sum()), len(hits))
         return {"value": float(hits.mean()), "low": low, "high": high}
 
-    def calibration_error(self, probabilities: np.ndarray, labels: np.ndarray, owners: np.ndarray) -> dict[str, float]:
-        """Returns the calibration error (`metrics.calibration_error`). It is above 0 by chance, and that of a resample
-        by as much again: its interval is the basic one (Davison & Hinkley 1997, "Bootstrap Methods", eq. 5.6), which
-        takes this off, from 0 on."""
-        confidence, bins = metrics.calibration_bins(probabilities, CALIBRATION_BINS)
-        gaps = ((probabilities.argmax(axis=1) == labels) - confidence)[:, None] * np.eye(CALIBRATION_BINS)[bins]
-        by_object = np.stack([self.summed(gap, owners) for gap in gaps.T], axis=1)
-        resampled = np.abs(self.counts @ by_object).sum(axis=1)
-        resampled /= np.maximum(self.counts @ self.summed(np.ones(len(labels)), owners), 1)
-        value = metrics.calibration_error(probabilities, labels)
-        ends = _ends(resampled)
-        return {"value": value} | {end: max(0.0, 2 * value - ends[o]) for end, o in (("low", "high"), ("high", "low"))}
-
     def area(self, above: np.ndarray, owners: np.ndarray, below: np.ndarray, others: np.ndarray) -> dict[str, float]:
         """Returns the area under the ROC curve of scores [place] of what should score high (`above`) and low (`below`),
         with the object [place] of each; NaN without one of either, or where a score is not finite. It is the share of
@@ -287,7 +282,8 @@ def _scores(name: str, said: Together, places: _Places, draw: _Draws) -> list[di
     found = {
         "accuracy": draw.share(right, owners, places.by_step),
         "log_loss": draw.mean(-np.log(own), owners),
-        "calibration_error": draw.calibration_error(probabilities, labels, owners),
+        # above 0 by chance too: resampling it gives no interval of the true one
+        "calibration_error": {"value": metrics.calibration_error(probabilities, labels), "low": np.nan, "high": np.nan},
         "mistakes_auc": draw.area(said.entropy[~right], owners[~right], said.entropy[right], owners[right]),
         "entropy": draw.mean(said.entropy.astype(np.float64), owners),
         "mutual_information": draw.mean(_disagreement(name, said), owners),

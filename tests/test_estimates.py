@@ -157,11 +157,18 @@ def test_what_was_used_is_read_from_every_rung(tmp_path: Path) -> None:
     nothing = dict.fromkeys(USED)
     used = nothing | {"used_seconds": 13.5, "used_memory_mb": 400.0, "used_cores": 1.0}
     assert estimates.compared(tmp_path, ["a", "b"], "", 3) == [{"job": "a", **used}, {"job": "b", **nothing}]
-    for place, cores, memory, seconds in (("", 2, None, 60.0), ("rung-1", 4, 512.0, None), ("rung-2", 1, 256.0, 30.0)):
-        has = {"cores": cores, "memory_mb": memory, "seconds": seconds}
+    for place, cores, memory, seconds in (("", 2, 512.0, 60.0), ("rung-1", 4, 256.0, None), ("rung-2", 1, 256.0, 30.0)):
+        has = {"job": 7, "cores": cores, "memory_mb": memory, "seconds": seconds}
         results.write_json(tmp_path / "jobs" / "a" / place / results.ALLOCATION, has)
     (found,) = estimates.compared(tmp_path, ["a"], "", 3)
-    assert found == {"job": "a", **used, "given_cores": 4, "given_memory_mb": 512.0, "given_seconds": 90.0}
+    gave = {"given_cores": 4, "given_memory_mb": 512.0}
+    assert found == {"job": "a", **used, **gave}, "a rung without a limit"
+    results.write_json(tmp_path / "jobs" / "a" / "rung-1" / results.ALLOCATION, {**has, "cores": 4, "seconds": 10.0})
+    (found,) = estimates.compared(tmp_path, ["a"], "", 3)
+    assert found == {"job": "a", **used, **gave, "given_seconds": 100.0}
+    # a run outside of SLURM since then
+    (tmp_path / "jobs" / "a" / results.ALLOCATION).unlink()
+    assert estimates.compared(tmp_path, ["a"], "", 3) == [{"job": "a", **used}]
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(9.6, "10 s"), (130, "2 min"), (7300, "2.0 h")])

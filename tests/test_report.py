@@ -650,11 +650,10 @@ def test_what_there_is_no_dropout_and_no_attribution_of_is_told(copied: Made) ->
     for name in ("uncertainty", "out_of_distribution", "entropies"):
         edit(copied.folder / f"{name}.csv", without)
     header = (copied.folder / "attributions_test.csv").read_text().splitlines()[0]
-    edit(copied.folder / "attributions_test.csv", lambda rows: [row.update(baseline=0.0) for row in rows])
     assert "next to nothing" not in Page(copied.write()).text
     edit(
         copied.folder / "attributions_test.csv",
-        lambda rows: [row.update(baseline=row["probability"]) for row in rows if row["id"] == rows[0]["id"]],
+        lambda rows: [row.update(attribution="0.00001") for row in rows if row["id"] == rows[0]["id"]],
     )
     assert "1 of the maps shows next to nothing" in Page(copied.write()).text
     write_text(copied.folder / "attributions_test.csv", f"{header}\n")
@@ -719,7 +718,7 @@ def test_what_keys_explain_is_told_and_drawn(made: Made, page: Page, tmp_path: P
     shares = {row["key"]: float(row["explained"]) for row in made.table("effects.csv")}
     assert len(shares) == 3
     told = ", ".join(f"{key} {share:.0%}".replace("%", " %") for key, share in shares.items())
-    assert f"so much of the variance among grid points: {told}." in " ".join(page.text.split())
+    assert f"(epsilon squared): {told}." in " ".join(page.text.split())
     assert f"{next(iter(shares))}: {max(shares.values()):.0%}".replace("%", " %") in " ".join(words_in(made, "effects"))
     alone = make(tmp_path, grid={"model.cell": ["gru"]}, diverged=0)
     assert "variance among grid points" not in Page(alone.write()).text
@@ -733,7 +732,7 @@ def test_what_slurm_gave_stands_beside_what_was_used(copied: Made) -> None:
     for folder, seconds, memory, load, cores in zip(jobs, (300, 100), (500, 100), (180, 50), (2, 1), strict=True):
         folder.mkdir(parents=True)
         (folder / "benchmark.tsv").write_text(f"s\tmax_rss\tmean_load\n{seconds}\t{memory}\t{load}\n")
-        write_json(folder / "allocation.json", {"cores": cores, "memory_mb": 1000.0, "seconds": 1000.0})
+        write_json(folder / "allocation.json", {"job": cores, "cores": cores, "memory_mb": 1000.0, "seconds": 1000.0})
     page = Page(copied.write())
     assert "Of what SLURM gave these jobs they used 84 % of the core time, 40 % of the memory, 20 % of the time." in (
         " ".join(page.text.split())
@@ -744,6 +743,10 @@ def test_what_slurm_gave_stands_beside_what_was_used(copied: Made) -> None:
     ]  # fmt: skip
     assert [cell[0] for cell in first[2:]] == ["300", "1,000", "500", "1,000", "1.80", "2"]
     assert [cell[0] for cell in second[2:]] == ["100", "1,000", "100", "1,000", "0.50", "1"]
+    # side by side in one allocation
+    write_json(jobs[1] / "allocation.json", {"job": 2, "cores": 2, "memory_mb": 1000.0, "seconds": 1000.0})
+    page = Page(copied.write())
+    assert "SLURM gave" not in page.text and len(page.tables["jobs"][0]) == 5
 
 
 def test_probabilities_that_are_wrong_by_more_than_chance_are_warned_of(copied: Made) -> None:

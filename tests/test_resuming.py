@@ -3,6 +3,7 @@
 JAXRNN_SOAK=1 kills a hundred times instead of a few.
 """
 
+import json
 import os
 import random
 import shutil
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -246,9 +248,11 @@ class Cluster:
 
     folder: Path
 
-    def answer(self, *, left: str, state: str = "RUNNING", requeue: int = 0) -> None:
+    def answer(
+        self, *, left: str, state: str = "RUNNING", requeue: int = 0, allocation: str = "echo 2:00 cpu=2,mem=400M"
+    ) -> None:
         programs = {
-            "squeue": f'case "$*" in *%L*) echo {left};; *) echo "{state}|None";; esac',
+            "squeue": f'case "$*" in *%L*) echo {left};; *tres-alloc*) {allocation};; *) echo "{state}|None";; esac',
             "scontrol": f'echo "$*" >> {self.folder}/asked; [ {requeue} = 0 ] || echo "scontrol: {state}" >&2; '
             f"exit {requeue}",
         }
@@ -294,6 +298,20 @@ def test_a_job_saves_and_requeues_itself_before_it_is_stopped(
     assert job.start("--requeue", **cluster.environment).wait() == 0, job.log
     assert job.log.count(BEGUN) == 1 and cluster.asked == ["requeue 7"]
     job.assert_gave(undisturbed.files())
+
+    def given() -> dict[str, Any] | None:
+        file = job.output / "allocation.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    known = given()
+    assert known and {"job": 7, "cores": 2, "memory_mb": 400.0, "seconds": 120.0}.items() <= known.items()
+    # of a start about which SLURM says nothing, or outside of it, nothing of an earlier one is told
+    cluster.answer(left="UNLIMITED", allocation="exit 1")
+    for environment, said in ((cluster.environment, True), ({}, False)):
+        job.start(**environment).wait()
+        assert given() is None and ("what SLURM gives job 7 is not known" in job.log) == said
+        (job.root.parent / "log.txt").unlink()
+        (job.output / "allocation.json").write_text("{}")
 
 
 @pytest.mark.parametrize(

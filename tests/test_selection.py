@@ -66,7 +66,7 @@ def test_what_a_key_explains_is_what_an_analysis_of_variance_finds() -> None:
         own = found[found["key"] == key].set_index("value")
         groups = [[aucs[index] for index, point in enumerate(points) if point[key] == value] for value in values]
         f, k, n = stats.f_oneway(*groups).statistic, len(values), len(points)
-        assert own["explained"].to_numpy() == pytest.approx(f * (k - 1) / (f * (k - 1) + n - k))
+        assert own["explained"].to_numpy() == pytest.approx(max(0.0, (f - 1) * (k - 1) / (f * (k - 1) + n - k)))
         for value, group in zip(values, groups, strict=True):
             row = own.loc[f"{value:g}" if isinstance(value, float) else str(value)]
             assert row["points"] == len(group) and row["mean"] == pytest.approx(np.mean(group))
@@ -83,7 +83,20 @@ def test_of_many_numbers_neighbours_stand_together() -> None:
     ends = [tuple(map(float, value.split(" to "))) for value in found["value"]]
     assert ends == sorted(ends) and all(low < high for low, high in ends)
     assert selection.effects(table(*rows), ["one"], "macro_auc").empty
+    # of few points too, and where each value has one, no share is told
+    few = selection.effects(table(*rows[:8]), ["rate"], "macro_auc")
+    assert few["points"].tolist() == [4, 4]
+    alone = [trial({"cell": name}, auc) for name, auc in (("a", 0.1), ("b", 0.9))]
+    assert np.isnan(selection.effects(table(*alone), ["cell"], "macro_auc")["explained"].to_numpy()).all()
     assert selection.effects(table(*rows), [], "macro_auc").empty
+
+
+def test_what_chance_gives_is_taken_off() -> None:
+    generator, shares = default_rng(5), list[float]()
+    for _ in range(200):
+        rows = [trial({"rate": rate}, generator.random()) for rate in generator.random(12)]
+        shares.append(selection.effects(table(*rows), ["rate"], "macro_auc")["explained"].iloc[0])
+    assert np.median(shares) < 0.05 and np.mean(shares) < 0.2  # of 12 points in 4 groups; eta squared has 0.27
 
 
 def test_log_loss_is_best_where_it_is_least() -> None:

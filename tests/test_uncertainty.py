@@ -112,13 +112,17 @@ def test_areas_by_objects_are_those_of_their_places_ties_and_all() -> None:
     assert np.isnan(draws.area(score * np.nan, owners, score, owners)["value"])
 
 
-def test_the_calibration_error_of_calibrated_probabilities_reaches_down_to_nearly_0() -> None:
-    """That of a resample is above it by chance; its interval is not."""
-    rng = np.random.default_rng(6)
-    probabilities = rng.dirichlet(np.ones(3), 400)
-    labels = (rng.random((400, 1)) > np.cumsum(probabilities, axis=1)).sum(axis=1)
-    found = uncertainty._Draws.of(400, 1).calibration_error(probabilities, labels, np.arange(400))
-    assert found["low"] <= 0.01 and found["low"] < found["value"] < found["high"]
+def test_moments_are_of_what_was_observed() -> None:
+    rng = np.random.default_rng(8)
+    seen = rng.random(4000) < 0.2
+    values = np.where(seen, rng.normal(2, 3, 4000), 0)
+    features = np.stack([values, seen, rng.normal(1, 2, 4000)], axis=1)
+    columns = [{"kind": "value", "passband": "g", "indicator": False},
+               {"kind": "passband", "passband": "g", "indicator": True},
+               {"kind": "value", "passband": None, "indicator": False}]  # fmt: skip
+    mean, deviation = uncertainty.moments(features, columns)
+    assert mean[[0, 2]] == pytest.approx([values[seen].mean(), features[:, 2].mean()])
+    assert deviation[[0, 2]] == pytest.approx([values[seen].std(), features[:, 2].std()])
 
 
 def test_mutual_information_is_entropy_less_the_mean_entropy(survey: Path) -> None:

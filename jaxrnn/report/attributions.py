@@ -30,7 +30,7 @@ def section(inputs: Inputs) -> dict[str, Any] | None:
         "wrong": len(found) - right,
         "midpoints": MIDPOINTS,
         "tolerance": f"{TOLERANCE:g}",
-        "as_baseline": sum(abs(row["probability"] - row["baseline"]) < TOLERANCE for row in found),
+        "empty": sum(sum(abs(row["attribution"]) for row in rows) < TOLERANCE for rows in _objects(inputs)),
         "beyond": sum(gap > TOLERANCE for gap in gaps),
         "table": _table(found),
     }

@@ -8,6 +8,7 @@ the SVG carries to the dark one where the page is dark.
 """
 
 import base64
+import math
 import re
 import struct
 import textwrap
@@ -58,7 +59,7 @@ FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
 LONGEST_LABEL = 28  # characters
 MOST_ROWS = 40  # grid points drawn
 MOST_BLOCKS = 45  # of steps, along one side of a map of attention
-MOST_STEP_BLOCKS, MOST_INPUTS = 20, 8  # of a map of attributions
+MOST_STEP_BLOCKS, MOST_ATTRIBUTED = 20, 8  # of a map of attributions
 SHADES = 50  # in the strip that says what its colours are
 ATTRIBUTION_SHADES = 20  # of each sign
 SERIES_TOKENS = ("first", "second", "third", "fourth", "fifth")  # of lines against a grid axis: no more are drawn
@@ -70,7 +71,6 @@ PANELS = 3  # beside each other, of the ranges that were searched
 SERIES_DASHES = ([], [6, 3], [2, 3], [8, 3, 2, 3], [4, 4])
 MOST_PIXELS = 60e6  # of a PNG
 MOST_PANELS = 12  # of classes, each with a curve
-COLUMNS = 3  # objects beside each other
 COLUMNS = 3  # objects beside each other
 MOST_SERIES = 12  # classes whose probabilities are drawn
 MOST_MARKERS = 8  # on a line of probabilities
@@ -344,8 +344,9 @@ def effects(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
     keys = list(dict.fromkeys(row["key"] for row in rows))
     for key in keys:
         own = [row for row in rows if row["key"] == key]
+        share = own[0]["explained"]
         title = alt.Title(
-            f"{printable(key)}: {_percent(own[0]['explained'])} of the variance",
+            printable(key) + (f": {_percent(share)} of the variance" if math.isfinite(share) else ""),
             fontSize=12.5, offset=6, frame="group", limit=300,
         )  # fmt: skip
         measured = _measured("value", labels([row["label"] for row in own]), own, "mean", x)
@@ -1094,7 +1095,7 @@ def attributions(found: Sequence[Attributed]) -> Figure:
     features = list(found[0].features)
     sizes = [np.abs(own.values).sum(axis=0) for own in found]
     weights = np.sum([own / max(own.sum(), 1e-12) for own in sizes], axis=0)
-    most = len(features) if len(features) <= MOST_INPUTS + 1 else MOST_INPUTS
+    most = len(features) if len(features) <= MOST_ATTRIBUTED + 1 else MOST_ATTRIBUTED
     shown = np.sort(np.argsort(-weights, kind="stable")[:most])
     others = np.setdiff1d(np.arange(len(features)), shown)
     names = labels([features[place] for place in shown])

@@ -126,8 +126,8 @@ def _effects(inputs: Inputs) -> list[Row]:
 
 
 def _explained(inputs: Inputs) -> str:
-    """Returns in words how much of the spread among grid points each key explains; "" where none varies."""
-    shares = {row["key"]: row["explained"] for row in inputs.effects}
+    """Returns in words how much of the spread among grid points each key explains; "" where nothing is known."""
+    shares = {row["key"]: row["explained"] for row in inputs.effects if math.isfinite(row["explained"])}
     return listed([f"{key} {percent(round(share, 2), 1)}" for key, share in shares.items()])
 
 

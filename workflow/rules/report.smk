@@ -37,16 +37,17 @@ rule aggregate:
         "results"
     conda:
         "../../environment.yml"
+    # the chosen networks run here, hundreds of times on a few hundred objects, and differently long
     resources:
-        runtime=30,
-        mem_mb=4000,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
     params:
         experiment=experiment_path,
         selection=digest([values["selection"], values["task"]]),
     message:
         "Choose the best trial of {wildcards.experiment} and merge all results"
     shell:
-        "jaxrnn aggregate --config {params.experiment:q} > {log:q} 2>&1"
+        "env JAX_PLATFORMS=cpu jaxrnn aggregate --config {params.experiment:q} > {log:q} 2>&1"
 
 
 # Where the experiment asks for it. Networks that it trains are kept under results/<experiment>/audit, which is no output: a
