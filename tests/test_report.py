@@ -643,6 +643,18 @@ def test_a_network_that_is_as_sure_of_noise_is_warned_of(copied: Made) -> None:
     assert not [title for title in told("0.4", objects="9") if "noise" in title]
 
 
+@pytest.mark.parametrize("kinds", [(uncertainty.TEST, uncertainty.REVERSED), (uncertainty.TEST,)])
+def test_kinds_of_inputs_that_could_not_be_made_up_are_left_out(copied: Made, kinds: tuple[str, ...]) -> None:
+    for name in ("out_of_distribution", "entropies"):
+        edit(copied.folder / f"{name}.csv", lambda rows: rows.__setitem__(slice(None), [
+            row for row in rows if row["inputs"] in kinds
+        ]))  # fmt: skip
+    page = Page(copied.write())
+    assert len(page.tables["out-of-distribution"]) == 1 + 3 * len(kinds)
+    assert (copied.folder / "figures" / "entropies.svg").exists() == (len(kinds) > 1)
+    assert not [title for title in checks(copied) if "noise" in title]
+
+
 def test_what_there_is_no_dropout_and_no_attribution_of_is_told(copied: Made) -> None:
     def without(rows: list[dict[str, str]]) -> None:
         rows[:] = [row for row in rows if row["predictions"] == evaluation.CHOSEN]

@@ -295,3 +295,14 @@ def test_tables_of_a_bundle_follow_from_the_seed(survey: Path, tmp_path: Path, m
     chosen = {row["score"]: row["value"] for row in records(first.uncertainty) if row["predictions"] == CHOSEN}
     own = calibration.scaled(predict.by_batches(bundle, objects)[0], bundle.members[0].temperature)
     assert chosen["log_loss"] == pytest.approx(metrics.log_loss(own, objects.labels), rel=1e-6)
+
+
+def test_kinds_that_change_nothing_are_left_out(survey: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jaxrnn.batches import Part
+
+    bundle = invented.bundle(survey, data={"features": ["passband"]}, members=1, layers=LAYERS)
+    objects, times = examples(bundle)
+    monkeypatch.setattr(uncertainty.Clock, "read", lambda *_: type("Known", (), {"time": times}))
+    test = Part.of([objects], "test")
+    found = uncertainty.tables(bundle, test, test, tmp_path, uncertainty.Dropout(0.0, 0.0), 1)
+    assert set(found.out_of_distribution["inputs"]) == {TEST, REVERSED, SHUFFLED}

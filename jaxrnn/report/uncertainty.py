@@ -28,7 +28,10 @@ SHOWN = {
 
 
 def drawn(inputs: Inputs) -> list[Figure]:
-    return [figures.entropies(inputs.evaluation["entropies"], SHOWN)]
+    # where there is nothing to make up, kinds are missing
+    known = {row["inputs"] for row in inputs.evaluation["entropies"]}
+    kinds = {kind: words for kind, words in SHOWN.items() if kind in known}
+    return [figures.entropies(inputs.evaluation["entropies"], kinds)] if len(kinds) > 1 else []
 
 
 def section(inputs: Inputs) -> dict[str, Any]:
@@ -56,7 +59,7 @@ def by_inputs(inputs: Inputs, predictions: str = CHOSEN) -> dict[str, Row]:
 def _told(found: dict[str, Row]) -> str:
     """Returns what share of each kind of inputs the chosen trial is sure of, in words."""
     shares = [f"{SHOWN[kind]} {percent(row['sure'], 1)}" for kind, row in found.items()]
-    return f"{', '.join(shares[:-1])} and {shares[-1]}"
+    return f"{', '.join(shares[:-1])} and {shares[-1]}" if len(shares) > 1 else shares[0]
 
 
 def _scores(inputs: Inputs, predictions: list[str]) -> Table:
