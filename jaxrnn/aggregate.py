@@ -100,10 +100,11 @@ def aggregate(experiment: Experiment, at: Results, *, partial: bool = False) -> 
     outcomes = dict(zip(validation["trial"], validation["outcome"], strict=True))
     members = _members(made, trial, finished, outcomes, predicted["validation"], at)
     best |= _ensemble(experiment, members, predicted, classes)
+    mistakes = None
     if task.kind != "label_sequence":
-        _write_evaluation(made, validation, choice, predicted, classes, best, at)
+        mistakes = _write_evaluation(made, validation, choice, predicted, classes, best, at)
     bundle = _write_bundle(made, job, trial, finished, members, best, at)
-    best["inputs"] = _write_examples(made, trial, predicted["test"][trial.id], classes, at)
+    best["inputs"] = _write_examples(made, trial, predicted["test"][trial.id], mistakes, classes, at)
     if task.kind != "label_sequence":
         _write_uncertainty(made, trial, bundle, predicted["test"][trial.id], at)
     results.write_json(folder / "best.json", best)
@@ -223,8 +224,9 @@ def _write_evaluation(
     classes: tuple[str, ...],
     best: dict[str, Any],
     at: Results,
-) -> None:
-    """Writes what `evaluation` finds of the chosen trial on test; best: what best.json holds so far."""
+) -> pd.DataFrame:
+    """Writes what `evaluation` finds of the chosen trial on test; returns its mistakes. best: what best.json holds so
+    far."""
     experiment, seed = made.experiment, made.experiment.seed
     folder, entry = at.experiment(experiment.experiment), predicted["test"][choice.trial]
     test = evaluation.Judged.of(entry, choice.trial)
@@ -262,6 +264,7 @@ def _write_evaluation(
     }
     for name, table in tables.items():
         _write_csv(folder / f"{name}.csv", table)
+    return tables["mistakes_test"]
 
 
 def _write_transcripts(
@@ -381,17 +384,18 @@ def _write_early(
         _write_csv(at.experiment(experiment.experiment) / f"early_{split}.csv", pd.concat(found, ignore_index=True))
 
 
-def _write_examples(made: Plan, trial: Trial, test: Predictions, classes: tuple[str, ...], at: Results) -> int:
+def _write_examples(
+    made: Plan, trial: Trial, test: Predictions, mistakes: pd.DataFrame | None, classes: tuple[str, ...], at: Results
+) -> int:
     """Writes what the report draws of single objects; returns how many inputs they have.
 
-    test: the chosen trial's predictions.
+    test: the chosen trial's predictions. mistakes: of them, by `evaluation.mistakes`; None of label sequences.
     """
     experiment, folder = made.experiment, at.experiment(made.experiment.experiment)
     kind, seed = experiment.task.kind, experiment.seed
     wanted = examples.of_classes(splits.read_splits(folder), trial.fold, classes, seed)
-    if kind != "label_sequence":
-        judged = evaluation.Judged.of(test, trial.id)
-        wanted += examples.mistaken(evaluation.mistakes(judged, test, classes))
+    if mistakes is not None:
+        wanted += examples.mistaken(mistakes)
     if kind == "prefix":
         wanted += examples.growing(test, trial.id, classes, seed)
     table, inputs = examples.read(at.dataset(made.dataset_key), experiment.data, wanted)

@@ -232,6 +232,6 @@ def test_a_user_who_is_not_root_runs_it(cluster: Cluster, finished: Workflow, us
 def _submitted(output: str) -> list[tuple[str, str]]:
     """Returns rule (or group of rules) and number of tasks of each SLURM job of a run, all of which succeeded."""
     run = output.partition("SLURM run ID: ")[2].split()[0]
-    jobs = [job for job in slurm_cluster.jobs() if job["JobName"].endswith(run)]
+    jobs = [job for job in slurm_cluster.jobs() if job["JobName"] == run]
     assert {job["JobState"] for job in jobs} == {"COMPLETED"}
     return [(job["Comment"].split("_")[1], job["NumTasks"]) for job in jobs]

@@ -345,12 +345,8 @@ def effects(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
     for key in keys:
         own = [row for row in rows if row["key"] == key]
         share = own[0]["explained"]
-        title = alt.Title(
-            printable(key) + (f": {_percent(share)} of the variance" if math.isfinite(share) else ""),
-            fontSize=12.5, offset=6, frame="group", limit=300,
-        )  # fmt: skip
-        measured = _measured("value", labels([row["label"] for row in own]), own, "mean", x)
-        panels.append(alt.layer(*measured).properties(width=230, height=alt.Step(22), title=title))
+        head = printable(key) + (f": {_percent(share)} of the variance" if math.isfinite(share) else "")
+        panels.append(_measured_panel("value", head, own, "mean", x))
     return _drawn(
         "effects",
         "What each key does",
@@ -893,9 +889,7 @@ def slices(rows: Sequence[Mapping[str, Any]], accuracy: float, counted: str) -> 
 
         every = alt.Chart(_rows([{"accuracy": accuracy}]))
         line = every.mark_rule(color=LIGHT["muted"], strokeDash=[3, 3]).encode(x=x("accuracy"))
-        measured = _measured("slice", labels([row["label"] for row in own]), own, "accuracy", x)
-        title = alt.Title(head, fontSize=12.5, offset=6, frame="group", limit=300)
-        panels.append(alt.layer(line, *measured).properties(width=230, height=alt.Step(22), title=title))
+        panels.append(_measured_panel("slice", head, own, "accuracy", x, line))
     return _drawn(
         "slices",
         "Accuracy in slices, test",
@@ -952,6 +946,15 @@ def experiments(rows: Sequence[Mapping[str, Any]]) -> Figure:
         alt.concat(*panels, columns=2, spacing={"row": 22, "column": 30}),
         "Dot: the chosen trial's score; bar: its 95 % interval.",
     )
+
+
+def _measured_panel(
+    noun: str, head: str, rows: Sequence[Mapping[str, Any]], field: str, x: Callable[[str], alt.X], *behind: Any
+) -> Any:
+    """Returns a panel of what `_measured` draws of rows with a `label`; behind: what stands behind it."""
+    measured = _measured(noun, labels([row["label"] for row in rows]), rows, field, x)
+    title = alt.Title(head, fontSize=12.5, offset=6, frame="group", limit=300)
+    return alt.layer(*behind, *measured).properties(width=230, height=alt.Step(22), title=title)
 
 
 def _measured(
