@@ -627,11 +627,13 @@ def test_what_is_said_of_uncertainty_holds_the_numbers_of_the_files(made: Made, 
 
 
 def test_a_network_that_is_as_sure_of_noise_is_warned_of(copied: Made) -> None:
-    """The rule: the interval of the AUC, by which entropy tells random values from test objects, is above 0.5."""
+    """The rule: the interval of the AUC, by which entropy tells random values from test objects, is above 0.5, and
+    fewer of them have a high probability."""
+    rarer = copied.table("out_of_distribution.csv")[1]["sure"]
 
-    def told(low: str, objects: str = "400", auc: str = "0.6") -> dict[str, str]:
+    def told(low: str, objects: str = "400", auc: str = "0.6", sure: str = rarer) -> dict[str, str]:
         def change(rows: list[dict[str, str]]) -> None:
-            rows[1].update(auc=auc, low=low, high="0.9", objects=objects)
+            rows[1].update(auc=auc, low=low, high="0.9", objects=objects, sure=sure)
 
         edit(copied.folder / "out_of_distribution.csv", change)
         return checks(copied)
@@ -639,6 +641,8 @@ def test_a_network_that_is_as_sure_of_noise_is_warned_of(copied: Made) -> None:
     assert copied.table("out_of_distribution.csv")[1]["inputs"] == uncertainty.RANDOM
     assert told("0.501")["Less sure of noise than of test objects"] == "passed"
     assert told("0.499")["As sure of noise as of test objects"] == "warning"
+    as_often = copied.table("out_of_distribution.csv")[0]["sure"]
+    assert told("0.501", sure=as_often)["As sure of noise as of test objects"] == "warning"
     assert told("", auc="1.0")["Less sure of noise than of test objects"] == "passed", "all are told apart"
     assert not [title for title in told("0.4", objects="9") if "noise" in title]
 
