@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any, NoReturn, TypeVar
 
 from jaxrnn.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, EndedElsewhere, Interrupted, JaxrnnError
@@ -211,6 +212,18 @@ class Ranks:
         raise JaxrnnError(ending.message)
 
 
+def _start_by_libfabric() -> None:
+    """Has MPI ranks that srun starts reach each other by libfabric, where the MPI library is PyPI's mpich.
+
+    By UCX, which is that library's default, MPICH 5 tells the others 4 KiB of memory from its address on
+    (MPIDI_UCX_comm_addr_exchange), in as many lines as it takes. SLURM's PMI reads lines of 1,024 bytes; whether these
+    are longer depends on what lies behind the address: one start in thirty failed, or waited for ever. By libfabric it
+    tells 16 bytes. mpirun's own PMI takes lines of any length.
+    """
+    if {"PMI_FD", "SLURM_STEP_NUM_TASKS"} <= os.environ.keys() and any(metadata.distributions(name="mpich")):
+        os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
+
+
 def join(expected: int | None) -> Ranks:
     """Returns this process's place; alone where no MPI launcher started it.
 
@@ -226,6 +239,7 @@ def join(expected: int | None) -> Ranks:
     wanted = expected or least
     if wanted == 1 == least:
         return Ranks().listening()
+    _start_by_libfabric()
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:

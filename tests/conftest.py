@@ -95,6 +95,16 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.fixture(autouse=True)
+def _queue_is_left_empty(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Ends the jobs of a test that failed, which would keep the next ones waiting."""
+    uses = {"cluster", "tmp_path"} <= set(request.fixturenames)
+    folder = request.getfixturevalue("tmp_path") if uses else None
+    yield
+    if folder is not None:
+        slurm_cluster.end_jobs(folder)
+
+
 class _ByFile(LoadFileScheduling):
     """Each test file is run by one process; those that need a cluster, of which a machine has one, by the same one.
 

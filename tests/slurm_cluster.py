@@ -46,7 +46,9 @@ TURN_SECONDS = 540.0
 
 # Timings are for tests: jobs start, end and are forgotten within seconds. pgid, because without cgroups `linuxproc`
 # leaves processes of cancelled jobs alive; cred_expire, because a requeued job waits until its credential expires;
-# ReturnToService, so that a node that was set down stays so, and one whose daemon was killed is back with that.
+# ReturnToService, so that a node that was set down stays so, and one whose daemon was killed is back with that;
+# FirstJobId, because MPICH names what it shares in memory after the job: what a killed rank left there must not meet a
+# job of the next cluster.
 SLURM_CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -65,6 +67,7 @@ TaskPlugin=task/none
 SwitchType=switch/none
 MpiDefault=none
 ReturnToService=1
+FirstJobId={first_job}
 SlurmctldTimeout=30
 SlurmdTimeout=10
 MessageTimeout=10
@@ -208,6 +211,14 @@ def jobs() -> list[dict[str, str]]:
     return [dict(field.split("=", 1) for field in line if "=" in field) for line in fields]
 
 
+def end_jobs(folder: Path) -> None:
+    """Cancels what was submitted from `folder` and is still in the queue."""
+    queue = subprocess.run(["squeue", "-h", "-o", "%A|%Z"], capture_output=True, text=True, check=True).stdout
+    entries = (line.partition("|") for line in queue.splitlines())
+    if left := [job for job, _, place in entries if Path(place).is_relative_to(folder)]:
+        subprocess.run(["scancel", *left], check=True)
+
+
 def _ours(path: Path) -> bool:
     """Whether `path` is a link to a cluster of these tests, which runs, or was killed together with its keeper."""
     return path.is_symlink() and Path(os.readlink(path)).parent.name.startswith(PREFIX)
@@ -279,6 +290,7 @@ def _configure(folder: Path, controller_port: int, node_ports: list[int], accoun
         SLURM_CONF.format(
             host=host,
             controller_port=controller_port,
+            first_job=1 + secrets.randbelow(60_000),
             folder=folder,
             gpus=GPUS_PER_NODE,
             nodes="\n".join(nodes),

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -364,3 +365,23 @@ def test_mpirun_inside_a_step_of_one_task_is_believed(monkeypatch: pytest.Monkey
     told(monkeypatch, {"SLURM_STEP_NUM_TASKS": "1", "PMI_SIZE": "4"}, 2)
     with pytest.raises(JaxrnnError, match="this process sees 2"):
         join(None)
+
+
+def test_what_srun_starts_does_not_depend_on_what_lies_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPICH's UCX tells SLURM's PMI more than it takes, now and then; tests/test_slurm.py has the real ranks."""
+    step = {"PMI_FD": "9", "PMI_SIZE": "2", "SLURM_STEP_NUM_TASKS": "2"}
+    for variables, chosen, expected in (
+        (step, None, "ofi"),
+        (step, "ucx", "ucx"),
+        ({"PMI_FD": "9", "PMI_SIZE": "2"}, None, None),  # mpirun
+        ({"PMIX_RANK": "1", "SLURM_STEP_NUM_TASKS": "2"}, None, None),
+    ):
+        monkeypatch.delenv("PMI_FD", raising=False)
+        monkeypatch.delenv("MPIR_CVAR_CH4_NETMOD", raising=False)
+        told(monkeypatch, variables | ({"MPIR_CVAR_CH4_NETMOD": chosen} if chosen else {}), 2)
+        assert join(None).size == 2
+        assert os.environ.get("MPIR_CVAR_CH4_NETMOD") == expected, variables
+    monkeypatch.setattr(metadata, "distributions", lambda name: [])
+    told(monkeypatch, step, 2)
+    join(None)
+    assert "MPIR_CVAR_CH4_NETMOD" not in os.environ, "a site's own library"

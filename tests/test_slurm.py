@@ -63,6 +63,20 @@ def test_every_job_is_submitted_and_the_tables_are_those_of_a_local_run(
     page = (workflow.results / "report.html").read_text()
     assert "Of what SLURM gave these jobs they used" in page and "Memory given (MB)" in page
 
+    # a new survey, which is the old one here, by two ranks on two nodes
+    (survey,) = (workflow.folder / "results" / "surveys").iterdir()
+    workflow.configure({"predict": {"path": str(survey), "output": "week.csv"}})
+    # in place of all that the profile sets of resources
+    resources = ("predict:nodes=2", "predict:tasks=2", "predict:mpi=srun --mpi=pmi2", "ingest:tasks=2")
+    threads = ("--set-threads", "train=1")
+    done = workflow.run("--set-resources", *resources, *threads, "--printshellcmds", "predict", profile=TEST_CLUSTER)
+    assert done.returncode == 0, done.stdout
+    assert _submitted(done.stdout) == [("predict", "2")]
+    alone = tmp_path / "alone.csv"
+    command = ["predict", "--model", workflow.results / "best", "--input", survey, "--output", alone]
+    subprocess.run([sys.executable, "-m", "jaxrnn", *command], check=True, capture_output=True)
+    pd.testing.assert_frame_equal(pd.read_csv(workflow.folder / "week.csv"), pd.read_csv(alone), rtol=1e-5)
+
 
 def test_the_profile_for_any_site_needs_no_settings(generic: tuple[Workflow, subprocess.Popen[str]]) -> None:
     workflow, process = generic
@@ -231,7 +245,8 @@ def test_a_user_who_is_not_root_runs_it(cluster: Cluster, finished: Workflow, us
 
 def _submitted(output: str) -> list[tuple[str, str]]:
     """Returns rule (or group of rules) and number of tasks of each SLURM job of a run, all of which succeeded."""
-    run = output.partition("SLURM run ID: ")[2].split()[0]
-    jobs = [job for job in slurm_cluster.jobs() if job["JobName"] == run]
+    # which is printed without the experiment's name where a rule is asked for by name
+    run = output.partition("SLURM run ID: ")[2].split()[0].removeprefix("tiny_")
+    jobs = [job for job in slurm_cluster.jobs() if job["JobName"] == f"tiny_{run}"]
     assert {job["JobState"] for job in jobs} == {"COMPLETED"}
     return [(job["Comment"].split("_")[1], job["NumTasks"]) for job in jobs]

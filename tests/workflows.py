@@ -92,7 +92,11 @@ class Workflow:
     def run(self, *arguments: str, profile: str = LOCAL) -> subprocess.CompletedProcess[str]:
         """Runs Snakemake to its end; its whole output is in `stdout`."""
         process = self.start(*arguments, profile=profile)
-        output, _ = process.communicate()
+        try:
+            output, _ = process.communicate()
+        except BaseException:  # the test's time is over: nothing of it may go on beside the next one
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         return subprocess.CompletedProcess(process.args, process.returncode, output)
 
     def start(self, *arguments: str, profile: str = LOCAL, path: Path | None = None) -> subprocess.Popen[str]:
