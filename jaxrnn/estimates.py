@@ -16,10 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from jaxrnn import results
-from jaxrnn.config import TRACED_KEYS, digest
+from jaxrnn import blueprint, results
+from jaxrnn.config import TRACED_KEYS, Model, digest
 from jaxrnn.errors import JaxrnnError, plural
-from jaxrnn.plan import Job, Plan
+from jaxrnn.plan import Job, Plan, job_values
 from jaxrnn.results import Results
 
 FILE = "estimates.json"
@@ -32,6 +32,8 @@ LARGER, SPARE_MB = 1.5, 1000
 # What a job takes to start, compile and end, which more cores don't shorten, beside its training on one core. Jobs of
 # minutes have about as much; much longer ones don't mind.
 START = 0.1
+# What a survey has about as many of, for jobs to be compared before there is one.
+FEATURES, CLASSES = 8, 2
 
 
 def cores_of_a_job(jobs: int, trials: int, cores: int) -> int:
@@ -45,6 +47,20 @@ def cores_of_a_job(jobs: int, trials: int, cores: int) -> int:
         return math.ceil(jobs / (cores // each)) * (START + math.ceil(trials / each) / trials)
 
     return min(range(1, min(cores, trials) + 1), key=whole)
+
+
+def work(made: Plan, job: Job) -> int:
+    """Returns how much a job has to do, beside the plan's other jobs: parameters times epochs times trials.
+
+    The survey need not be there: of how many features and classes it has depends little of an order.
+    """
+    values = job_values(made, job)
+    model, metadata = Model.model_validate(values["model"]), len(made.experiment.data.metadata)
+    try:
+        parameters = blueprint.of(model, made.experiment.task.kind, FEATURES, metadata, CLASSES).parameters
+    except blueprint.Misfit:  # the layers want another number of features
+        parameters = 1
+    return parameters * values["training"]["epochs"] * len(job.trials)
 
 
 def ready(made: Plan, at: Results) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from experiments import prepared
+from experiments import prepared, write_config
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -197,3 +197,20 @@ def test_no_other_number_of_cores_would_end_earlier(jobs: int, trials: int, core
     chosen = estimates.cores_of_a_job(jobs, trials, cores)
     assert 1 <= chosen <= min(cores, trials)
     assert ends(chosen) <= min(ends(each) for each in range(1, min(cores, trials) + 1)) + 1e-9
+
+
+def test_larger_networks_longer_training_and_more_trials_are_more_work(tmp_path: Path) -> None:
+    def work(**grid: Any) -> list[int]:
+        made = plan.make(config.load(write_config(tmp_path, grid=grid)))
+        return [estimates.work(made, job) for job in made.jobs]
+
+    for key, values in {
+        "model.units": [2, 4, 60],
+        "model.cell": ["simple", "gru", "lstm"],
+        "model.depth": [1, 3],
+    }.items():
+        found = work(**{key: values})
+        assert found == sorted(set(found)), key
+    (two,) = work(**{"loss.gamma": [0, 1]})
+    (three,) = work(**{"loss.gamma": [0, 1, 2]})
+    assert three == 1.5 * two

@@ -1,6 +1,7 @@
 """The workflow on one machine: what runs again after which change, and what a user sees of mistakes."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -201,6 +202,15 @@ def test_where_a_job_always_fails_the_report_is_of_the_others_and_says_so(finish
     assert done.returncode == 0, done.stdout
     assert "1 job failed" not in (workflow.results / "report.html").read_text()
     assert workflow.planned() == []
+
+
+def test_the_longest_jobs_begin_first(finished: Workflow, tmp_path: Path) -> None:
+    """So that no job is left over beside idle cores."""
+    workflow = finished.copied_to(tmp_path)
+    # without a GPU they end as soon as they begin
+    workflow.configure({"grid": {"model.units": [8, 32, 4]}, "training.epochs": 1, "training.device": "gpu"})
+    output = workflow.run("--cores", "1", "--until", "train").stdout
+    assert re.findall(r"Train the job units-(\d+)-1", output) == ["32", "8", "4"], output
 
 
 def test_a_job_replays_by_hand(finished: Workflow, tmp_path: Path) -> None:

@@ -139,6 +139,11 @@ def audit_cores() -> int:
 UNMEASURED = dict(runtime=480, mem_mb=8000)
 
 
+def work_of(wildcards) -> int:
+    """Returns a training job's priority: the longest begin first, so that none is left for the end, beside idle cores."""
+    return jaxrnn.estimates.work(plan, jobs[wildcards.job])
+
+
 def minutes_of(wildcards) -> int:
     """Returns how long a training job may run at a time, as `jaxrnn plan` measured it, if it did."""
     return measured[wildcards.job][0] if wildcards.job in measured else UNMEASURED["runtime"]

@@ -27,6 +27,7 @@ rule train:
         "results/{experiment}/jobs/{job}/log.txt",
     benchmark:
         "results/{experiment}/jobs/{job}/benchmark.tsv"
+    priority: work_of
     conda:
         "../../environment.yml"
     threads: cores_of
