@@ -50,6 +50,7 @@ def render(folder: Path = FOLDER) -> str:
         _device(found.get("scaling", {}).get("device")),
         _start(found.get("scaling", {}).get("start")),
         _dag(found.get("dag")),
+        _slurm(found.get("slurm")),
         _ingest(found.get("ingest")),
         _early(found.get("early")),
         _predict(found.get("predict")),
@@ -303,6 +304,36 @@ def _dag(found: dict[str, Any] | None) -> str:
     rows = [[name, spread(found[f"{name}_seconds"])] for name in ("plan", "dry_run", "both")]
     said = f"{number(found['trials'])} trials in {number(found['jobs'])} jobs"
     return section("The DAG", table([said, "s"], [[name.replace("_", " "), value] for name, value in rows]))
+
+
+def _slurm(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return section("SLURM", f"`slurm.py`: {ABSENT}.")
+
+    def row(minutes: float, training: float, overhead: float) -> list[str]:
+        return [*map(number, (minutes, training, overhead)), f"{overhead / training:.1%}"]
+
+    rows = [row(entry["training_seconds"] / 60, entry["training_seconds"], entry["overhead_seconds"])
+            for entry in found["jobs"]["ran"]]  # fmt: skip
+    further = found["jobs"]["extrapolated"]
+    rows.append(row(further["minutes"], 60 * further["minutes"], further["overhead_seconds"]))
+    rows[-1][0] += " (extrapolated)"
+    queue = found["queue"]
+    calls = [
+        [
+            name,
+            *(str(queue[f"calls_while_{when}"].get(name, 0)) for when in ("submitting", "waiting")),
+        ]
+        for name in sorted({*queue["calls_while_submitting"], *queue["calls_while_waiting"]})
+    ]
+    took = f"all {number(queue['jobs'])} submitted ({number(queue['submitting_seconds'])} s)"
+    return section(
+        "SLURM",
+        "The test cluster on this machine; what a queue of other users adds is not in it.",
+        f"From the command in an empty folder to the first job submitted: {spread(found['start_seconds'])} s.",
+        table(["a job of about (min)", "training (s)", "beyond it (s)", "of the training"], rows),
+        table(["calls of", took, f"the next {number(queue['waiting_minutes'])} min, all waiting"], calls),
+    )
 
 
 def _report(found: dict[str, Any] | None) -> str:

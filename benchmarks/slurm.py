@@ -4,8 +4,8 @@
 
 On the tests' own cluster (tests/slurm_cluster.py; as root, on a machine that has no SLURM of its own):
 - start: from the command, in an empty folder, to the first job that is submitted.
-- job: what a job takes in SLURM beyond its training. For jobs that train 1, 10 and 60 minutes the share follows from
-  it, as it doesn't depend on how long they train; a small experiment is trained.
+- jobs: what a job of about 1 and of 10 minutes takes in SLURM beyond the training itself: Snakemake's own start in the
+  job, Python, data, compilation, checkpoints, predictions. For one of 60 minutes the line through both goes on.
 - queue: so many jobs that all wait, for some minutes; how often each of SLURM's programs is called.
 
 Results go to benchmarks/results/slurm.json.
@@ -34,6 +34,7 @@ import slurm_cluster  # noqa: E402
 from workflows import EXPERIMENT, Workflow  # noqa: E402
 
 OUTPUT = record.RESULTS / "slurm.json"
+MINUTES, EXTRAPOLATED = (1, 10), 60
 PROGRAMS = ("sbatch", "squeue", "sacct", "scontrol", "sinfo", "scancel")
 SUBMITTED = "has been submitted with SLURM jobid"
 
@@ -77,28 +78,42 @@ def start(runs: int) -> dict[str, Any]:
     return record.spread(taken)
 
 
-def job(folder: Path) -> dict[str, Any]:
-    """Runs an experiment of one job to its end; returns what the job took in SLURM and what it trained."""
-    workflow = Workflow(folder, folder / "compiled")
-    workflow.configure({"grid": {}, "training.epochs": 2000})
-    done = workflow.run("--slurm-init-seconds-before-status-checks", "15", profile="slurm/testcluster")
+def job(folder: Path, epochs: int) -> dict[str, float]:
+    """Runs an experiment of one job; returns how long SLURM ran it, and how much of that it trained."""
+    workflow = Workflow(folder, folder.parent / "compiled")
+    folder.mkdir()
+    workflow.configure({"grid": {}, "model.units": 96, "model.depth": 2, "training.epochs": epochs})
+    options = ("--slurm-init-seconds-before-status-checks", "5", "--until", "train")
+    done = workflow.run(*options, profile="slurm/testcluster")
     if done.returncode:
         sys.exit(done.stdout)
-    (shown,) = (entry for entry in slurm_cluster.jobs() if entry["Comment"].startswith("rule_train"))
-    hours, minutes, seconds = map(int, shown["RunTime"].split(":"))
-    in_slurm = 3600 * hours + 60 * minutes + seconds
-    rule = pd.read_csv(next(workflow.results.glob("jobs/*/benchmark.tsv")), sep="\t")["s"].iloc[0]
+    shown = [entry for entry in slurm_cluster.jobs() if entry["WorkDir"] == str(folder)]
+    (trained,) = (entry for entry in shown if entry["Comment"].startswith("rule_train"))
+    hours, minutes, seconds = map(int, trained["RunTime"].split(":"))
     training = pd.read_csv(next(workflow.results.glob("jobs/*/trials.csv")))["seconds"].sum()
-    overhead = in_slurm - training
-    shares = {f"share_{minutes}_minutes": overhead / (60 * minutes) for minutes in (1, 10, 60)}
-    found = {"slurm_seconds": in_slurm, "command_seconds": rule, "training_seconds": training, "seconds": overhead}
-    return {name: round(float(value), 4) for name, value in (found | shares).items()}
+    return {"epochs": epochs, "slurm_seconds": 3600 * hours + 60 * minutes + seconds, "training_seconds": training}
+
+
+def jobs(folder: Path) -> dict[str, Any]:
+    """Returns jobs of about `MINUTES`, and of `EXTRAPOLATED` what follows from them."""
+    folder.mkdir()
+    first = job(folder / "probe", 100)
+    found = []
+    for minutes in MINUTES:
+        ran = job(folder / f"{minutes}-minutes", round(60 * minutes / first["training_seconds"] * first["epochs"]))
+        ran["overhead_seconds"] = ran["slurm_seconds"] - ran["training_seconds"]
+        found.append({name: round(value, 2) for name, value in ran.items()})
+    short, long = ((entry["training_seconds"], entry["overhead_seconds"]) for entry in found)
+    slope = (long[1] - short[1]) / (long[0] - short[0])
+    overhead = long[1] + slope * (60 * EXTRAPOLATED - long[0])
+    return {"ran": found, "extrapolated": {"minutes": EXTRAPOLATED, "overhead_seconds": round(overhead, 2)}}
 
 
 def queue(folder: Path, jobs: int, minutes: float) -> dict[str, Any]:
     """Lets so many jobs wait for so long; returns how often SLURM was called until all were submitted, and after."""
     workflow = Workflow(folder / "queue", folder / "compiled")
-    shutil.copytree(folder / "job", workflow.folder)
+    # a survey that is ingested and split
+    shutil.copytree(folder / "jobs" / "probe", workflow.folder)
     units, gammas = 4, [0, 1]
     size = {"model.units": list(range(units, units + jobs)), "loss.gamma": gammas}
     workflow.configure({"grid": size})
@@ -138,8 +153,7 @@ def main() -> None:
     noted = record.begun()
     with slurm_cluster.running(), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "job").mkdir()
-        found = {"start_seconds": start(options.runs), "job": job(folder / "job")}
+        found: dict[str, Any] = {"start_seconds": start(options.runs), "jobs": jobs(folder / "jobs")}
         found["queue"] = queue(folder, options.jobs, options.minutes)
     record.keep(options.output, {**noted, "grid": yaml.safe_dump(EXPERIMENT["grid"]), **found})
     print(found)

@@ -293,6 +293,7 @@ def _write_transcripts(
             _write_csv(folder / f"edit_operations_{split}.csv", table)
             decoded = entry.table(seen[split].ids.tolist(), classes, task.separator)
             _write_csv(folder / f"decoded_{split}.csv", decoded)
+    _write_csv(folder / results.DECODERS, evaluation.decoder_scores(best["decoders"]))
     return best
 
 

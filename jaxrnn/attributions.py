@@ -25,49 +25,64 @@ TOLERANCE = 0.05  # of probability, that a gap may have: the 5 % of the paper's 
 MOST_OBJECTS, MOST_STEPS = 6, 1024
 FEWEST_MISTAKES = 3  # that have a place, where there are as many
 RIGHT, WRONG = "surely right", "dear mistake"
-COLUMNS = ("id", "chosen_as", "truth", "predicted", "probability", "baseline", "gap", "step", "time", "feature",
-           "value", "attribution")  # fmt: skip
+COLUMNS = ("id", "of_step", "chosen_as", "truth", "predicted", "probability", "baseline", "gap", "step", "time",
+           "feature", "value", "attribution")  # fmt: skip
 
 
 def chosen(judged: Judged, lengths: np.ndarray) -> np.ndarray:
-    """Returns which objects are looked at, at most `MOST_OBJECTS`: the one of each class that is most surely right, the
-    surest first, then the mistakes that the network was surest of. Those of more than `MOST_STEPS` steps are left out.
-    """
-    confidence, hits = judged.probabilities.max(axis=1), judged.hits
+    """Returns which places are looked at, at most `MOST_OBJECTS` and one an object: the one of each class that is most
+    surely right, the surest first, then the mistakes that the network was surest of. lengths: steps [object]; objects
+    of more than `MOST_STEPS` are left out."""
+    confidence, hits, owners = judged.probabilities.max(axis=1), judged.hits, judged.owners
     ranked = np.argsort(-confidence, kind="stable")
-    ranked = ranked[lengths[ranked] <= MOST_STEPS]
+    ranked = ranked[lengths[owners[ranked]] <= MOST_STEPS]
     right, wrong = ranked[hits[ranked]], ranked[~hits[ranked]]
-    first = np.sort(np.unique(judged.labels[right], return_index=True)[1])
-    right = right[first][: MOST_OBJECTS - min(len(wrong), FEWEST_MISTAKES)]
+    right = _first_of_each(_first_of_each(right, judged.labels), owners)
+    fewest = min(len(np.unique(owners[wrong])), FEWEST_MISTAKES)
+    right = right[: MOST_OBJECTS - fewest]
+    wrong = _first_of_each(wrong[~np.isin(owners[wrong], owners[right])], owners)
     return np.concatenate([right, wrong[: MOST_OBJECTS - len(right)]])
+
+
+def _first_of_each(places: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Returns the first of the places with each value, in their order."""
+    return places[np.sort(np.unique(values[places], return_index=True)[1])]
 
 
 def table(bundle: Bundle, test: "Part", dataset: Path, entry: Predictions, trial: str) -> pd.DataFrame:
     """Returns a row for each input of each of a few test objects, by `COLUMNS`: steps count from 1, and metadata has
-    none. There is no row where steps have labels, which have no probability of the whole.
+    none. There is no row of a decoder, which names a label by what it named before, and hands no gradient on.
 
-    dataset: where the times of steps are found; entry: what the chosen trial predicted. value: as the network sees it.
-    attribution: to the probability of the class that it predicts.
+    dataset: where the times of steps are found; entry: what the chosen trial predicted. of_step: the step whose class
+    it is about, where steps have labels. value: as the network sees it. attribution: to the probability of the class
+    that it predicts.
     """
     from jaxrnn import predict, shuffles
 
     judged = Judged.of(entry, trial)
-    rows = np.zeros(0, dtype=np.int64) if judged.by_step else chosen(judged, entry.lengths)
-    if not len(rows):
+    places = np.zeros(0, dtype=np.int64) if bundle.model.decoder is not None else chosen(judged, entry.lengths)
+    if not len(places):
         return pd.DataFrame(columns=list(COLUMNS))
-    place = {name: row for row, name in enumerate(test.ids.tolist())}
-    (few,) = shuffles.every(shuffles.reordered(test, np.array([place[name] for name in entry.ids[rows].tolist()])))
-    classes = judged.probabilities[rows].argmax(axis=1)
+    owners = judged.owners[places]
+    known_rows = {name: row for row, name in enumerate(test.ids.tolist())}
+    rows = np.array([known_rows[name] for name in entry.ids[owners].tolist()])
+    (few,) = shuffles.every(shuffles.reordered(test, rows))
+    classes = judged.probabilities[places].argmax(axis=1)
     times = Clock.read(dataset, few.ids, None).time
-    found = predict.attributed(bundle, few, classes, MIDPOINTS)
+    steps_of = few.lengths
+    if judged.by_step:
+        starts = np.concatenate([[0], np.cumsum(entry.lengths)])[owners]
+        steps_of = np.flatnonzero(entry.labels >= 0)[places] - starts + 1
+    found = predict.attributed(bundle, few, classes, steps_of, MIDPOINTS)
     known = bundle.statistics.classes
     pieces = []
-    for number, (row, own) in enumerate(zip(rows, found, strict=True)):
+    for number, (place, own) in enumerate(zip(places, found, strict=True)):
         steps = slice(*few.offsets[number : number + 2])
         once = {
             "id": few.ids[number],
-            "chosen_as": RIGHT if judged.hits[row] else WRONG,
-            "truth": known[judged.labels[row]],
+            "of_step": steps_of[number] if judged.by_step else pd.NA,
+            "chosen_as": RIGHT if judged.hits[place] else WRONG,
+            "truth": known[judged.labels[place]],
             "predicted": known[classes[number]],
             "probability": own.reached,
             "baseline": own.baseline,
@@ -88,4 +103,8 @@ def table(bundle: Bundle, test: "Part", dataset: Path, entry: Predictions, trial
             "attribution": own.metadata,
         }
         pieces += [pd.DataFrame(columns).assign(**once) for columns in (of_steps, of_object) if len(columns["value"])]
-    return pd.concat(pieces, ignore_index=True).reindex(columns=list(COLUMNS)).astype({"step": "Int64"})
+    return (
+        pd.concat(pieces, ignore_index=True)
+        .reindex(columns=list(COLUMNS))
+        .astype(dict.fromkeys(("of_step", "step"), "Int64"))
+    )

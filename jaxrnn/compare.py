@@ -96,16 +96,18 @@ def compare(folders: Sequence[Path]) -> Comparison:
 
 
 def write(found: Comparison, folder: Path) -> None:
-    """Writes the tables and the page into a folder, whole or not at all."""
+    """Writes the tables, the figure and the page into a folder, whole or not at all."""
     from jaxrnn.report import comparison
 
     if folder.exists() and not (folder / PAGE).exists():
         raise JaxrnnError(f"{folder}: is there and no comparison; name another folder by --output")
-    page = comparison.page(found)
+    drawn = comparison.drawn(found)
+    page = comparison.page(found, drawn)
     with written_whole(folder) as temporary:
         temporary.mkdir(parents=True)
         for name, table in ((SCORES, found.scores), (SETTINGS, found.settings), (PAIRS, found.pairs)):
             table.to_csv(temporary / name, index=False)
+        drawn.write(temporary / "figures")
         (temporary / PAGE).write_text(page, encoding="utf-8")
 
 

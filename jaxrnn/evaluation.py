@@ -299,6 +299,17 @@ def overall_scores(best: Mapping[str, Any], task: Task) -> pd.DataFrame:
     return pd.DataFrame(rows).astype(dict.fromkeys(MEASURED, float))
 
 
+def decoder_scores(decoders: Mapping[str, Any]) -> pd.DataFrame:
+    """Returns the chosen trial's error rates by each way to decode label sequences; decoders: of best.json."""
+    rows = [
+        {"decoder": name, "split": split, "score": rate} | {part: measured.get(part) for part in MEASURED}
+        for name, by_split in decoders.items()
+        for split, scores in by_split.items()
+        for rate, measured in scores.items()
+    ]
+    return pd.DataFrame(rows).astype(dict.fromkeys(MEASURED, float))
+
+
 def class_scores(test: Mapping[str, Any], classes: tuple[str, ...]) -> pd.DataFrame:
     """Returns the chosen trial's scores of each class; test: its scores, of best.json."""
     rows = [

@@ -160,10 +160,14 @@ class Attributed(NamedTuple):
     baseline: float
 
 
-def attributed(bundle: Bundle, examples: Examples, classes: np.ndarray, midpoints: int) -> list[Attributed]:
-    """Returns what each input of each sequence adds to the chosen network's probability of a class [sequence], of the
-    whole sequence where it predicts at every step, by integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365,
-    eq. 1) from inputs that are all 0, of the same length: midpoints of so many equal parts of the straight way there.
+def attributed(
+    bundle: Bundle, examples: Examples, classes: np.ndarray, steps_of: np.ndarray, midpoints: int
+) -> list[Attributed]:
+    """Returns what each input of each sequence adds to the chosen network's probability of a class [sequence], by
+    integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365, eq. 1) from inputs that are all 0, of the same
+    length: midpoints of so many equal parts of the straight way there.
+
+    steps_of: of a network that predicts at every step, after how many steps [sequence]; a whole one has its length.
     """
     attribute = _attributor(bundle.model, *_shape(bundle))  # pyright: ignore[reportArgumentType]
     state, found = states(bundle)[0], []
@@ -172,9 +176,9 @@ def attributed(bundle: Bundle, examples: Examples, classes: np.ndarray, midpoint
     at_once = min(midpoints, 1 << max(0, (MOST_STEPS // (2 * steps)).bit_length() - 1))
     way = ((np.arange(midpoints) + 0.5) / midpoints).astype(np.float32)
     parts = np.stack(np.split(way, range(at_once, midpoints, at_once)))
-    for row, (length, index) in enumerate(zip(examples.lengths, classes, strict=True)):
+    for row, (length, index, step) in enumerate(zip(examples.lengths, classes, steps_of, strict=True)):
         one = _batch(examples, np.array([row]), steps)
-        *gradients, ends = attribute(*state, one, np.int32(index), parts)
+        *gradients, ends = attribute(*state, one, np.int32(index), np.int32(step), parts)
         of_features, of_metadata = (np.asarray(values) for values in gradients)
         reached, baseline = np.asarray(ends).tolist()
         found.append(Attributed(of_features[:length], of_metadata, reached, baseline))
@@ -310,14 +314,14 @@ def _dropper(model: Model, features: int, metadata: int, outputs: int, kind: Out
 def _attributor(model: Model, features: int, metadata: int, outputs: int, kind: Output) -> Any:
     structure = nnx.graphdef(training.network(model, features, metadata, outputs, kind))
 
-    def attribute(parameters: Any, statistics: Any, one: Bucket, index: Any, parts: Any) -> Any:
+    def attribute(parameters: Any, statistics: Any, one: Bucket, index: Any, step: Any, parts: Any) -> Any:
         net = nnx.merge(structure, parameters, statistics)
 
         def reached(inputs: Any) -> Any:
             """Returns the probability [row] of the class for rows of the object with other values."""
             lengths = jax.numpy.repeat(one.lengths, len(inputs[0]))
             probabilities = jax.nn.softmax(losses.class_logits(net(inputs[0], lengths, inputs[1])))[..., index]
-            return probabilities[:, net.lengths_out(one.lengths)[0] - 1] if net.per_step else probabilities
+            return probabilities[:, net.lengths_out(step) - 1] if net.per_step else probabilities
 
         def at(shares: Any) -> Any:
             return shares[:, None, None] * one.features, shares[:, None] * one.metadata

@@ -43,7 +43,7 @@ EVALUATION = ("roc_test.csv", "precision_recall_test.csv", "calibration.csv", "c
               "cadence.csv", "slices_test.csv", "mistakes_test.csv", "ensemble.csv", "comparisons.csv",
               "class_scores_test.csv", "uncertainty.csv", "out_of_distribution.csv", "entropies.csv",
               "attributions_test.csv")  # fmt: skip
-SCORES = "scores.csv"
+SCORES, DECODERS = "scores.csv", "decoders.csv"  # the latter of label sequences
 # Of the objects that the report draws, and, where prefixes are predicted, the probabilities of some as they grow.
 EXAMPLES, GROWING = "examples.csv", "growing_test.csv"
 # `halted`: by successive halving, in which it fell behind.
@@ -87,7 +87,7 @@ def mistakes_tables(kind: str) -> list[str]:
     names = MISTAKES.get(kind, CONFUSIONS)
     tables = [name.format(split) for name in names for split in ("validation", "test")]
     tables += [SCORES, EXAMPLES, *([GROWING] if kind == "prefix" else [])]
-    return tables if kind in MISTAKES else [*tables, *EVALUATION]
+    return [*tables, DECODERS] if kind in MISTAKES else [*tables, *EVALUATION]
 
 
 @contextmanager

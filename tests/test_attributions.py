@@ -44,7 +44,7 @@ def test_of_a_linear_network_it_is_the_weight_times_the_input(
     inputs, classes = examples(bundle), np.array([0, 1, 2])
     (name,) = (name for name in bundle.arrays if name.endswith("kernel"))
     kernel, features = bundle.arrays[name], len(bundle.features)
-    for row, own in enumerate(predict.attributed(bundle, inputs, classes, 64)):
+    for row, own in enumerate(predict.attributed(bundle, inputs, classes, inputs.lengths, 64)):
         values, length = inputs.features[slice(*inputs.offsets[row : row + 2])], inputs.lengths[row]
         np.testing.assert_allclose(
             own.features, values * kernel[:features, classes[row]] / length, rtol=2e-5, atol=1e-6
@@ -61,7 +61,7 @@ def test_probabilities_and_completeness(survey: Path, kind: str, cell: str) -> N
     inputs = examples(bundle)
     (probabilities, _), classes = predict.by_batches(bundle, inputs), np.array([2, 0, 1])
     ends = np.arange(3) if kind == "sequence" else inputs.offsets[1:] - 1
-    for row, own in enumerate(predict.attributed(bundle, inputs, classes, attributions.MIDPOINTS)):
+    for row, own in enumerate(predict.attributed(bundle, inputs, classes, inputs.lengths, attributions.MIDPOINTS)):
         assert own.features.shape == (inputs.lengths[row], len(bundle.features))
         assert own.reached == pytest.approx(probabilities[ends[row], classes[row]], abs=2e-6)
         gap = own.features.sum() + own.metadata.sum() - (own.reached - own.baseline)
@@ -72,7 +72,7 @@ def test_gradients_through_the_kernel_are_those_of_differences(survey: Path, fre
     """The derivative of the probability along the way to the inputs is what the midpoints are a mean of."""
     bundle = invented.bundle(survey, cell="lstm", members=1)
     inputs, classes = examples(bundle), np.array([0, 1, 2])
-    found = predict.attributed(bundle, inputs, classes, 1)
+    found = predict.attributed(bundle, inputs, classes, inputs.lengths, 1)
 
     def at(share: float) -> np.ndarray:
         part = Examples(inputs.ids, inputs.labels, inputs.offsets, np.float32(share) * inputs.features,
@@ -84,7 +84,7 @@ def test_gradients_through_the_kernel_are_those_of_differences(survey: Path, fre
     np.testing.assert_allclose(sums, slope, atol=2e-4)
     with native.left_out():
         predict._attributor.cache_clear()
-        plain = predict.attributed(bundle, inputs, classes, 1)
+        plain = predict.attributed(bundle, inputs, classes, inputs.lengths, 1)
     for own, other in zip(found, plain, strict=True):
         np.testing.assert_allclose(own.features, other.features, atol=1e-6)
 
@@ -94,11 +94,11 @@ def test_longer_padding_and_smaller_batches_change_nothing(
 ) -> None:
     bundle, classes = invented.bundle(survey, cell="gru"), np.array([0, 1, 2])
     inputs = examples(bundle)
-    first = predict.attributed(bundle, inputs, classes, 16)
+    first = predict.attributed(bundle, inputs, classes, inputs.lengths, 16)
     monkeypatch.setattr(predict, "LEAST_STEPS", 64)
     monkeypatch.setattr(predict, "MOST_STEPS", 512)
     assert all(own.features.any() for own in first)
-    for own, other in zip(first, predict.attributed(bundle, inputs, classes, 16), strict=True):
+    for own, other in zip(first, predict.attributed(bundle, inputs, classes, inputs.lengths, 16), strict=True):
         np.testing.assert_allclose(own.features, other.features, atol=1e-6)
         assert own.reached == pytest.approx(other.reached, abs=1e-6)
 
@@ -120,6 +120,28 @@ def test_the_surest_of_each_class_and_the_dearest_mistakes_are_chosen() -> None:
     perfect = Judged(np.eye(12)[np.arange(24) % 12], np.arange(24) % 12, np.arange(24), by_step=False)
     assert len(attributions.chosen(perfect, np.full(24, 3))) == attributions.MOST_OBJECTS
     assert not len(attributions.chosen(perfect, np.full(24, attributions.MOST_STEPS + 1)))
+
+
+def test_of_labelled_steps_one_an_object_is_chosen() -> None:
+    rng = np.random.default_rng(5)
+    probabilities, labels, owners = rng.dirichlet(np.full(3, 0.5), 300), rng.integers(0, 3, 300), np.arange(300) // 20
+    judged = Judged(probabilities, labels, owners, by_step=True)
+    places = attributions.chosen(judged, np.full(15, 20))
+    assert len(places) == attributions.MOST_OBJECTS == len(set(owners[places].tolist()))
+    assert (~judged.hits[places]).sum() >= attributions.FEWEST_MISTAKES
+    assert places[0] == np.flatnonzero(judged.hits)[probabilities[judged.hits].max(axis=1).argmax()]
+
+
+def test_a_step_s_attributions_lead_to_its_own_probability_and_come_from_nothing_later(survey: Path) -> None:
+    bundle = invented.bundle(survey, kind="prefix", cell="gru")
+    inputs, steps_of = examples(bundle), np.array([4, 1, 5])
+    (probabilities, _), classes = predict.by_batches(bundle, inputs), np.array([1, 1, 2])
+    found = predict.attributed(bundle, inputs, classes, steps_of, attributions.MIDPOINTS)
+    for row, (own, step) in enumerate(zip(found, steps_of, strict=True)):
+        assert own.reached == pytest.approx(probabilities[inputs.offsets[row] + step - 1, classes[row]], abs=2e-6)
+        assert own.features[:step].any() and not own.features[step:].any(), "the network looks back alone"
+        gap = own.features.sum() + own.metadata.sum() - (own.reached - own.baseline)
+        assert abs(gap) < attributions.TOLERANCE / 10
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])

@@ -19,7 +19,7 @@ from jaxrnn import aggregate, audit, config, hypotheses, jobs, metrics, plan, re
 from jaxrnn.batches import Part
 from jaxrnn.errors import Interrupted
 from jaxrnn.hypotheses import LEAK, SHORTCUT, Finding, Subject
-from jaxrnn.report import audits
+from jaxrnn.report import audits, pages
 
 SHUFFLES = {"over_sequences": shuffles.over_sequences, "over_steps": shuffles.over_steps, "constant": shuffles.constant}
 
@@ -389,21 +389,24 @@ def test_the_report_says_what_was_found(audited: Any) -> None:
     assert audits.check(read, str(read.trial)) == (
         "passed", "The audits found nothing", "None of the 3 audits found a leak or a shortcut (level 0.01).",
     )  # fmt: skip
-    page = str(audits.section(read))
+    page = shown(read)
     assert all(f'data-value="{finding.found}"' in page for finding in found) and "✓ holds" in page
+    (figure,) = audits.drawn(read)
+    assert "labels over sequences" in figure.svg and "another order" not in figure.svg, "what has no draws"
+    assert figure.svg.count("mark-symbol") == 2, "what was found, and the legend"
     leaking = [entry | {"verdict": "leak", "words": "<script>"} for entry in read.findings[:1]]
     level, title, text = audits.check(read._replace(findings=leaking), str(read.trial)) or ("", "", "")
     assert (level, title, text) == ("warning", "The audits found a leak", "`copies`: <script>")
-    assert "<script>" not in str(audits.section(read._replace(findings=leaking)))
+    assert "<script>" not in shown(read._replace(findings=leaking))
     assert (audits.check(read, "another") or ("", ""))[1] == "The audits are old"
-    assert audits.section(read).count("These audits are") == 0
+    assert "These audits are" not in shown(read)
     path, own = at.experiment("tiny") / "best.json", str(read.trial)
     before = path.read_text()
     for name in ("fingerprint", "data_digest"):
         results.write_json(path, results.read_json(path, "") | {name: "0"})
         old = audits.read(at.experiment("tiny"))
         assert old is not None and "of another run" in (audits.check(old, own) or ("", "", ""))[2]
-        assert "These audits are of another run" in audits.section(old)
+        assert "These audits are of another run" in shown(old)
         path.write_text(before)
     # what turns a line around is not shown
     findings = at.experiment("tiny") / "audit.json"
@@ -411,9 +414,16 @@ def test_the_report_says_what_was_found(audited: Any) -> None:
     values = results.read_json(findings, "")
     values["findings"][0]["words"] = "leak\N{RIGHT-TO-LEFT OVERRIDE}"
     results.write_json(findings, values)
-    assert "\N{RIGHT-TO-LEFT OVERRIDE}" not in str(audits.section(audits.read(at.experiment("tiny"))))
+    assert "\N{RIGHT-TO-LEFT OVERRIDE}" not in shown(audits.read(at.experiment("tiny")))
     findings.write_text(kept)
-    assert audits.section(None) == "" and audits.check(None, "any") is None
+    assert shown(None) == "" and audits.drawn(None) == [] and audits.check(None, "any") is None
+
+
+def shown(read: audits.Audits | None) -> str:
+    """Returns the page's section."""
+    drawn = {figure.name: {"svg": figure.svg, "width": figure.width} for figure in audits.drawn(read)}
+    template = pages.environment().get_template("audits.html.j2")
+    return template.render(audits=audits.section(read), figures=drawn).strip()
 
 
 def with_copies(folder: Path, noise: float) -> None:

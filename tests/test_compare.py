@@ -87,6 +87,8 @@ def test_what_differs_is_told_and_the_page_holds_the_tables(pair: tuple[Path, Pa
     compare.write(found, folder)  # again
     page = (folder / "comparison.html").read_text()
     assert "8&lt;b&gt;" in page and "8<b>" not in page and page.count("<tr") == 7
+    assert (folder / "figures" / "experiments.png").read_bytes().startswith(b"\x89PNG")
+    assert 'href="figures/experiments.svg"' in page and (folder / "figures" / "experiments.svg").exists()
     scores = pd.read_csv(folder / "scores.csv")
     best = json.loads((pair[0] / "best.json").read_text())["test"]
     own = scores[scores["experiment"] == "one"].set_index("score")["value"]

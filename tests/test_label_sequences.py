@@ -142,6 +142,7 @@ def test_both_decoders_are_told_with_intervals(learnt: Any) -> None:
     _, at, made, best = learnt
     content, _ = read_predictions(at.job("tiny", made.jobs[0].name) / "predictions.h5")
     assert best["decoder"] == "greedy" and best["interval"] == transcripts.INTERVALS
+    table: Any = pd.read_csv(at.experiment("tiny") / "decoders.csv")
     for split, entry in content.items():
         for name, width in (("greedy", None), ("beam", best["beam_width"])):
             found = Transcripts.of(entry, best["trial"], width)
@@ -149,6 +150,8 @@ def test_both_decoders_are_told_with_intervals(learnt: Any) -> None:
                 told = best["decoders"][name][split][rate]
                 assert told["value"] == getattr(decoding, rate)(found.truth, found.decoded)
                 assert told["low"] is None or told["low"] <= told["value"] <= told["high"]
+                (row,) = table[(table[["decoder", "split", "score"]] == [name, split, rate]).all(axis=1)]["value"]
+                assert row == told["value"]
         assert best[split]["label_error_rate"] == best["decoders"]["greedy"][split]["label_error_rate"]
     assert sorted(file.name for file in at.experiment("tiny").glob("*_test.csv")) == [
         "decoded_test.csv", "edit_operations_test.csv",

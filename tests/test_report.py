@@ -384,7 +384,8 @@ def attributed(test: Judged, entry: Predictions, classes: tuple[str, ...], rng: 
     for row in attributions.chosen(test, entry.lengths):
         values = rng.normal(0, 0.01, (30, len(features)))
         predicted = int(test.probabilities[row].argmax())
-        once = {"id": entry.ids[row], "chosen_as": attributions.RIGHT if test.hits[row] else attributions.WRONG,
+        once = {"id": entry.ids[test.owners[row]], "of_step": 7 if test.by_step else pd.NA,
+                "chosen_as": attributions.RIGHT if test.hits[row] else attributions.WRONG,
                 "truth": classes[test.labels[row]], "predicted": classes[predicted],
                 "probability": float(test.probabilities[row, predicted]), "baseline": 0.2, "gap": 1e-4}  # fmt: skip
         rows += [
@@ -400,7 +401,7 @@ def attributed(test: Judged, entry: Predictions, classes: tuple[str, ...], rng: 
             for at, name in enumerate(features)
         ]
         rows.append({**once, "feature": "host_distance", "value": 0.1, "attribution": 0.03})
-    return pd.DataFrame(rows, columns=list(attributions.COLUMNS)).astype({"step": "Int64"})
+    return pd.DataFrame(rows, columns=list(attributions.COLUMNS)).astype(dict.fromkeys(("of_step", "step"), "Int64"))
 
 
 def write_examples(folder: Path, classes: tuple[str, ...], rng: np.random.Generator, growing: bool = False) -> None:

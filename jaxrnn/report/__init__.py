@@ -38,15 +38,15 @@ def write(experiment_folder: Path, dataset_folder: Path) -> Path:
     inputs = read(experiment_folder, dataset_folder)
     curves = search.score_curves(inputs)
     sections = [data.drawn(inputs), search.drawn(inputs), performance.drawn(inputs), trust.drawn(inputs),
-                objects.drawn(inputs), attributions.drawn(inputs)]  # fmt: skip
+                objects.drawn(inputs), audits.drawn(audits.read(inputs.folder)),
+                attributions.drawn(inputs)]  # fmt: skip
     every = [figure for section in sections for figure in section] + [figure for _, _, figure in curves]
     drawn = {figure.name: figure for figure in every}
     page = _page(inputs, drawn, curves)
     with written_whole(experiment_folder / "figures") as folder:
         folder.mkdir()
         for figure in drawn.values():
-            (folder / f"{figure.name}.svg").write_text(figure.svg, encoding="utf-8")
-            (folder / f"{figure.name}.png").write_bytes(figure.png())
+            figure.write(folder)
     path = experiment_folder / "report.html"
     write_text(path, page)
     return path

@@ -8,7 +8,7 @@ import jaxrnn.report.figures as figures
 from jaxrnn.attributions import MIDPOINTS, RIGHT, TOLERANCE
 from jaxrnn.report.figures import Attributed, Figure
 from jaxrnn.report.inputs import Inputs, Row
-from jaxrnn.report.tables import Cell, Table, score_cell, text_cell
+from jaxrnn.report.tables import Cell, Table, count_cell, score_cell, text_cell
 
 
 def drawn(inputs: Inputs) -> list[Figure]:
@@ -17,8 +17,8 @@ def drawn(inputs: Inputs) -> list[Figure]:
 
 
 def section(inputs: Inputs) -> dict[str, Any] | None:
-    """Returns what is said of attributions; None where there are none: of steps with a label each, of label sequences,
-    and where all test objects are too long."""
+    """Returns what is said of attributions; None where there are none: of decoders, of label sequences, and where all
+    test objects are too long."""
     found = [rows[0] for rows in _objects(inputs)]
     if not found:
         return None
@@ -26,6 +26,7 @@ def section(inputs: Inputs) -> dict[str, Any] | None:
     right = sum(row["chosen_as"] == RIGHT for row in found)
     return {
         "objects": len(found),
+        "by_step": _by_step(found),
         "right": right,
         "wrong": len(found) - right,
         "midpoints": MIDPOINTS,
@@ -44,12 +45,17 @@ def _objects(inputs: Inputs) -> list[list[Row]]:
     return list(found.values())
 
 
+def _by_step(found: list[Row]) -> bool:
+    return found[0]["of_step"] == found[0]["of_step"]  # else NaN
+
+
 def _drawable(rows: list[Row]) -> Attributed:
     first, of_steps = rows[0], [row for row in rows if row["step"] == row["step"]]
     features = list(dict.fromkeys(row["feature"] for row in of_steps))
     values = np.array([row["attribution"] for row in of_steps]).reshape(-1, len(features))
     mistake = "" if first["chosen_as"] == RIGHT else f", truly {first['truth']}"
-    told = f"{first['predicted']} ({first['probability']:.2f}){mistake}"
+    step = f", step {first['of_step']:.0f}" if _by_step(rows) else ""
+    told = f"{first['predicted']} ({first['probability']:.2f}){mistake}{step}"
     metadata = {row["feature"]: row["attribution"] for row in rows[len(of_steps) :]}
     return Attributed(first["id"], told, features, values, metadata)
 
@@ -58,6 +64,7 @@ def _table(found: list[Row]) -> Table:
     rows = [
         [
             text_cell(row["id"]),
+            *([count_cell(row["of_step"])] if _by_step(found) else []),
             text_cell(row["truth"]),
             text_cell(row["predicted"]),
             score_cell(row["probability"]),
@@ -66,5 +73,6 @@ def _table(found: list[Row]) -> Table:
         ]
         for row in found
     ]
-    columns = ["Object", "Truth", "Taken for", "Probability", "Of the baseline", "Gap"]
+    step = ["Step"] if _by_step(found) else []
+    columns = ["Object", *step, "Truth", "Taken for", "Probability", "Of the baseline", "Gap"]
     return Table.of("attributions", "What the attributions of each object add up to", columns, rows)

@@ -1,17 +1,16 @@
-"""The audits' part of the page: a section, and a check among those of the verdict."""
+"""The audits' part of the page: a section, a figure, and a check among those of the verdict."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from markupsafe import Markup
-
+import jaxrnn.report.figures as figures
 from jaxrnn.errors import listed, plural
+from jaxrnn.report.figures import Figure
 from jaxrnn.report.pages import printable
+from jaxrnn.report.tables import NOT_A_NUMBER, Cell, text_cell
 from jaxrnn.results import read_json
 
 LEVELS = {"leak": "warning", "shortcut": "warning", "remark": "note", "holds": "passed", "not told": "note"}
-SHOWN = {"warning": "\N{BLACK UP-POINTING TRIANGLE}", "note": "\N{BLACK CIRCLE}", "passed": "\N{CHECK MARK}"}
-COLUMNS = ("Audit", "Hypothesis", "Found", "Expected", "p", "Verdict", "In words")
 
 
 class Audits(NamedTuple):
@@ -45,7 +44,7 @@ def check(audits: Audits | None, trial: str) -> tuple[str, str, str] | None:
     """Returns level, title and text of a check; trial: the chosen one."""
     if audits is None:
         return None
-    told = [entry for entry in audits.findings if entry["verdict"] != "not told"]
+    told = _told(audits)
     held = [entry for entry in told if entry["verdict"] in ("holds", "remark")]
     doubted = [entry for entry in told if entry not in held]
     if other := _of_another(audits, trial):
@@ -67,52 +66,57 @@ def _of_another(audits: Audits, trial: str) -> str:
     return "" if audits.current else f"of another run of the trial {printable(audits.trial)}, or of other data"
 
 
-def section(audits: Audits | None) -> Markup:
-    """Returns the section of the page, nothing where there are no audits."""
+def drawn(audits: Audits | None) -> list[Figure]:
+    """Returns the figure of those audits that draw what to expect; none where there are none."""
+    rows = [entry for entry in _told(audits) if None not in (entry["found"], entry["expected"], entry["p"])]
+    if not rows:
+        return []
+    return [figures.audits([entry | {"level": LEVELS[entry["verdict"]]} for entry in rows])]
+
+
+def section(audits: Audits | None) -> dict[str, Any] | None:
+    """Returns what is said of the audits, None where there are none."""
     if audits is None:
-        return Markup("")
-    head = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in COLUMNS)
-    rows = Markup("\n").join(_row(entry) for entry in audits.findings if entry["verdict"] != "not told")
-    other = _of_another(audits, audits.chosen)
-    old = Markup('<p class="small">These audits are {}.</p>\n').format(other) if other else Markup("")
+        return None
     untold = [f"{entry['audit']} ({_reason(entry)})" for entry in audits.findings if entry["verdict"] == "not told"]
-    rest = Markup('<p class="small">Not told: {}.</p>').format(listed(untold, 20)) if untold else Markup("")
-    return Markup(
-        '<section id="audits" aria-labelledby="audits-title">\n<h2 id="audits-title">Audits</h2>\n{}'
-        "<p>Each states what holds of a sound experiment, measures it, and says in words what the numbers support. "
-        "Labels were shuffled {} times; intervals and p-values are of {} draws, and p-values are corrected by Holm's "
-        "procedure: a sound experiment raises any alarm by chance with a probability of at most {}. After a leak no "
-        "score is to be believed; a shortcut may be sound, if new objects have it too.</p>\n"
-        '<div class="scroll" role="region" tabindex="0" aria-labelledby="audits-table-caption">\n'
-        '<table id="audits-table" class="sortable">\n<caption id="audits-table-caption">Audits (audit.csv)</caption>\n'
-        "<thead><tr>{}</tr></thead>\n<tbody>\n{}\n</tbody>\n</table>\n</div>\n{}\n</section>"
-    ).format(old, audits.permutations, audits.draws, f"{audits.level:g}", head, rows, rest)
+    return {
+        "other": _of_another(audits, audits.chosen),
+        "level": f"{audits.level:g}",
+        "permutations": audits.permutations,
+        "draws": audits.draws,
+        "drawn": bool(drawn(audits)),
+        "rows": [_row(entry) for entry in _told(audits)],
+        "untold": listed(untold, 20) if untold else "",
+    }
+
+
+def _told(audits: Audits | None) -> list[dict[str, Any]]:
+    return [] if audits is None else [entry for entry in audits.findings if entry["verdict"] != "not told"]
 
 
 def _reason(entry: dict[str, Any]) -> str:
     return str(entry["words"]).removeprefix("Not applicable: ").rstrip(".")
 
 
-def _row(entry: dict[str, Any]) -> Markup:
-    level = LEVELS[entry["verdict"]]
-    p = entry["p"] if entry["p_corrected"] is None else entry["p_corrected"]
+def _row(entry: dict[str, Any]) -> dict[str, Any]:
     expected = _number(entry["expected"])
     if entry["expected"] is not None and entry["p"] is not None:
-        interval = f"[{entry['low']:.3f}, {entry['high']:.3f}]"
-        expected = _number(entry["expected"], interval)
+        expected = _number(entry["expected"], f"[{entry['low']:.3f}, {entry['high']:.3f}]")
     elif entry["high"] is not None:
-        expected = Markup("<td>at most {}</td>").format(f"{entry['high']:g}")
-    return Markup(
-        '<tr><th scope="row">{}</th><td>{}</td>{}{}{}<td><span class="level {}">{} {}</span></td><td>{}</td></tr>'
-    ).format(
-        entry["audit"], entry["hypothesis"], _number(entry["found"], str(entry["score"])), expected, _number(p), level,
-        SHOWN[level], entry["verdict"], entry["words"],
-    )  # fmt: skip
+        expected = text_cell(f"at most {entry['high']:g}")
+    numbers = {
+        "found": _number(entry["found"], str(entry["score"])),
+        "expected": expected,
+        "p": _number(entry["p"] if entry["p_corrected"] is None else entry["p_corrected"]),
+    }
+    return {name: entry[name] for name in ("audit", "hypothesis", "verdict", "words")} | {
+        "level": LEVELS[entry["verdict"]],
+        "numbers": list(numbers.values()),
+    }
 
 
-def _number(value: float | None, note: str = "") -> Markup:
+def _number(value: float | None, note: str = "") -> Cell:
     if value is None:
-        return Markup("<td>\N{EN DASH}</td>")
+        return text_cell(NOT_A_NUMBER)
     shown = f"{value:.3f}".rstrip("0").rstrip(".") if value else "0"
-    beside = Markup(' <span class="interval">{}</span>').format(note) if note else Markup("")
-    return Markup('<td class="number" data-value="{}">{}{}</td>').format(value, shown or "0", beside)
+    return Cell(shown or "0", value, note)

@@ -7,17 +7,21 @@ from markupsafe import Markup
 
 from jaxrnn import __version__
 from jaxrnn.report import figures, pages
-from jaxrnn.report.figures import SCORES
+from jaxrnn.report.figures import SCORES, Figure
 from jaxrnn.report.tables import Cell, Table, believed, count_cell, measured_cell, p_cell, score_cell, text_cell
 
 if TYPE_CHECKING:
     from jaxrnn.compare import Comparison
 
 
-def page(found: "Comparison") -> str:
-    """Returns the page."""
+def drawn(found: "Comparison") -> Figure:
+    """Returns the page's figure."""
     rows = found.scores.to_dict("records")
-    drawn = figures.experiments([believed(row | {"score": SCORES[row["score"]]}) for row in rows])
+    return figures.experiments([believed(row | {"score": SCORES[row["score"]]}) for row in rows])
+
+
+def page(found: "Comparison", drawn: Figure) -> str:
+    """Returns the page."""
     return (
         pages.environment()
         .get_template("comparison.html.j2")
@@ -26,7 +30,7 @@ def page(found: "Comparison") -> str:
             remarks=found.remarks,
             figure_style=Markup(figures.stylesheet()),
             figures={drawn.name: {"svg": Markup(drawn.inline()), "width": drawn.width}},
-            scores=_scores(found, rows),
+            scores=_scores(found),
             pairs=_pairs(found),
             settings=_settings(found),
             made_by=__version__,
@@ -34,7 +38,8 @@ def page(found: "Comparison") -> str:
     )
 
 
-def _scores(found: "Comparison", rows: list[dict[str, Any]]) -> Table:
+def _scores(found: "Comparison") -> Table:
+    rows = found.scores.to_dict("records")
     known = {(row["experiment"], row["score"]): row for row in rows}
     names = list(dict.fromkeys(row["score"] for row in rows))
     cells = []

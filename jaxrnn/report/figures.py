@@ -17,6 +17,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import altair as alt
@@ -68,6 +69,12 @@ KINDS = ("chosen", "others", "halted early")
 KIND_TOKENS = ("second", "first", "muted")
 KIND_SHAPES = ("diamond", "circle", "cross")
 PANELS = 3  # beside each other, of the ranges that were searched
+# How an audit's finding is named and marked.
+AUDIT_MARKS = {
+    "passed": ("holds", "first", "circle"),
+    "note": ("remark", "fifth", "diamond"),
+    "warning": ("leak or shortcut", "second", "triangle-up"),
+}
 SERIES_DASHES = ([], [6, 3], [2, 3], [8, 3, 2, 3], [4, 4])
 MOST_PIXELS = 60e6  # of a PNG
 MOST_PANELS = 12  # of classes, each with a curve
@@ -124,6 +131,12 @@ class Figure:
     description: str
     svg: str
     width: float
+
+    def write(self, folder: Path) -> None:
+        """Writes it as SVG and as PNG into a folder, which need not be there."""
+        folder.mkdir(exist_ok=True)
+        (folder / f"{self.name}.svg").write_text(self.svg, encoding="utf-8")
+        (folder / f"{self.name}.png").write_bytes(self.png())
 
     def png(self) -> bytes:
         """Returns the figure with two pixels for each CSS pixel; fewer where that were more than `MOST_PIXELS`."""
@@ -945,6 +958,44 @@ def experiments(rows: Sequence[Mapping[str, Any]]) -> Figure:
         f"Scores of {len(own)} experiments on test, with 95 % intervals. The table below holds the numbers.",
         alt.concat(*panels, columns=2, spacing={"row": 22, "column": 30}),
         "Dot: the chosen trial's score; bar: its 95 % interval.",
+    )
+
+
+def audits(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draws what audits found beside what they find of a sound experiment, a panel for each score. rows: audit, score
+    (in words), expected, low, high, found and level: `passed`, `note` or `warning`."""
+    panels = []
+    levels = [level for level in AUDIT_MARKS if any(row["level"] == level for row in rows)]
+    words, tokens, shapes = zip(*(AUDIT_MARKS[level] for level in levels), strict=True)
+    for score in dict.fromkeys(row["score"] for row in rows):
+        own = [row for row in rows if row["score"] == score]
+        names = labels([row["audit"].replace("_", " ") for row in own])
+        data = [
+            {"audit": name, "verdict": AUDIT_MARKS[row["level"]][0]}
+            | {part: _finite(row[part]) for part in ("expected", "low", "high", "found")}
+            for name, row in zip(names, own, strict=True)
+        ]
+
+        def x(field: str, score: str = score) -> alt.X:
+            return alt.X(f"{field}:Q", title=score, scale=alt.Scale(zero=False, padding=8), axis=alt.Axis(tickCount=6))
+
+        y = alt.Y("audit:N", title=None, scale=alt.Scale(domain=names))
+        base = alt.Chart(_rows(data)).encode(y=y)
+        bars = base.mark_rule(strokeWidth=9, color=LIGHT["pale"], opacity=0.6).encode(x=x("low"), x2="high:Q")
+        middles = base.mark_tick(thickness=2, size=13, color=LIGHT["muted"]).encode(x=x("expected"))
+        found = base.mark_point(filled=True, size=70, opacity=1).encode(
+            x=x("found"),
+            color=alt.Color("verdict:N", scale=_colours(words, tokens), legend=_legend()),
+            shape=alt.Shape("verdict:N", scale=alt.Scale(domain=list(words), range=list(shapes)), legend=_legend()),
+        )
+        panels.append(alt.layer(bars, middles, found).properties(width=430, height=alt.Step(24)))
+    return _drawn(
+        "audits",
+        "Audits",
+        f"What {plural(len(rows), 'audit')} found, beside what each finds of a sound experiment. The table below holds "
+        "the numbers.",
+        alt.vconcat(*panels, spacing=22),
+        "Mark: found. Bar: the interval of what a sound experiment gives; line: its mean.",
     )
 
 

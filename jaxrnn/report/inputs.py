@@ -46,7 +46,7 @@ EVALUATION_COLUMNS = {
     "entropies": (("predictions", "inputs"), ("from", "to", "places")),
     "attributions_test": (
         ("id", "chosen_as", "truth", "predicted", "feature"),
-        ("probability", "baseline", "gap", "step", "attribution"),
+        ("of_step", "probability", "baseline", "gap", "step", "attribution"),
     ),
 }
 MAY_BE_EMPTY = ("mistakes_test", "comparisons", "attributions_test")

@@ -140,7 +140,7 @@ def _spelling(inputs: Inputs) -> dict[str, Any]:
     return {
         "decoders": Table.of(
             "decoders",
-            f"Error rates{' of both decoders' if len(decoders) > 1 else ''}, chosen trial",
+            f"Error rates{' of both decoders' if len(decoders) > 1 else ''}, chosen trial (decoders.csv)",
             ["Decoder", *heads],
             rows,
         ),
