@@ -17,12 +17,15 @@ ABSENT = "not measured yet"
 UNKNOWN = "not looked into yet"
 # By target; without numbers, which would go stale here. Shown where the row is missed.
 LIMITS = {
-    "keras": "Start-up, then products. Each of the four jobs takes some 9 s from its process to its first epoch's end "
-    "(Python 2, XLA's compilation 6), one after another, for a job uses both cores; Snakemake, plan, ingest and report "
-    "some 9 more. In training, 60 % of a step is the kernel, which makes products at 110 GFLOP/s a core "
-    "(`jax.profiler`, lstm of 50 units, one device: 2.2 of 3.5 ms); the rest is dropout's bits, the optimiser and many "
-    "small loops. Tried and kept: the kernel, networks built by shapes alone (64 programs a job before, 34 now). Not "
-    "tried: compiling a job while the one before it trains.",
+    "keras": "Start-up, then products. With one epoch in place of 50 the same grid takes 36 s (2026-11-27, the first "
+    "round of `goto.py`): Snakemake's start, ingest and split 7; on each core two jobs, one after the other, each some "
+    "9 from its process to its first epoch's end (Python 1, initial states 1, tracing and XLA's compilation 4 and more "
+    "beside another job); `aggregate` 7, of which uncertainty and attributions 5; report 4. Were training free, Keras "
+    "would take 19 times as long. In training, 60 % of a step is the kernel, which makes products at 110 GFLOP/s a "
+    "core (`jax.profiler`, lstm of 50 units, one device: 2.2 of 3.5 ms); the rest is dropout's bits, the optimiser and "
+    "many small loops. Tried and kept: the kernel, networks built by shapes alone (64 programs a job before, 21 now), "
+    "jobs side by side, so that one compiles while another trains, and the longest first (63 s before, 57 with it). "
+    "Tried and left: passes of dropout in two threads (no faster).",
     "torch": "as above; besides, PyTorch's LSTM is a fused kernel of its own on a CPU, which its GRU is not",
     "predict": "Half of the time is reading: ours begins with shards on the disk, SuperNNova's with arrays in memory. "
     "Of the rest 70 % is the kernel. By count of operations its network predicts some 100,000 objects a second at the "
@@ -50,7 +53,7 @@ def render(folder: Path = FOLDER) -> str:
         _device(found.get("scaling", {}).get("device")),
         _start(found.get("scaling", {}).get("start")),
         _dag(found.get("dag")),
-        _slurm(found.get("slurm")),
+        _slurm(found.get("slurm", {})),
         _ingest(found.get("ingest")),
         _early(found.get("early")),
         _predict(found.get("predict")),
@@ -306,34 +309,29 @@ def _dag(found: dict[str, Any] | None) -> str:
     return section("The DAG", table([said, "s"], [[name.replace("_", " "), value] for name, value in rows]))
 
 
-def _slurm(found: dict[str, Any] | None) -> str:
-    if found is None:
-        return section("SLURM", f"`slurm.py`: {ABSENT}.")
+def _slurm(found: dict[str, Any]) -> str:
+    said = ["The test cluster on this machine; what a queue of other users adds is not in it."]
+    if "start" in found:
+        said.append(
+            f"From the command in an empty folder to the first job submitted: {spread(found['start']['seconds'])} s."
+        )
+    if "jobs" in found:
 
-    def row(minutes: float, training: float, overhead: float) -> list[str]:
-        return [*map(number, (minutes, training, overhead)), f"{overhead / training:.1%}"]
+        def row(training: float, overhead: float, note: str = "") -> list[str]:
+            return [f"{number(training / 60)}{note}", *map(number, (training, overhead)), f"{overhead / training:.1%}"]
 
-    rows = [row(entry["training_seconds"] / 60, entry["training_seconds"], entry["overhead_seconds"])
-            for entry in found["jobs"]["ran"]]  # fmt: skip
-    further = found["jobs"]["extrapolated"]
-    rows.append(row(further["minutes"], 60 * further["minutes"], further["overhead_seconds"]))
-    rows[-1][0] += " (extrapolated)"
-    queue = found["queue"]
-    calls = [
-        [
-            name,
-            *(str(queue[f"calls_while_{when}"].get(name, 0)) for when in ("submitting", "waiting")),
-        ]
-        for name in sorted({*queue["calls_while_submitting"], *queue["calls_while_waiting"]})
-    ]
-    took = f"all {number(queue['jobs'])} submitted ({number(queue['submitting_seconds'])} s)"
-    return section(
-        "SLURM",
-        "The test cluster on this machine; what a queue of other users adds is not in it.",
-        f"From the command in an empty folder to the first job submitted: {spread(found['start_seconds'])} s.",
-        table(["a job of about (min)", "training (s)", "beyond it (s)", "of the training"], rows),
-        table(["calls of", took, f"the next {number(queue['waiting_minutes'])} min, all waiting"], calls),
-    )
+        rows = [row(entry["training_seconds"], entry["overhead_seconds"]) for entry in found["jobs"]["ran"]]
+        further = found["jobs"]["extrapolated"]
+        rows.append(row(60 * further["minutes"], further["overhead_seconds"], " (extrapolated)"))
+        said.append(table(["a job of (min)", "training (s)", "in SLURM beyond it (s)", "of the training"], rows))
+    if "queue" in found:
+        queue = found["queue"]
+        whens = [queue[f"calls_while_{when}"] for when in ("submitting", "waiting")]
+        names = sorted({name for calls in whens for name in calls})
+        took = f"until all {number(queue['jobs'])} jobs are submitted ({number(queue['submitting_seconds'])} s)"
+        head = ["calls of", took, f"in the next {number(queue['waiting_minutes'])} min, in which all wait"]
+        said.append(table(head, [[name, *(str(calls.get(name, 0)) for calls in whens)] for name in names]))
+    return section("SLURM", *said) if found else section("SLURM", f"`slurm.py`: {ABSENT}.")
 
 
 def _report(found: dict[str, Any] | None) -> str:

@@ -1,17 +1,18 @@
 """What running through SLURM costs: to the first job, for each job, and in calls of the scheduler.
 
-    python benchmarks/slurm.py [--jobs 300] [--minutes 10]
+    python benchmarks/slurm.py [start] [jobs] [queue] [--jobs 300] [--minutes 10]
 
 On the tests' own cluster (tests/slurm_cluster.py; as root, on a machine that has no SLURM of its own):
 - start: from the command, in an empty folder, to the first job that is submitted.
 - jobs: what a job of about 1 and of 10 minutes takes in SLURM beyond the training itself: Snakemake's own start in the
-  job, Python, data, compilation, checkpoints, predictions. For one of 60 minutes the line through both goes on.
+  job, Python, data, compilation, predictions. For one of 60 minutes the line through both goes on.
 - queue: so many jobs that all wait, for some minutes; how often each of SLURM's programs is called.
 
 Results go to benchmarks/results/slurm.json.
 """
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -25,13 +26,12 @@ from typing import Any
 
 import pandas as pd
 import record
-import yaml
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.append(str(CHECKOUT / "tests"))
 
 import slurm_cluster  # noqa: E402
-from workflows import EXPERIMENT, Workflow  # noqa: E402
+from workflows import Workflow  # noqa: E402
 
 OUTPUT = record.RESULTS / "slurm.json"
 MINUTES, EXTRAPOLATED = (1, 10), 60
@@ -66,22 +66,23 @@ def stop(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def start(runs: int) -> dict[str, Any]:
+def start(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     taken = []
-    for _ in range(runs):
-        with tempfile.TemporaryDirectory() as name:
-            workflow = Workflow(Path(name), Path(name) / "compiled")
-            workflow.configure()
-            process = workflow.start(profile="slurm/testcluster")
-            taken.append(until_submitted(process))
-            stop(process)
-    return record.spread(taken)
+    for number in range(options.runs):
+        place = folder / str(number)
+        place.mkdir()
+        workflow = Workflow(place, place / "compiled")
+        workflow.configure()
+        process = workflow.start(profile="slurm/testcluster")
+        taken.append(until_submitted(process))
+        stop(process)
+    return {"seconds": record.spread(taken)}
 
 
 def job(folder: Path, epochs: int) -> dict[str, float]:
-    """Runs an experiment of one job; returns how long SLURM ran it, and how much of that it trained."""
+    """Runs an experiment of one job; returns how long SLURM ran it, and its trial's training with all compilation."""
     workflow = Workflow(folder, folder.parent / "compiled")
-    folder.mkdir()
+    folder.mkdir(parents=True)
     workflow.configure({"grid": {}, "model.units": 96, "model.depth": 2, "training.epochs": epochs})
     options = ("--slurm-init-seconds-before-status-checks", "5", "--until", "train")
     done = workflow.run(*options, profile="slurm/testcluster")
@@ -91,58 +92,62 @@ def job(folder: Path, epochs: int) -> dict[str, float]:
     (trained,) = (entry for entry in shown if entry["Comment"].startswith("rule_train"))
     hours, minutes, seconds = map(int, trained["RunTime"].split(":"))
     training = pd.read_csv(next(workflow.results.glob("jobs/*/trials.csv")))["seconds"].sum()
-    return {"epochs": epochs, "slurm_seconds": 3600 * hours + 60 * minutes + seconds, "training_seconds": training}
+    return {"epochs": epochs, "slurm_seconds": 3600 * hours + 60 * minutes + seconds, "trial_seconds": training}
 
 
-def jobs(folder: Path) -> dict[str, Any]:
-    """Returns jobs of about `MINUTES`, and of `EXTRAPOLATED` what follows from them."""
-    folder.mkdir()
-    first = job(folder / "probe", 100)
+def jobs(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Returns jobs of about `MINUTES`, and of `EXTRAPOLATED` what follows from them. Of pure training is what an epoch
+    more takes, as two jobs differ."""
+    few, more = (job(folder / f"{epochs}-epochs", epochs) for epochs in (100, 400))
+    epoch = (more["trial_seconds"] - few["trial_seconds"]) / (more["epochs"] - few["epochs"])
+    ran = [job(folder / f"{minutes}-minutes", round(60 * minutes / epoch)) for minutes in MINUTES]
+    short, long = ran
+    epoch = (long["trial_seconds"] - short["trial_seconds"]) / (long["epochs"] - short["epochs"])
     found = []
-    for minutes in MINUTES:
-        ran = job(folder / f"{minutes}-minutes", round(60 * minutes / first["training_seconds"] * first["epochs"]))
-        ran["overhead_seconds"] = ran["slurm_seconds"] - ran["training_seconds"]
-        found.append({name: round(value, 2) for name, value in ran.items()})
-    short, long = ((entry["training_seconds"], entry["overhead_seconds"]) for entry in found)
-    slope = (long[1] - short[1]) / (long[0] - short[0])
-    overhead = long[1] + slope * (60 * EXTRAPOLATED - long[0])
+    for entry in ran:
+        training = epoch * entry["epochs"]
+        entry |= {"training_seconds": training, "overhead_seconds": entry["slurm_seconds"] - training}
+        found.append({name: round(value, 2) for name, value in entry.items()})
+    slope = (long["overhead_seconds"] - short["overhead_seconds"]) / (
+        long["training_seconds"] - short["training_seconds"]
+    )
+    overhead = long["overhead_seconds"] + slope * (60 * EXTRAPOLATED - long["training_seconds"])
     return {"ran": found, "extrapolated": {"minutes": EXTRAPOLATED, "overhead_seconds": round(overhead, 2)}}
 
 
-def queue(folder: Path, jobs: int, minutes: float) -> dict[str, Any]:
+def queue(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Lets so many jobs wait for so long; returns how often SLURM was called until all were submitted, and after."""
+    job(folder / "queue", 1)  # a survey that is ingested and split
     workflow = Workflow(folder / "queue", folder / "compiled")
-    # a survey that is ingested and split
-    shutil.copytree(folder / "jobs" / "probe", workflow.folder)
-    units, gammas = 4, [0, 1]
-    size = {"model.units": list(range(units, units + jobs)), "loss.gamma": gammas}
-    workflow.configure({"grid": size})
+    workflow.configure({"grid": {"model.units": list(range(4, 4 + options.jobs)), "loss.gamma": [0, 1]}})
     subprocess.run(["scontrol", "update", "partitionname=main", "state=down"], check=True)
-    (folder / "calls").unlink(missing_ok=True)
-    settings = ("--jobs", str(jobs), "--slurm-init-seconds-before-status-checks", "15")
+    settings = ("--jobs", str(options.jobs), "--slurm-init-seconds-before-status-checks", "15")
     process = workflow.start(*settings, profile="slurm/testcluster", path=counted(folder))
     began = time.perf_counter()
-    assert process.stdout
-    for _ in range(jobs):
+    for _ in range(options.jobs):
         until_submitted(process)
     submitting = time.perf_counter() - began
     calls = folder / "calls"
     before = Counter(line.split()[1] for line in calls.read_text().splitlines())
-    time.sleep(60 * minutes)
+    time.sleep(60 * options.minutes)
     after = Counter(line.split()[1] for line in calls.read_text().splitlines()) - before
     stop(process)
     subprocess.run(["scontrol", "update", "partitionname=main", "state=up"], check=True)
     return {
-        "jobs": jobs,
+        "jobs": options.jobs,
         "submitting_seconds": round(submitting, 1),
         "calls_while_submitting": dict(before),
-        "waiting_minutes": minutes,
+        "waiting_minutes": options.minutes,
         "calls_while_waiting": dict(after),
     }
 
 
+PARTS = {"start": start, "jobs": jobs, "queue": queue}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=PARTS, help=f"of {', '.join(PARTS)}; all where none is named")
     parser.add_argument("--jobs", type=int, default=300, help="that wait in the queue (300)")
     parser.add_argument("--minutes", type=float, default=10, help="for which they wait (10)")
     parser.add_argument("--runs", type=int, default=5, help="of the start (5)")
@@ -150,13 +155,14 @@ def main() -> None:
     options = parser.parse_args()
     if reason := slurm_cluster.obstacle():
         sys.exit(reason)
-    noted = record.begun()
-    with slurm_cluster.running(), tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        found: dict[str, Any] = {"start_seconds": start(options.runs), "jobs": jobs(folder / "jobs")}
-        found["queue"] = queue(folder, options.jobs, options.minutes)
-    record.keep(options.output, {**noted, "grid": yaml.safe_dump(EXPERIMENT["grid"]), **found})
-    print(found)
+    with slurm_cluster.running():
+        for name in options.parts or PARTS:
+            print(name, file=sys.stderr, flush=True)
+            noted = record.begun()
+            with tempfile.TemporaryDirectory() as folder:
+                found = {**noted, **PARTS[name](Path(folder), options)}
+            kept = json.loads(options.output.read_text()) if options.output.exists() else {}
+            record.keep(options.output, {**kept, name: found})
 
 
 if __name__ == "__main__":
