@@ -147,12 +147,15 @@ PARTS = {"start": start, "jobs": jobs, "queue": queue}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=PARTS, help=f"of {', '.join(PARTS)}; all where none is named")
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all where none is named")
     parser.add_argument("--jobs", type=int, default=300, help="that wait in the queue (300)")
     parser.add_argument("--minutes", type=float, default=10, help="for which they wait (10)")
     parser.add_argument("--runs", type=int, default=5, help="of the start (5)")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
+    unknown = [name for name in options.parts if name not in PARTS]
+    if unknown:
+        parser.error(f"there is no part {unknown[0]}; the parts are {', '.join(PARTS)}")
     if reason := slurm_cluster.obstacle():
         sys.exit(reason)
     with slurm_cluster.running():
