@@ -2,7 +2,7 @@
 #   make demo             simulates a small survey, trains, and writes results/demo/report.html
 #   make test             lint and every test that this machine can run; says at the end what was left out
 #   make test INSTALL=1   installs what the SLURM and browser tests need first (Debian, as root or with sudo)
-#   make test-slurm       of these, the tests on a real SLURM: minutes
+#   make test-slurm       of these, the faults on a real SLURM: minutes
 #   make soak             more faults on a real SLURM, about an hour; INSTALL=1 installs what its accounting needs
 #   make bench            measures, hours on a quiet machine, and writes benchmarks/RESULTS.md; says what it left out
 #   make bench KERAS=PYTHON SUPERNNOVA=PYTHON SCRATCH=FOLDER    with the peers, which are installed elsewhere
@@ -71,7 +71,7 @@ test: system-packages lint
 	pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 test-slurm: system-packages .venv/installed-for-tests
-	pytest -m slurm
+	pytest --durations=0 tests/test_slurm_faults.py
 
 soak: system-packages soak-packages .venv/installed-for-tests
 	JAXRNN_SOAK=1 pytest --durations=0 tests/test_slurm_soak.py

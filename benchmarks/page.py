@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent
 PAGE = FOLDER / "RESULTS.md"
 ABSENT = "not measured yet"
 UNKNOWN = "not looked into yet"
-# By target; without numbers, which would go stale here. Shown where the row is missed.
+# By target; shown where the row is missed. What the files hold is not said again here, for it would go stale.
 LIMITS = {
     "keras": "Start-up, then products. With one epoch in place of 50 the same grid takes 36 s (2026-11-27, the first "
     "round of `goto.py`): Snakemake's start, ingest and split 7; on each core two jobs, one after the other, each some "
@@ -24,8 +24,8 @@ LIMITS = {
     "would take 19 times as long. In training, 60 % of a step is the kernel, which makes products at 110 GFLOP/s a "
     "core (`jax.profiler`, lstm of 50 units, one device: 2.2 of 3.5 ms); the rest is dropout's bits, the optimiser and "
     "many small loops. Tried and kept: the kernel, networks built by shapes alone (64 programs a job before, 21 now), "
-    "jobs side by side, so that one compiles while another trains, and the longest first (63 s before, 57 with it). "
-    "Tried and left: passes of dropout in two threads (no faster).",
+    "jobs side by side, so that one compiles while another trains, and the longest first (63 s without, 57 with "
+    "it, a run each). Tried and left: passes of dropout in two threads (no faster).",
     "torch": "as above; besides, PyTorch's LSTM is a fused kernel of its own on a CPU, which its GRU is not",
     "predict": "Half of the time is reading: ours begins with shards on the disk, SuperNNova's with arrays in memory. "
     "Of the rest 70 % is the kernel. By count of operations its network predicts some 100,000 objects a second at the "

@@ -31,22 +31,22 @@ COLUMNS = ("id", "of_step", "chosen_as", "truth", "predicted", "probability", "b
 
 def chosen(judged: Judged, lengths: np.ndarray) -> np.ndarray:
     """Returns which places are looked at, at most `MOST_OBJECTS` and one an object: the one of each class that is most
-    surely right, the surest first, then the mistakes that the network was surest of. lengths: steps [object]; objects
-    of more than `MOST_STEPS` are left out."""
-    confidence, hits, owners = judged.probabilities.max(axis=1), judged.hits, judged.owners
+    surely right, the surest first, then the mistakes that the network was surest of, for `FEWEST_MISTAKES` of which
+    objects are kept free. lengths: steps [object]; objects of more than `MOST_STEPS` are left out."""
+    confidence, hits, labels, owners = judged.probabilities.max(axis=1), judged.hits, judged.labels, judged.owners
     ranked = np.argsort(-confidence, kind="stable")
     ranked = ranked[lengths[owners[ranked]] <= MOST_STEPS]
-    right, wrong = ranked[hits[ranked]], ranked[~hits[ranked]]
-    right = _first_of_each(_first_of_each(right, judged.labels), owners)
-    fewest = min(len(np.unique(owners[wrong])), FEWEST_MISTAKES)
-    right = right[: MOST_OBJECTS - fewest]
-    wrong = _first_of_each(wrong[~np.isin(owners[wrong], owners[right])], owners)
-    return np.concatenate([right, wrong[: MOST_OBJECTS - len(right)]])
-
-
-def _first_of_each(places: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Returns the first of the places with each value, in their order."""
-    return places[np.sort(np.unique(values[places], return_index=True)[1])]
+    wrong = ranked[~hits[ranked]]
+    wrong = wrong[np.sort(np.unique(owners[wrong], return_index=True)[1])]
+    kept_free = wrong[:FEWEST_MISTAKES]
+    left = ranked[hits[ranked] & ~np.isin(owners[ranked], owners[kept_free])]
+    right: list[int] = []
+    while len(left) and len(right) < MOST_OBJECTS - len(kept_free):
+        first = left[0]
+        right.append(int(first))
+        left = left[(labels[left] != labels[first]) & (owners[left] != owners[first])]
+    wrong = wrong[~np.isin(owners[wrong], owners[right])]
+    return np.array([*right, *wrong[: MOST_OBJECTS - len(right)]], dtype=np.int64)
 
 
 def table(bundle: Bundle, test: "Part", dataset: Path, entry: Predictions, trial: str) -> pd.DataFrame:

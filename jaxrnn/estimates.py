@@ -33,7 +33,7 @@ LARGER, SPARE_MB = 1.5, 1000
 # minutes have about as much; much longer ones don't mind.
 START = 0.1
 # What a survey has about as many of, for jobs to be compared before there is one.
-FEATURES, CLASSES = 8, 2
+FEATURES, CLASSES, ALL_SEQUENCES = 8, 2, 1_000_000
 
 
 def cores_of_a_job(jobs: int, trials: int, cores: int) -> int:
@@ -49,18 +49,39 @@ def cores_of_a_job(jobs: int, trials: int, cores: int) -> int:
     return min(range(1, min(cores, trials) + 1), key=whole)
 
 
-def work(made: Plan, job: Job) -> int:
-    """Returns how much a job has to do, beside the plan's other jobs: parameters times epochs times trials.
+def work(made: Plan, at: Results) -> dict[str, float]:
+    """Returns how much each job has to do, beside the others: the seconds that `estimate` measured for this very
+    experiment, or else parameters times epochs times sequences times trials.
 
-    The survey need not be there: of how many features and classes it has depends little of an order.
+    The survey need not be there. How many features and classes it has changes little in which job is the longest.
     """
-    values = job_values(made, job)
+    if rows := _measured(made, at):
+        return {row["job"]: row["seconds"] for row in rows}
+    found = {}
+    for job in made.jobs:
+        values = job_values(made, job)
+        sequences = made.sequences(job) or ALL_SEQUENCES
+        found[job.name] = _parameters(made, values) * values["training"]["epochs"] * sequences * len(job.trials)
+    return found
+
+
+def _parameters(made: Plan, values: dict[str, Any]) -> int:
+    """Returns about how many a network has; 1 where no number of features fits that is known before the survey is."""
     model, metadata = Model.model_validate(values["model"]), len(made.experiment.data.metadata)
+    # dot attention may want as many features as its decoder has units
+    for features in (FEATURES, *([model.decoder.units] if model.decoder else [])):
+        with suppress(blueprint.Misfit):
+            return blueprint.of(model, made.experiment.task.kind, features, metadata, CLASSES).parameters
+    return 1
+
+
+def _measured(made: Plan, at: Results) -> list[dict[str, Any]]:
+    """Returns what `estimate` kept, where it measured this very experiment; else nothing."""
     try:
-        parameters = blueprint.of(model, made.experiment.task.kind, FEATURES, metadata, CLASSES).parameters
-    except blueprint.Misfit:  # the layers want another number of features
-        parameters = 1
-    return parameters * values["training"]["epochs"] * len(job.trials)
+        kept = results.read_json(at.experiment(made.experiment.experiment) / FILE, "jaxrnn plan")
+    except JaxrnnError:  # none was made, or by another version
+        return []
+    return kept["jobs"] if kept["experiment"] == digest(made.experiment.model_dump(mode="json")) else []
 
 
 def ready(made: Plan, at: Results) -> bool:
@@ -153,12 +174,6 @@ def resources(made: Plan, at: Results) -> dict[str, tuple[int, int]]:
     Both are more than expected, for a node may be slower than the one that measured, and its libraries larger; minutes
     are those of a single core, which is what a CPU job has at least.
     """
-    try:
-        kept = results.read_json(at.experiment(made.experiment.experiment) / FILE, "jaxrnn plan")
-    except JaxrnnError:  # none was made, or by another version
-        return {}
-    if kept["experiment"] != digest(made.experiment.model_dump(mode="json")):
-        return {}
     on_cpu = made.experiment.training.device == "cpu"
     return {
         row["job"]: (
@@ -167,7 +182,7 @@ def resources(made: Plan, at: Results) -> dict[str, tuple[int, int]]:
             ),
             math.ceil((LARGER * row["memory_mb"] + SPARE_MB) / 100) * 100,
         )
-        for row in kept["jobs"]
+        for row in _measured(made, at)
         if row["device"].startswith(made.experiment.training.device)
     }
 

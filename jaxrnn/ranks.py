@@ -3,6 +3,7 @@ mpi4py."""
 
 import heapq
 import os
+import re
 import signal
 import sys
 import time
@@ -10,7 +11,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import Any, NoReturn, TypeVar
 
 from jaxrnn.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, EndedElsewhere, Interrupted, JaxrnnError
@@ -30,6 +30,8 @@ LAUNCHER_RANKS = (
     "FLUX_TASK_RANK", "JSM_NAMESPACE_RANK",
 )  # fmt: skip
 LAUNCHER_VARIABLES = (*LAUNCHER_SIZES, *LAUNCHER_LOCAL_SIZES, *LAUNCHER_RANKS)
+# Of an MPICH that has both, in what its library says of itself.
+UCX_BEFORE_LIBFABRIC = re.compile(r"^MPICH Device:\s*ch4:ucx\b.*\bofi\b", re.MULTILINE)
 # A message with this tag says that its sender ends.
 ENDING, A_WORD = 1, b"x"
 INTERRUPTED = "interrupted; the same command goes on"
@@ -212,16 +214,25 @@ class Ranks:
         raise JaxrnnError(ending.message)
 
 
-def _start_by_libfabric() -> None:
-    """Has MPI ranks that srun starts reach each other by libfabric, where the MPI library is PyPI's mpich.
+def _started_mpi() -> Any:
+    """Returns mpi4py's MPI, started; raises ImportError or RuntimeError where there is none.
 
-    By UCX, which is that library's default, MPICH 5 tells the others 4 KiB of memory from its address on
-    (MPIDI_UCX_comm_addr_exchange), in as many lines as it takes. SLURM's PMI reads lines of 1,024 bytes; whether these
-    are longer depends on what lies behind the address: one start in thirty failed, or waited for ever. By libfabric it
-    tells 16 bytes. mpirun's own PMI takes lines of any length.
+    By UCX, MPICH 5 tells the other nodes 4 KiB of memory from its address on (MPIDI_UCX_comm_addr_exchange), in as many
+    lines as it takes. SLURM's PMI reads lines of 1,024 bytes; whether these are longer depends on what lies behind the
+    address: one start in a hundred failed, or waited for ever. By libfabric it tells 16 bytes. So ranks that srun
+    starts reach each other by that, where the library has both and would take UCX, as PyPI's mpich does.
     """
-    if {"PMI_FD", "SLURM_STEP_NUM_TASKS"} <= os.environ.keys() and any(metadata.distributions(name="mpich")):
-        os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
+    import mpi4py
+
+    mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
+    from mpi4py import MPI
+
+    if not MPI.Is_initialized():
+        of_step = "PMI_FD" in os.environ and os.environ.get("PMI_SIZE") == os.environ.get("SLURM_STEP_NUM_TASKS")
+        if of_step and UCX_BEFORE_LIBFABRIC.search(MPI.Get_library_version()):
+            os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
+        MPI.Init_thread()
+    return MPI
 
 
 def join(expected: int | None) -> Ranks:
@@ -239,9 +250,8 @@ def join(expected: int | None) -> Ranks:
     wanted = expected or least
     if wanted == 1 == least:
         return Ranks().listening()
-    _start_by_libfabric()
     try:
-        from mpi4py import MPI
+        MPI = _started_mpi()
     except (ImportError, RuntimeError) as error:
         raise JaxrnnError(
             f"{wanted} MPI ranks were asked for, and mpi4py finds no MPI library ({error}); load your site's MPI "

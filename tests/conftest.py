@@ -96,8 +96,8 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(autouse=True)
-def _queue_is_left_empty(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Ends the jobs of a test that failed, which would keep the next ones waiting."""
+def _own_jobs_end(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Ends what a test that failed submitted from its folder, which would keep the next ones waiting."""
     uses = {"cluster", "tmp_path"} <= set(request.fixturenames)
     folder = request.getfixturevalue("tmp_path") if uses else None
     yield

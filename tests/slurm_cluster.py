@@ -212,11 +212,19 @@ def jobs() -> list[dict[str, str]]:
 
 
 def end_jobs(folder: Path) -> None:
-    """Cancels what was submitted from `folder` and is still in the queue."""
-    queue = subprocess.run(["squeue", "-h", "-o", "%A|%Z"], capture_output=True, text=True, check=True).stdout
-    entries = (line.partition("|") for line in queue.splitlines())
-    if left := [job for job, _, place in entries if Path(place).is_relative_to(folder)]:
-        subprocess.run(["scancel", *left], check=True)
+    """Cancels what was submitted from `folder` and is still in the queue, and waits until it is gone.
+
+    Where SLURM doesn't answer nothing is done: the end of the cluster ends it too.
+    """
+    end = time.monotonic() + 15
+    while time.monotonic() < end:
+        queue = subprocess.run(["squeue", "-h", "-o", "%A|%Z"], capture_output=True, text=True).stdout
+        entries = (line.partition("|") for line in queue.splitlines())
+        left = [job for job, _, place in entries if Path(place).is_relative_to(folder)]
+        if not left:
+            return
+        subprocess.run(["scancel", *left], capture_output=True)
+        time.sleep(0.2)
 
 
 def _ours(path: Path) -> bool:

@@ -3,6 +3,7 @@
 import csv
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import invented
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 from experiments import prepared
 
-from jaxrnn import aggregate, attributions, jobs, native, plan, predict
+from jaxrnn import aggregate, attributions, jobs, native, plan, predict, shuffles
 from jaxrnn.batches import Examples
 from jaxrnn.evaluation import Judged
+from jaxrnn.predictions import Predictions
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,48 @@ def test_of_labelled_steps_one_an_object_is_chosen() -> None:
     places = attributions.chosen(judged, np.full(15, 20))
     assert len(places) == attributions.MOST_OBJECTS == len(set(owners[places].tolist()))
     assert (~judged.hits[places]).sum() >= attributions.FEWEST_MISTAKES
-    assert places[0] == np.flatnonzero(judged.hits)[probabilities[judged.hits].max(axis=1).argmax()]
+    # all are as sure, and each object has steps of every class: none is left out, nor are the mistakes
+    labels = np.tile(np.arange(4), 8)
+    sure = np.eye(4)[np.where(np.arange(32) % 8 == 7, 0, labels)]
+    judged = Judged(sure, labels, np.arange(32) // 4, by_step=True)
+    places = attributions.chosen(judged, np.full(8, 4))
+    assert judged.hits[places].tolist() == [True] * 3 + [False] * 3
+    assert len(set(labels[places[:3]].tolist())) == 3 and len(set(judged.owners[places].tolist())) == 6
+    few = Judged(sure[4:8], labels[4:8], np.zeros(4, dtype=np.int64), by_step=True)
+    assert attributions.chosen(few, np.full(1, 4)).tolist() == [3], "one object, and its mistake"
+
+
+def test_steps_of_the_table_are_those_that_were_predicted(survey: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels are missing at some steps, and objects come in another order than in the split."""
+    bundle = invented.bundle(survey, kind="step", cell="gru", members=1)
+    inputs = examples(bundle, (9, 4, 5, 7, 3))
+    (probabilities,), count = predict.by_batches(bundle, inputs), int(inputs.offsets[-1])
+    rng = np.random.default_rng(1)
+    labels = np.where(rng.random(count) < 0.3, -1, rng.integers(0, 3, count))
+    order = np.array([3, 1, 0, 4, 2])
+    places = np.concatenate([np.arange(*inputs.offsets[row : row + 2]) for row in order])
+    lengths = inputs.lengths[order]
+    entry = Predictions("step", inputs.ids[order], labels[places], lengths, lengths, {"it": probabilities[places]})
+    monkeypatch.setattr(shuffles, "reordered", lambda part, rows: rows)
+    monkeypatch.setattr(shuffles, "every", lambda rows: (some(inputs, rows),))
+    monkeypatch.setattr(attributions.Clock, "read", lambda dataset, ids, early: SimpleNamespace(time=np.zeros(count)))
+    part: Any = inputs
+    table = attributions.table(bundle, part, Path(), entry, "it")
+    classes = bundle.statistics.classes
+    row_of = {name: row for row, name in enumerate(inputs.ids.tolist())}
+    shown = table.drop_duplicates("id")
+    assert len(shown) > 3
+    for told in shown.to_dict("records"):
+        place = inputs.offsets[row_of[told["id"]]] + told["of_step"] - 1
+        assert told["probability"] == pytest.approx(probabilities[place].max(), abs=2e-6)
+        assert (told["truth"], told["predicted"]) == (classes[labels[place]], classes[probabilities[place].argmax()])
+
+
+def some(inputs: Examples, rows: np.ndarray) -> Examples:
+    steps = np.concatenate([np.arange(*inputs.offsets[row : row + 2]) for row in rows])
+    offsets = np.concatenate([[0], np.cumsum(inputs.lengths[rows])])
+    features, metadata = inputs.features[steps], inputs.metadata[rows]
+    return Examples(inputs.ids[rows], inputs.labels[rows], offsets, features, metadata)
 
 
 def test_a_step_s_attributions_lead_to_its_own_probability_and_come_from_nothing_later(survey: Path) -> None:

@@ -200,17 +200,32 @@ def test_no_other_number_of_cores_would_end_earlier(jobs: int, trials: int, core
 
 
 def test_larger_networks_longer_training_and_more_trials_are_more_work(tmp_path: Path) -> None:
-    def work(**grid: Any) -> list[int]:
+    at = results.Results(tmp_path / "results")
+
+    def work(grid: dict[str, list[Any]]) -> list[float]:
         made = plan.make(config.load(write_config(tmp_path, grid=grid)))
-        return [estimates.work(made, job) for job in made.jobs]
+        found = estimates.work(made, at)
+        return [found[job.name] for job in made.jobs]
 
     for key, values in {
         "model.units": [2, 4, 60],
         "model.cell": ["simple", "gru", "lstm"],
         "model.depth": [1, 3],
+        "training.epochs": [2, 5],
+        "training.sequences": [10, 60, None],
     }.items():
-        found = work(**{key: values})
-        assert found == sorted(set(found)), key
-    (two,) = work(**{"loss.gamma": [0, 1]})
-    (three,) = work(**{"loss.gamma": [0, 1, 2]})
+        found = work({key: values})
+        assert found == sorted(set(found)) and len(found) == len(values), key
+    (two,), (three,) = work({"loss.gamma": [0, 1]}), work({"loss.gamma": [0, 1, 2]})
     assert three == 1.5 * two
+
+
+def test_what_was_measured_says_how_much_work_a_job_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, at, made = prepared(tmp_path, grid={"model.units": [2, 8]})
+    small, large = (job.name for job in made.jobs)
+    assert estimates.work(made, at)[large] > estimates.work(made, at)[small]
+    took = {small: {**TOOK, "step_seconds": 1.0}, large: TOOK}
+    monkeypatch.setattr(estimates, "_measure", lambda made, job, at, cores: took[job.name])
+    rows = estimates.estimate(made, at, 1, quiet)
+    assert estimates.work(made, at) == {row["job"]: row["seconds"] for row in rows}
+    assert estimates.work(made, at)[small] > estimates.work(made, at)[large]

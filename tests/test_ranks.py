@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -300,13 +299,25 @@ def test_a_living_holder_renews_its_lock(tmp_path: Path, monkeypatch: pytest.Mon
 # ---------------------------------------------------------------- who is alone
 
 
-def told(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], found: int) -> None:
+def told(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], found: int, device: str = "ch3") -> None:
     """Makes the launcher say these variables, and MPI find that many ranks."""
 
     class World:
         COMM_WORLD = type("World", (), {"Get_size": lambda self: found, "Get_rank": lambda self: 0})()
 
-    monkeypatch.setitem(sys.modules, "mpi4py", type("mpi4py", (), {"MPI": World}))
+        @staticmethod
+        def Is_initialized() -> bool:  # noqa: N802
+            return False
+
+        @staticmethod
+        def Init_thread() -> None:  # noqa: N802
+            pass
+
+        @staticmethod
+        def Get_library_version() -> str:  # noqa: N802
+            return f"MPICH Version:      5.0.2\nMPICH Device:       {device}\nMPICH CC:           cc\n"
+
+    monkeypatch.setitem(sys.modules, "mpi4py", type("mpi4py", (), {"MPI": World, "rc": type("rc", (), {})}))
     for name in LAUNCHER_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -367,21 +378,28 @@ def test_mpirun_inside_a_step_of_one_task_is_believed(monkeypatch: pytest.Monkey
         join(None)
 
 
-def test_what_srun_starts_does_not_depend_on_what_lies_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("variables", "device", "expected"),
+    [
+        ({"PMI_FD": "9", "PMI_SIZE": "2", "SLURM_STEP_NUM_TASKS": "2"}, "ch4:ucx ofi", "ofi"),
+        ({"PMI_FD": "9", "PMI_SIZE": "2", "SLURM_STEP_NUM_TASKS": "2"}, "ch4:ucx", None),
+        ({"PMI_FD": "9", "PMI_SIZE": "2", "SLURM_STEP_NUM_TASKS": "2"}, "ch4:ofi", None),
+        ({"PMI_FD": "9", "PMI_SIZE": "2", "SLURM_STEP_NUM_TASKS": "1"}, "ch4:ucx ofi", None),  # mpirun in a step
+        ({"PMI_FD": "9", "PMI_SIZE": "2"}, "ch4:ucx ofi", None),  # mpirun
+        ({"PMIX_RANK": "1", "SLURM_STEP_NUM_TASKS": "2"}, "ch4:ucx ofi", None),
+    ],
+)
+def test_ranks_that_srun_starts_do_not_depend_on_what_lies_in_memory(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], device: str, expected: str | None
+) -> None:
     """MPICH's UCX tells SLURM's PMI more than it takes, now and then; tests/test_slurm.py has the real ranks."""
-    step = {"PMI_FD": "9", "PMI_SIZE": "2", "SLURM_STEP_NUM_TASKS": "2"}
-    for variables, chosen, expected in (
-        (step, None, "ofi"),
-        (step, "ucx", "ucx"),
-        ({"PMI_FD": "9", "PMI_SIZE": "2"}, None, None),  # mpirun
-        ({"PMIX_RANK": "1", "SLURM_STEP_NUM_TASKS": "2"}, None, None),
-    ):
-        monkeypatch.delenv("PMI_FD", raising=False)
-        monkeypatch.delenv("MPIR_CVAR_CH4_NETMOD", raising=False)
-        told(monkeypatch, variables | ({"MPIR_CVAR_CH4_NETMOD": chosen} if chosen else {}), 2)
+    for name in ("PMI_FD", "MPIR_CVAR_CH4_NETMOD"):
+        monkeypatch.setenv(name, "")  # else monkeypatch would not know that it wasn't there
+        monkeypatch.delenv(name)
+    told(monkeypatch, variables, 2, device)
+    assert join(None).size == 2
+    assert os.environ.get("MPIR_CVAR_CH4_NETMOD") == expected
+    if expected:
+        monkeypatch.setenv("MPIR_CVAR_CH4_NETMOD", "ucx")
         assert join(None).size == 2
-        assert os.environ.get("MPIR_CVAR_CH4_NETMOD") == expected, variables
-    monkeypatch.setattr(metadata, "distributions", lambda name: [])
-    told(monkeypatch, step, 2)
-    join(None)
-    assert "MPIR_CVAR_CH4_NETMOD" not in os.environ, "a site's own library"
+        assert os.environ["MPIR_CVAR_CH4_NETMOD"] == "ucx", "what the user set"

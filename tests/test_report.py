@@ -384,7 +384,7 @@ def attributed(test: Judged, entry: Predictions, classes: tuple[str, ...], rng: 
     for row in attributions.chosen(test, entry.lengths):
         values = rng.normal(0, 0.01, (30, len(features)))
         predicted = int(test.probabilities[row].argmax())
-        once = {"id": entry.ids[test.owners[row]], "of_step": 7 if test.by_step else pd.NA,
+        once = {"id": entry.ids[row], "of_step": pd.NA,
                 "chosen_as": attributions.RIGHT if test.hits[row] else attributions.WRONG,
                 "truth": classes[test.labels[row]], "predicted": classes[predicted],
                 "probability": float(test.probabilities[row, predicted]), "baseline": 0.2, "gap": 1e-4}  # fmt: skip
@@ -677,6 +677,17 @@ def test_what_there_is_no_dropout_and_no_attribution_of_is_told(copied: Made) ->
     page = Page(copied.write())
     assert "The chosen network has no dropout" in page.text and len(page.tables["out-of-distribution"]) == 6
     assert "attributions" not in page.tables and not (copied.folder / "figures" / "attributions.svg").exists()
+
+
+def test_attributions_of_labelled_steps_name_their_step(copied: Made) -> None:
+    assert "Each is of one labelled step" not in Page(copied.write()).text
+    edit(copied.folder / "attributions_test.csv", lambda rows: [row.update(of_step="7") for row in rows])
+    page = Page(copied.write())
+    assert "Each is of one labelled step" in page.text
+    assert page.tables["attributions"][0][1][0] == "Step" and {
+        row[1][1] for row in page.tables["attributions"][1:]
+    } == {7}
+    assert "step 7: " in (copied.folder / "figures" / "attributions.svg").read_text()
 
 
 def test_a_gap_beyond_what_is_tolerated_is_told(copied: Made) -> None:

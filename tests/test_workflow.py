@@ -208,9 +208,9 @@ def test_the_longest_jobs_begin_first(finished: Workflow, tmp_path: Path) -> Non
     """So that no job is left over beside idle cores."""
     workflow = finished.copied_to(tmp_path)
     # without a GPU they end as soon as they begin
-    workflow.configure({"grid": {"model.units": [8, 32, 4]}, "training.epochs": 1, "training.device": "gpu"})
+    workflow.configure({"grid": {"model.units": [8, 32, 4, 16, 2]}, "training.epochs": 1, "training.device": "gpu"})
     output = workflow.run("--cores", "1", "--until", "train").stdout
-    assert re.findall(r"Train the job units-(\d+)-1", output) == ["32", "8", "4"], output
+    assert re.findall(r"Train the job units-(\d+)-1", output) == ["32", "16", "8", "4", "2"], output
 
 
 def test_a_job_replays_by_hand(finished: Workflow, tmp_path: Path) -> None:

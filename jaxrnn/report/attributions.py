@@ -54,8 +54,8 @@ def _drawable(rows: list[Row]) -> Attributed:
     features = list(dict.fromkeys(row["feature"] for row in of_steps))
     values = np.array([row["attribution"] for row in of_steps]).reshape(-1, len(features))
     mistake = "" if first["chosen_as"] == RIGHT else f", truly {first['truth']}"
-    step = f", step {first['of_step']:.0f}" if _by_step(rows) else ""
-    told = f"{first['predicted']} ({first['probability']:.2f}){mistake}{step}"
+    step = f"step {first['of_step']:.0f}: " if _by_step(rows) else ""
+    told = f"{step}{first['predicted']} ({first['probability']:.2f}){mistake}"
     metadata = {row["feature"]: row["attribution"] for row in rows[len(of_steps) :]}
     return Attributed(first["id"], told, features, values, metadata)
 

@@ -67,11 +67,9 @@ def _of_another(audits: Audits, trial: str) -> str:
 
 
 def drawn(audits: Audits | None) -> list[Figure]:
-    """Returns the figure of those audits that draw what to expect; none where there are none."""
-    rows = [entry for entry in _told(audits) if None not in (entry["found"], entry["expected"], entry["p"])]
-    if not rows:
-        return []
-    return [figures.audits([entry | {"level": LEVELS[entry["verdict"]]} for entry in rows])]
+    """Returns the figure of those audits whose expectation was drawn; none where there are none."""
+    rows = _by_draws(audits)
+    return [figures.audits([entry | {"level": LEVELS[entry["verdict"]]} for entry in rows])] if rows else []
 
 
 def section(audits: Audits | None) -> dict[str, Any] | None:
@@ -84,7 +82,7 @@ def section(audits: Audits | None) -> dict[str, Any] | None:
         "level": f"{audits.level:g}",
         "permutations": audits.permutations,
         "draws": audits.draws,
-        "drawn": bool(drawn(audits)),
+        "drawn": bool(_by_draws(audits)),
         "rows": [_row(entry) for entry in _told(audits)],
         "untold": listed(untold, 20) if untold else "",
     }
@@ -92,6 +90,10 @@ def section(audits: Audits | None) -> dict[str, Any] | None:
 
 def _told(audits: Audits | None) -> list[dict[str, Any]]:
     return [] if audits is None else [entry for entry in audits.findings if entry["verdict"] != "not told"]
+
+
+def _by_draws(audits: Audits | None) -> list[dict[str, Any]]:
+    return [entry for entry in _told(audits) if None not in (entry["found"], entry["expected"], entry["p"])]
 
 
 def _reason(entry: dict[str, Any]) -> str:

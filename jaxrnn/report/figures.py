@@ -962,40 +962,36 @@ def experiments(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def audits(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draws what audits found beside what they find of a sound experiment, a panel for each score. rows: audit, score
-    (in words), expected, low, high, found and level: `passed`, `note` or `warning`."""
-    panels = []
+    """Draws what audits found beside what they find where their hypothesis holds. rows: audit, score (in words; one for
+    all), expected, low, high, found and level: `passed`, `note` or `warning`."""
     levels = [level for level in AUDIT_MARKS if any(row["level"] == level for row in rows)]
     words, tokens, shapes = zip(*(AUDIT_MARKS[level] for level in levels), strict=True)
-    for score in dict.fromkeys(row["score"] for row in rows):
-        own = [row for row in rows if row["score"] == score]
-        names = labels([row["audit"].replace("_", " ") for row in own])
-        data = [
-            {"audit": name, "verdict": AUDIT_MARKS[row["level"]][0]}
-            | {part: _finite(row[part]) for part in ("expected", "low", "high", "found")}
-            for name, row in zip(names, own, strict=True)
-        ]
+    names = labels([row["audit"].replace("_", " ") for row in rows])
+    data = [
+        {"audit": name, "verdict": AUDIT_MARKS[row["level"]][0]}
+        | {part: _finite(row[part]) for part in ("expected", "low", "high", "found")}
+        for name, row in zip(names, rows, strict=True)
+    ]
 
-        def x(field: str, score: str = score) -> alt.X:
-            return alt.X(f"{field}:Q", title=score, scale=alt.Scale(zero=False, padding=8), axis=alt.Axis(tickCount=6))
+    def x(field: str) -> alt.X:
+        scale = alt.Scale(zero=False, padding=8)
+        return alt.X(f"{field}:Q", title=rows[0]["score"], scale=scale, axis=alt.Axis(tickCount=6))
 
-        y = alt.Y("audit:N", title=None, scale=alt.Scale(domain=names))
-        base = alt.Chart(_rows(data)).encode(y=y)
-        bars = base.mark_rule(strokeWidth=9, color=LIGHT["pale"], opacity=0.6).encode(x=x("low"), x2="high:Q")
-        middles = base.mark_tick(thickness=2, size=13, color=LIGHT["muted"]).encode(x=x("expected"))
-        found = base.mark_point(filled=True, size=70, opacity=1).encode(
-            x=x("found"),
-            color=alt.Color("verdict:N", scale=_colours(words, tokens), legend=_legend()),
-            shape=alt.Shape("verdict:N", scale=alt.Scale(domain=list(words), range=list(shapes)), legend=_legend()),
-        )
-        panels.append(alt.layer(bars, middles, found).properties(width=430, height=alt.Step(24)))
+    base = alt.Chart(_rows(data)).encode(y=alt.Y("audit:N", title=None, scale=alt.Scale(domain=names)))
+    bars = base.mark_rule(strokeWidth=9, color=LIGHT["pale"], opacity=0.6).encode(x=x("low"), x2="high:Q")
+    middles = base.mark_tick(thickness=2, size=13, color=LIGHT["muted"]).encode(x=x("expected"))
+    found = base.mark_point(filled=True, size=70, opacity=1).encode(
+        x=x("found"),
+        color=alt.Color("verdict:N", scale=_colours(words, tokens), legend=_legend()),
+        shape=alt.Shape("verdict:N", scale=alt.Scale(domain=list(words), range=list(shapes)), legend=_legend()),
+    )
     return _drawn(
         "audits",
         "Audits",
-        f"What {plural(len(rows), 'audit')} found, beside what each finds of a sound experiment. The table below holds "
-        "the numbers.",
-        alt.vconcat(*panels, spacing=22),
-        "Mark: found. Bar: the interval of what a sound experiment gives; line: its mean.",
+        f"What {plural(len(rows), 'audit')} found, beside what each finds where its hypothesis holds. The table below "
+        "holds the numbers.",
+        alt.layer(bars, middles, found).properties(width=430, height=alt.Step(24)),
+        "Mark: found. Bar: the interval of it where the hypothesis holds; line: the mean.",
     )
 
 

@@ -141,7 +141,7 @@ UNMEASURED = dict(runtime=480, mem_mb=8000)
 
 def work_of(wildcards) -> int:
     """Returns a training job's priority: the longest begin first, so that none is left for the end, beside idle cores."""
-    return jaxrnn.estimates.work(plan, jobs[wildcards.job])
+    return round(1000 * work[wildcards.job] / max(work.values()))
 
 
 def minutes_of(wildcards) -> int:
@@ -278,6 +278,7 @@ except JaxrnnError as error:
 
 jobs = {job.name: job for job in plan.jobs}
 measured = jaxrnn.estimates.resources(plan, Results(Path("results")))
+work = jaxrnn.estimates.work(plan, Results(Path("results")))
 # Of successive halving: the epoch at which each rung ends, and how many grid points it has.
 rungs = [[rung.epochs, rung.points] for rung in plan.rungs] if len(plan.rungs) > 1 else []
 values = experiment.model_dump(mode="json")
