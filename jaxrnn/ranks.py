@@ -219,7 +219,7 @@ def _started_mpi() -> Any:
 
     By UCX, MPICH 5 tells the other nodes 4 KiB of memory from its address on (MPIDI_UCX_comm_addr_exchange), in as many
     lines as it takes. SLURM's PMI reads lines of 1,024 bytes; whether these are longer depends on what lies behind the
-    address: one start in a hundred failed, or waited for ever. By libfabric it tells 16 bytes. So ranks that srun
+    address: one start in seventy failed, or waited for ever. By libfabric it tells 16 bytes. So ranks that srun
     starts reach each other by that, where the library has both and would take UCX, as PyPI's mpich does.
     """
     import mpi4py
