@@ -14,6 +14,7 @@ from typing import Any
 FOLDER = Path(__file__).parent
 PAGE = FOLDER / "RESULTS.md"
 ABSENT = "not measured yet"
+EXTRAPOLATED = 60  # minutes of a job
 UNKNOWN = "not looked into yet"
 # By target; shown where the row is missed. What the files hold is not said again here, for it would go stale.
 LIMITS = {
@@ -320,9 +321,11 @@ def _slurm(found: dict[str, Any]) -> str:
         def row(training: float, overhead: float, note: str = "") -> list[str]:
             return [f"{number(training / 60)}{note}", *map(number, (training, overhead)), f"{overhead / training:.1%}"]
 
-        rows = [row(entry["training_seconds"], entry["overhead_seconds"]) for entry in found["jobs"]["ran"]]
-        further = found["jobs"]["extrapolated"]
-        rows.append(row(60 * further["minutes"], further["overhead_seconds"], " (extrapolated)"))
+        ran = [(entry["training_seconds"], entry["overhead_seconds"]) for entry in found["jobs"]["ran"]]
+        (short, little), (long, much) = ran
+        further = 60 * EXTRAPOLATED
+        line = much + (much - little) / (long - short) * (further - long)
+        rows = [*(row(*entry) for entry in ran), row(further, line, ", by the line through both")]
         said.append(table(["a job of (min)", "training (s)", "in SLURM beyond it (s)", "of the training"], rows))
     if "queue" in found:
         queue = found["queue"]

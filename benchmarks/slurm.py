@@ -5,8 +5,7 @@
 On the tests' own cluster (tests/slurm_cluster.py; as root, on a machine that has no SLURM of its own):
 - start: from the command, in an empty folder, to the first job that is submitted.
 - jobs: what a job of about 1 and of 10 minutes takes in SLURM beyond the training itself: Snakemake's own start in the
-  job, Python, data, programs that an earlier job compiled, predictions. RunTime is in whole seconds: for a job of 60
-  minutes the mean of both is taken.
+  job, Python, data, programs that an earlier job compiled, predictions. SLURM tells whole seconds.
 - queue: so many jobs that all wait, for some minutes; how often each of SLURM's programs is called.
 
 Results go to benchmarks/results/slurm.json.
@@ -35,7 +34,7 @@ import slurm_cluster  # noqa: E402
 from workflows import Workflow  # noqa: E402
 
 OUTPUT = record.RESULTS / "slurm.json"
-MINUTES, EXTRAPOLATED = (1, 10), 60
+MINUTES = (1, 10)
 PROGRAMS = ("sbatch", "squeue", "sacct", "scontrol", "sinfo", "scancel")
 SUBMITTED = "has been submitted with SLURM jobid"
 
@@ -97,8 +96,7 @@ def job(folder: Path, epochs: int) -> dict[str, float]:
 
 
 def jobs(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Returns jobs of about `MINUTES`, and for `EXTRAPOLATED` what follows. Pure training is what epochs more take, as
-    two jobs differ."""
+    """Returns jobs of about `MINUTES`. Pure training is what epochs more take, as two jobs differ."""
     job(folder / "compiles", 1)
     few, more = (job(folder / f"{epochs}-epochs", epochs) for epochs in (100, 1100))
     epoch = (more["trial_seconds"] - few["trial_seconds"]) / (more["epochs"] - few["epochs"])
@@ -110,8 +108,7 @@ def jobs(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         training = epoch * entry["epochs"]
         entry |= {"training_seconds": training, "overhead_seconds": entry["slurm_seconds"] - training}
         found.append({name: round(value, 2) for name, value in entry.items()})
-    overhead = sum(entry["overhead_seconds"] for entry in ran) / len(ran)
-    return {"ran": found, "extrapolated": {"minutes": EXTRAPOLATED, "overhead_seconds": round(overhead, 2)}}
+    return {"ran": found}
 
 
 def queue(folder: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def test_jobs_longer_than_their_limit_finish_by_chained_requeues(
     assert len(training(workflow)) == JOBS
     assert restarts(workflow) > JOBS
     undisturbed = finished.copied_to(tmp_path_factory.mktemp("undisturbed"))
-    undisturbed.configure(changes)
+    undisturbed.configure(changes | {"training.checkpoint_minutes": 5, "training.segment_seconds": 10})
     done = undisturbed.run(*AS_ON_THE_CLUSTER)
     assert done.returncode == 0, done.stdout
     workflow.assert_same(undisturbed)
