@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -111,6 +112,11 @@ def jobs(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     return {"ran": found}
 
 
+def waiting() -> int:
+    queued = subprocess.run(["squeue", "-h", "-t", "PD", "-o", "%A"], capture_output=True, text=True)
+    return len(queued.stdout.split())
+
+
 def queue(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Lets so many jobs wait for so long; returns how often SLURM was called until all were submitted, and after."""
     job(folder / "queue", 1)  # a survey that is ingested and split
@@ -120,14 +126,17 @@ def queue(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     settings = ("--jobs", str(options.jobs), "--slurm-init-seconds-before-status-checks", "15")
     process = workflow.start(*settings, profile="slurm/testcluster", path=counted(folder))
     began = time.perf_counter()
-    for _ in range(options.jobs):
-        until_submitted(process)
+    assert process.stdout
+    threading.Thread(target=process.stdout.read, daemon=True).start()  # else it would wait for a reader
+    while waiting() < options.jobs:
+        time.sleep(1)
     submitting = time.perf_counter() - began
     calls = folder / "calls"
     before = Counter(line.split()[1] for line in calls.read_text().splitlines())
     time.sleep(60 * options.minutes)
     after = Counter(line.split()[1] for line in calls.read_text().splitlines()) - before
-    stop(process)
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait()
     subprocess.run(["scontrol", "update", "partitionname=main", "state=up"], check=True)
     return {
         "jobs": options.jobs,
