@@ -123,8 +123,9 @@ def queue(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     workflow = Workflow(folder / "queue", folder / "compiled")
     workflow.configure({"grid": {"model.units": list(range(4, 4 + options.jobs)), "loss.gamma": [0, 1]}})
     subprocess.run(["scontrol", "update", "partitionname=main", "state=down"], check=True)
-    settings = ("--jobs", str(options.jobs), "--slurm-init-seconds-before-status-checks", "15")
-    process = workflow.start(*settings, profile="slurm/testcluster", path=counted(folder))
+    # the profile for any site, which asks SLURM as seldom as users' runs do; the test cluster's asks each second
+    settings = ("--jobs", str(options.jobs), "--slurm-status-command", "squeue")
+    process = workflow.start(*settings, profile="slurm", path=counted(folder))
     began = time.perf_counter()
     assert process.stdout
     threading.Thread(target=process.stdout.read, daemon=True).start()  # else it would wait for a reader
@@ -163,6 +164,8 @@ def main() -> None:
         parser.error(f"there is no part {unknown[0]}; the parts are {', '.join(PARTS)}")
     if reason := slurm_cluster.obstacle():
         sys.exit(reason)
+    # a shell that starts this in the background has it ignore Ctrl-C, and so whatever it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with slurm_cluster.running():
         for name in options.parts or PARTS:
             print(name, file=sys.stderr, flush=True)
