@@ -334,7 +334,8 @@ def _slurm(found: dict[str, Any]) -> str:
         took = f"until all {number(queue['jobs'])} jobs are submitted ({number(queue['submitting_seconds'])} s)"
         head = ["calls of", took, f"in the next {number(queue['waiting_minutes'])} min, in which all wait"]
         said.append(table(head, [[name, *(str(calls.get(name, 0)) for calls in whens)] for name in names]))
-    return section("SLURM", *said) if found else section("SLURM", f"`slurm.py`: {ABSENT}.")
+    said += [f"`slurm.py {part}`: {ABSENT}." for part in ("start", "jobs", "queue") if part not in found]
+    return section("SLURM", *said)
 
 
 def _report(found: dict[str, Any] | None) -> str:

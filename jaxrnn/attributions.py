@@ -69,10 +69,7 @@ def table(bundle: Bundle, test: "Part", dataset: Path, entry: Predictions, trial
     (few,) = shuffles.every(shuffles.reordered(test, rows))
     classes = judged.probabilities[places].argmax(axis=1)
     times = Clock.read(dataset, few.ids, None).time
-    steps_of = few.lengths
-    if judged.by_step:
-        starts = np.concatenate([[0], np.cumsum(entry.lengths)])[owners]
-        steps_of = np.flatnonzero(entry.labels >= 0)[places] - starts + 1
+    steps_of = entry.scored_steps[places] if judged.by_step else few.lengths
     found = predict.attributed(bundle, few, classes, steps_of, MIDPOINTS)
     known = bundle.statistics.classes
     pieces = []

@@ -260,8 +260,7 @@ def mistakes(judged: Judged, entry: Predictions, classes: tuple[str, ...]) -> pd
     owners = judged.owners[worst]
     table = {"id": entry.ids[owners], "steps": entry.lengths[owners]}
     if judged.by_step:
-        first = np.concatenate([[0], np.cumsum(entry.lengths)])[owners]
-        table["step"] = np.flatnonzero(entry.labels >= 0)[worst] - first + 1
+        table["step"] = entry.scored_steps[worst]
     names = np.array(classes, dtype=object)
     table |= {"truth": names[judged.labels[worst]], "predicted": names[predicted[worst]]}
     table["probability"] = confidence[worst].astype(np.float64)
@@ -279,44 +278,49 @@ def ensemble(
     together (`ensembles.together`)."""
     found = {CHOSEN: chosen} | ({f"ensemble of {members}": together} if together else {})
     names = metrics.overall(task)
-    rows = [
-        {"predictions": of, "score": name} | {part: scores[name].get(part) for part in MEASURED}
-        for of, scores in found.items()
-        for name in names
-    ]
-    return pd.DataFrame(rows).astype(dict.fromkeys(MEASURED, float))
+    rows = [{"predictions": of, "score": name} | _parts(scores[name]) for of, scores in found.items() for name in names]
+    return _scores(rows)
 
 
 def overall_scores(best: Mapping[str, Any], task: Task) -> pd.DataFrame:
     """Returns the chosen trial's scores that are of no one class; best: its scores by split, of best.json."""
     names = [*metrics.overall(task), *metrics.AVERAGES]
     rows = [
-        {"split": split, "score": name} | {part: best[split][name].get(part) for part in MEASURED}
+        {"split": split, "score": name} | _parts(best[split][name])
         for split in SCORED_SPLITS
         for name in names
         if name in best[split]
     ]
-    return pd.DataFrame(rows).astype(dict.fromkeys(MEASURED, float))
+    return _scores(rows)
 
 
 def decoder_scores(decoders: Mapping[str, Any]) -> pd.DataFrame:
     """Returns the chosen trial's error rates by each way to decode label sequences; decoders: of best.json."""
     rows = [
-        {"decoder": name, "split": split, "score": rate} | {part: measured.get(part) for part in MEASURED}
+        {"decoder": name, "split": split, "score": rate} | _parts(measured)
         for name, by_split in decoders.items()
         for split, scores in by_split.items()
         for rate, measured in scores.items()
     ]
-    return pd.DataFrame(rows).astype(dict.fromkeys(MEASURED, float))
+    return _scores(rows)
 
 
 def class_scores(test: Mapping[str, Any], classes: tuple[str, ...]) -> pd.DataFrame:
     """Returns the chosen trial's scores of each class; test: its scores, of best.json."""
     rows = [
-        {"class": name, "score": kind} | {part: test[f"{kind}_{name}"].get(part) for part in MEASURED}
+        {"class": name, "score": kind} | _parts(test[f"{kind}_{name}"])
         for name in classes
         for kind in metrics.CLASS_SCORES
     ]
+    return _scores(rows)
+
+
+def _parts(score: Mapping[str, Any]) -> dict[str, Any]:
+    return {part: score.get(part) for part in MEASURED}
+
+
+def _scores(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Returns a table of scores, whose numbers stay such where none is known."""
     return pd.DataFrame(rows).astype(dict.fromkeys(MEASURED, float))
 
 

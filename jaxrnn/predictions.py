@@ -58,6 +58,11 @@ class Predictions:
         objects = np.arange(len(self.ids))
         return np.repeat(objects, self.lengths)[self.labels >= 0] if self.kind == "step" else objects
 
+    @property
+    def scored_steps(self) -> np.ndarray:
+        """Returns which step [scored] of its object each step with a label is, from 1."""
+        return np.flatnonzero(self.labels >= 0) - np.concatenate([[0], np.cumsum(self.lengths)])[self.owners] + 1
+
     def scored(self, trial: str) -> np.ndarray:
         """Returns a trial's probabilities [scored, class] of what is scored; of prefixes, the whole sequence's."""
         found = self.probabilities[trial]

@@ -684,9 +684,8 @@ def test_attributions_of_labelled_steps_name_their_step(copied: Made) -> None:
     edit(copied.folder / "attributions_test.csv", lambda rows: [row.update(of_step="7") for row in rows])
     page = Page(copied.write())
     assert "Each is of one labelled step" in page.text
-    assert page.tables["attributions"][0][1][0] == "Step" and {
-        row[1][1] for row in page.tables["attributions"][1:]
-    } == {7}
+    head, *rows = page.tables["attributions"]
+    assert head[1][0] == "Step" and {row[1][1] for row in rows} == {7}
     assert "step 7: " in (copied.folder / "figures" / "attributions.svg").read_text()
 
 

@@ -23,6 +23,7 @@ from jaxrnn.report import (
     trust,
     verdict,
 )
+from jaxrnn.report.audits import Audits
 from jaxrnn.report.figures import Figure
 from jaxrnn.report.inputs import Inputs, read
 from jaxrnn.results import write_text, written_whole
@@ -36,13 +37,13 @@ def write(experiment_folder: Path, dataset_folder: Path) -> Path:
     Raises JaxrnnError for an input that is missing or broken, with the command that makes it.
     """
     inputs = read(experiment_folder, dataset_folder)
-    curves = search.score_curves(inputs)
+    curves, audited = search.score_curves(inputs), audits.read(inputs.folder)
     sections = [data.drawn(inputs), search.drawn(inputs), performance.drawn(inputs), trust.drawn(inputs),
-                objects.drawn(inputs), audits.drawn(audits.read(inputs.folder)),
+                objects.drawn(inputs), audits.drawn(audited),
                 attributions.drawn(inputs)]  # fmt: skip
     every = [figure for section in sections for figure in section] + [figure for _, _, figure in curves]
     drawn = {figure.name: figure for figure in every}
-    page = _page(inputs, drawn, curves)
+    page = _page(inputs, audited, drawn, curves)
     with written_whole(experiment_folder / "figures") as folder:
         folder.mkdir()
         for figure in drawn.values():
@@ -52,7 +53,9 @@ def write(experiment_folder: Path, dataset_folder: Path) -> Path:
     return path
 
 
-def _page(inputs: Inputs, drawn: dict[str, Figure], curves: Sequence[tuple[str, str, Figure]]) -> str:
+def _page(
+    inputs: Inputs, audited: Audits | None, drawn: dict[str, Figure], curves: Sequence[tuple[str, str, Figure]]
+) -> str:
     template = pages.environment().get_template("page.html.j2")
     return template.render(
         name=inputs.config["experiment"],
@@ -65,7 +68,7 @@ def _page(inputs: Inputs, drawn: dict[str, Figure], curves: Sequence[tuple[str, 
         training=search.training(inputs),
         objects=objects.section(inputs),
         early=performance.early_section(inputs),
-        audits=audits.section(audits.read(inputs.folder)),
+        audits=audits.section(audited),
         attended=len(inputs.attention),
         attributed=attributions.section(inputs),
         performance=performance.section(inputs),

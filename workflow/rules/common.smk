@@ -3,6 +3,7 @@
 # What a rule depends on reaches it as a digest of values among its params, or stands in its paths. The experiment's file
 # is no input, so that touching, moving or commenting it reruns nothing, and experiments with the same `data` section
 # share one ingest.
+import functools
 import os
 import re
 import signal
@@ -139,9 +140,18 @@ def audit_cores() -> int:
 UNMEASURED = dict(runtime=480, mem_mb=8000)
 
 
-def work_of(wildcards) -> int:
-    """Returns a training job's priority: the longest begin first, so that none is left for the end, beside idle cores."""
-    return round(1000 * work[wildcards.job] / max(work.values()))
+@functools.cache
+def priorities() -> dict[str, int]:
+    """Returns that of each training job, of 1,000 at most."""
+    work = jaxrnn.estimates.work(plan, Results(Path("results")))
+    most = max(work.values())
+    return {job: round(1000 * own / most) for job, own in work.items()}
+
+
+def priority_of(wildcards) -> int:
+    """Returns a training job's: the longest begin first, so that none is left for the end, beside idle cores."""
+    # a job's own Snakemake has nothing to choose from
+    return priorities()[wildcards.job] if workflow.is_main_process else 0
 
 
 def minutes_of(wildcards) -> int:
@@ -278,7 +288,6 @@ except JaxrnnError as error:
 
 jobs = {job.name: job for job in plan.jobs}
 measured = jaxrnn.estimates.resources(plan, Results(Path("results")))
-work = jaxrnn.estimates.work(plan, Results(Path("results")))
 # Of successive halving: the epoch at which each rung ends, and how many grid points it has.
 rungs = [[rung.epochs, rung.points] for rung in plan.rungs] if len(plan.rungs) > 1 else []
 values = experiment.model_dump(mode="json")

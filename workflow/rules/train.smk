@@ -27,7 +27,7 @@ rule train:
         "results/{experiment}/jobs/{job}/log.txt",
     benchmark:
         "results/{experiment}/jobs/{job}/benchmark.tsv"
-    priority: work_of
+    priority: priority_of
     conda:
         "../../environment.yml"
     threads: cores_of
