@@ -5,6 +5,7 @@ is in docs/reliability.md.
 """
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import slurm_cluster
 from slurm_cluster import NODES, Cluster
-from test_slurm_faults import CHANGES, end, newest, restarts, scontrol, start, training, until
+from test_slurm_faults import CHANGES, end, log, newest, restarts, scontrol, start, training, until
 from workflows import Workflow, wait_until
 
 pytestmark = [pytest.mark.soak, pytest.mark.mpi, pytest.mark.timeout(3600)]
@@ -97,6 +98,22 @@ def stop_slurmdbd(cluster: Cluster, workflow: Workflow) -> None:
     cluster.start("slurmdbd")
 
 
+def cut_checkpoints_short(cluster: Cluster, workflow: Workflow) -> None:
+    """Takes the last byte of each job's newest checkpoint while the job waits in the queue."""
+    stopped = [job["JobId"] for job in running(workflow)]
+    scontrol("requeuehold", ",".join(stopped))
+    end = time.monotonic() + 60
+    while {job["JobState"] for job in training(workflow) if job["JobId"] in stopped} != {"PENDING"}:
+        assert time.monotonic() < end
+        time.sleep(0.5)
+    folders = list(workflow.results.glob("checkpoints/*"))
+    assert len(folders) == len(stopped)
+    for folder in folders:
+        file = max(folder.glob("[0-9]*"), key=lambda path: int(path.name))
+        os.truncate(file, file.stat().st_size - 1)
+    scontrol("release", ",".join(stopped))
+
+
 @pytest.mark.parametrize(
     ("fault", "arguments"),
     [
@@ -106,6 +123,7 @@ def stop_slurmdbd(cluster: Cluster, workflow: Workflow) -> None:
         (kill_a_node_s_daemon, ()),
         (restart_slurmctld, ()),
         (stop_slurmdbd, ("--slurm-status-command", "sacct")),
+        (cut_checkpoints_short, ()),
     ],
     ids=lambda value: value.__name__ if callable(value) else " ",
 )
@@ -121,7 +139,126 @@ def test_a_grid_goes_on(
     fault(cluster, workflow)
     end(process)
     assert len(training(workflow)) == JOBS, "no job was submitted twice"
+    assert log(workflow).count("can't be read") == (4 if fault is cut_checkpoints_short else 0)
     workflow.assert_same(quiet)
+
+
+def test_jobs_whose_training_is_killed_are_tried_again_and_go_on(
+    cluster: Cluster, workflow: Workflow, quiet: Workflow
+) -> None:
+    """At random instants, four processes at a time; a hundred of them without SLURM are in test_resuming.py."""
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    process = start(workflow, *ONE_GPU_EACH, "--retries", "5")
+    for wait in random.Random(seed).choices(range(6), k=3):
+        wait_for_all(workflow, process)
+        time.sleep(wait / 2)
+        trainers = processes(workflow, "jaxrnn train")
+        assert trainers
+        for number in trainers:
+            os.kill(number, signal.SIGKILL)
+    end(process)
+    assert len(training(workflow)) > JOBS and log(workflow).count("goes on from the checkpoint") >= 4
+    workflow.assert_same(quiet)
+
+
+def processes(workflow: Workflow, command: str) -> list[int]:
+    """Returns the numbers of Python's processes that run `command` on an experiment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_text().replace("\0", " ")
+            if (folder / "cwd").readlink() == workflow.folder and words.split("/")[-1].startswith(command):
+                found.append(int(folder.name))
+        except OSError:
+            continue  # it ended meanwhile
+    return found
+
+
+@pytest.fixture
+def small_disk(finished: Workflow, tmp_path: Path) -> Iterator[Workflow]:
+    """The grid on a file system of its own, which is small."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=True)
+    try:
+        workflow = finished.copied_to(folder)
+        workflow.configure(CHANGES | GRID)
+        yield workflow
+    finally:
+        slurm_cluster.end_jobs(folder)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_grid_goes_on_when_its_disk_was_full_for_a_while(
+    cluster: Cluster, small_disk: Workflow, quiet: Workflow
+) -> None:
+    """All that the experiment has is on it: results, logs, Snakemake's own folder."""
+    process = start(small_disk, *ONE_GPU_EACH, "--retries", "2")
+    wait_for_all(small_disk, process)
+    filler = small_disk.folder / "filler"
+    with filler.open("wb", buffering=0) as file:
+        began = time.monotonic()
+        while time.monotonic() - began < 30:
+            try:
+                file.write(bytes(4096))
+            except OSError:
+                time.sleep(0.01)
+    filler.unlink()
+    output, _ = process.communicate()
+    print(output)
+    # where Snakemake itself ended of it, the same command goes on
+    if process.returncode:
+        end(start(small_disk, *ONE_GPU_EACH, "--retries", "2"))
+    assert "No space left on device" in log(small_disk)
+    small_disk.assert_same(quiet)
+
+
+def test_a_shard_with_a_flipped_byte_is_made_anew(cluster: Cluster, workflow: Workflow, quiet: Workflow) -> None:
+    """Flipped while four of the jobs train and two wait, which are the ones that find it."""
+    process = start(workflow, *ONE_GPU_EACH)
+    wait_for_all(workflow, process)
+    (shard,) = workflow.folder.glob("results/datasets/*/shards/*.h5")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    output, _ = process.communicate()
+    assert process.returncode != 0, output
+    assert f"{shard.name}: no readable shard" in output and "remove it and run `jaxrnn ingest` again" in output
+    assert sum(job["JobState"] == "COMPLETED" for job in training(workflow)) == 4, "those that had read it"
+    shard.unlink()
+    end(start(workflow, *ONE_GPU_EACH, "--forcerun", "ingest"))
+    workflow.assert_same(quiet)
+
+
+def test_the_rest_completes_beside_a_diverging_trial_and_a_job_that_always_fails(
+    cluster: Cluster, workflow: Workflow, finished: Workflow, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    layers = [
+        [{"layer": cell, "units": units}, {"layer": "pool", "kind": "mean"}, "dense"]
+        for cell in ("simple", "gru", "lstm")
+        for units in (4, 6)
+    ]
+    fails = [{"layer": "flatten", "steps": 1}, "dense"]  # too few, as the job finds out
+
+    def settings(layers: list[Any]) -> dict[str, Any]:
+        grid = {"model.layers": layers, "training.learning_rate": [0.01, 1e30]}
+        return {"model": {}, "training.epochs": 20, "training.gradient_clip": None, "grid": grid}
+
+    undisturbed = finished.copied_to(tmp_path_factory.mktemp("undisturbed"))
+    undisturbed.configure(settings(layers))
+    done = undisturbed.run(*AS_ON_THE_CLUSTER)
+    assert done.returncode == 0, done.stdout
+
+    workflow.configure(settings([*layers, fails]))
+    process = start(workflow, *ONE_GPU_EACH, "--retries", "1")
+    output, _ = process.communicate()
+    assert process.returncode != 0, output
+    states = [job["JobState"] for job in training(workflow)]
+    assert (states.count("COMPLETED"), states.count("FAILED")) == (JOBS, 2), "the one that fails was tried twice"
+    assert "1 job failed, and this report is of the others" in (workflow.results / "report.html").read_text()
+    assert workflow.table("experiment_results.csv")["outcome"].tolist().count("diverged") == JOBS
+    workflow.assert_same(undisturbed)
 
 
 def test_a_grid_goes_on_after_its_controller_was_killed_and_then_stopped(
