@@ -74,7 +74,7 @@ test-slurm: system-packages .venv/installed-for-tests
 	pytest --durations=0 tests/test_slurm_faults.py
 
 soak: system-packages soak-packages .venv/installed-for-tests
-	JAXRNN_SOAK=1 pytest --durations=0 tests/test_slurm_soak.py
+	JAXRNN_SOAK=1 pytest --durations=0 tests/test_slurm_soak.py tests/test_resuming.py
 
 # Each is measured alone. Of Keras and PyTorch so many trials of GOTO's 32 are, and the page says so.
 KERAS_TRIALS := 8

@@ -31,6 +31,7 @@ from jaxrnn import (
 from jaxrnn.bundles import Bundle, Member
 from jaxrnn.config import ERROR_RATES, LOWER_IS_BETTER, Experiment, Task
 from jaxrnn.errors import JaxrnnError, listed, plural
+from jaxrnn.evaluation import Classified, Spelled
 from jaxrnn.plan import Job, Plan, Trial
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
 from jaxrnn.results import Results, written_whole
@@ -100,13 +101,10 @@ def aggregate(experiment: Experiment, at: Results, *, partial: bool = False) -> 
     outcomes = dict(zip(validation["trial"], validation["outcome"], strict=True))
     members = _members(made, trial, finished, outcomes, predicted["validation"], at)
     best |= _ensemble(experiment, members, predicted, classes)
-    mistakes = None
-    if task.kind != "label_sequence":
-        mistakes = _write_evaluation(made, validation, choice, predicted, classes, best, at)
+    mistakes = _write_evaluation(made, validation, choice, predicted, classes, best, at)
     bundle = _write_bundle(made, job, trial, finished, members, best, at)
     best["inputs"] = _write_examples(made, trial, predicted["test"][trial.id], mistakes, classes, at)
-    if task.kind != "label_sequence":
-        _write_uncertainty(made, trial, bundle, predicted["test"][trial.id], at)
+    _write_uncertainty(made, trial, bundle, predicted["test"][trial.id], at)
     results.write_json(folder / "best.json", best)
     return best
 
@@ -227,10 +225,9 @@ def _write_evaluation(
 ) -> pd.DataFrame:
     """Writes what `evaluation` finds of the chosen trial on test; returns its mistakes. best: what best.json holds so
     far."""
-    experiment, seed = made.experiment, made.experiment.seed
+    experiment, task, seed = made.experiment, made.experiment.task, made.experiment.seed
     folder, entry = at.experiment(experiment.experiment), predicted["test"][choice.trial]
-    test = evaluation.Judged.of(entry, choice.trial)
-    roc, precision_recall = evaluation.curves(test, classes)
+    test = _judged(entry, choice.trial, task)
     bins, calibration_scores = evaluation.calibrated(test, best["temperature"], seed)
     known, cadences = evaluation.properties(at.dataset(made.dataset_key), entry.ids, entry.lengths)
 
@@ -248,23 +245,29 @@ def _write_evaluation(
     for trial in ranked:
         points.setdefault(numbers[trial], []).append(trial)
     points.pop(numbers[choice.trial])
-    others = {trials[0]: evaluation.Judged.of(predicted["test"][trials[0]], trials[0]) for trials in points.values()}
+    others = {trials[0]: _judged(predicted["test"][trials[0]], trials[0], task) for trials in points.values()}
     together = best.get("ensemble", {"trials": [], "test": None})
     tables = {
-        "roc_test": roc,
-        "precision_recall_test": precision_recall,
         "calibration": bins,
         "calibration_scores": calibration_scores,
         "cadence": cadences,
         "slices_test": evaluation.slices(test, known, seed),
-        "mistakes_test": evaluation.mistakes(test, entry, classes),
-        "ensemble": evaluation.ensemble(best["test"], together["test"], len(together["trials"]), experiment.task),
+        "mistakes_test": evaluation.mistakes(test, entry, classes, task.separator),
+        "ensemble": evaluation.ensemble(best["test"], together["test"], len(together["trials"]), task),
         "comparisons": evaluation.comparisons(test, others, seed),
-        "class_scores_test": evaluation.class_scores(best["test"], classes),
     }
+    if isinstance(test, Classified):
+        tables["roc_test"], tables["precision_recall_test"] = evaluation.curves(test, classes)
+        tables["class_scores_test"] = evaluation.class_scores(best["test"], classes)
     for name, table in tables.items():
         _write_csv(folder / f"{name}.csv", table)
     return tables["mistakes_test"]
+
+
+def _judged(entry: Predictions, trial: str, task: Task) -> Classified | Spelled:
+    if task.kind == "label_sequence":
+        return Spelled.of(Transcripts.of(entry, trial, task.beam_width))
+    return Classified.of(entry, trial)
 
 
 def _write_transcripts(
@@ -386,17 +389,16 @@ def _write_early(
 
 
 def _write_examples(
-    made: Plan, trial: Trial, test: Predictions, mistakes: pd.DataFrame | None, classes: tuple[str, ...], at: Results
+    made: Plan, trial: Trial, test: Predictions, mistakes: pd.DataFrame, classes: tuple[str, ...], at: Results
 ) -> int:
     """Writes what the report draws of single objects; returns how many inputs they have.
 
-    test: the chosen trial's predictions. mistakes: of them, by `evaluation.mistakes`; None of label sequences.
+    test: the chosen trial's predictions. mistakes: of them, by `evaluation.mistakes`.
     """
     experiment, folder = made.experiment, at.experiment(made.experiment.experiment)
     kind, seed = experiment.task.kind, experiment.seed
     wanted = examples.of_classes(splits.read_splits(folder), trial.fold, classes, seed)
-    if mistakes is not None:
-        wanted += examples.mistaken(mistakes)
+    wanted += examples.mistaken(mistakes)
     if kind == "prefix":
         wanted += examples.growing(test, trial.id, classes, seed)
     table, inputs = examples.read(at.dataset(made.dataset_key), experiment.data, wanted)
@@ -441,23 +443,24 @@ def _members(
 ) -> tuple[Member, ...]:
     """Returns the chosen trial and the other seeds of its grid point and fold that did not diverge, each calibrated on
     its own validation predictions."""
-    found = [Member(chosen.id, chosen.seed, _temperature(validation[chosen.id], chosen.id), finished.arrays)]
-    if made.experiment.task.kind == "label_sequence":
+    task = made.experiment.task
+    found = [Member(chosen.id, chosen.seed, _temperature(validation[chosen.id], chosen.id, task), finished.arrays)]
+    if task.kind == "label_sequence":
         return tuple(found)
     for job in made.jobs:
         for trial in job.trials:
             alike = made.points[trial.id] == made.points[chosen.id] and trial.fold == chosen.fold
             if alike and trial.id != chosen.id and outcomes[trial.id] in (results.COMPLETED, results.EARLY_STOPPED):
-                temperature = _temperature(validation[trial.id], trial.id)
+                temperature = _temperature(validation[trial.id], trial.id, task)
                 arrays = trials.load(at.trial(made.experiment.experiment, trial.fingerprint)).arrays
                 found.append(Member(trial.id, trial.seed, temperature, arrays))
     return tuple(found)
 
 
-def _temperature(entry: Predictions, trial: str) -> float:
+def _temperature(entry: Predictions, trial: str, task: Task) -> float:
     """Returns a trial's temperature, see `Member`."""
-    if entry.kind == "label_sequence":
-        return 1.0
+    if task.kind == "label_sequence":
+        return Transcripts.of(entry, trial, task.beam_width).temperature()
     return calibration.temperature(entry.scored(trial), entry.scored_labels)
 
 
@@ -531,6 +534,7 @@ def _write_uncertainty(made: Plan, trial: Trial, bundle: Bundle, entry: Predicti
     rates = (float(trial.hyperparameters[f"model.{name}"]) for name in ("dropout", "recurrent_dropout"))
     dropout = uncertainty.Dropout(*rates)
     found = uncertainty.tables(bundle, test, train, dataset, dropout, experiment.seed)._asdict()
-    found["attributions_test"] = attributions.table(bundle, test, dataset, entry, trial.id)
+    if experiment.task.kind != "label_sequence":
+        found["attributions_test"] = attributions.table(bundle, test, dataset, entry, trial.id)
     for name, table in found.items():
         _write_csv(folder / f"{name}.csv", table)

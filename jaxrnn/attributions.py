@@ -14,7 +14,7 @@ import pandas as pd
 
 from jaxrnn.bundles import Bundle
 from jaxrnn.early import Clock
-from jaxrnn.evaluation import Judged
+from jaxrnn.evaluation import Classified
 from jaxrnn.predictions import Predictions
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ COLUMNS = ("id", "of_step", "chosen_as", "truth", "predicted", "probability", "b
            "feature", "value", "attribution")  # fmt: skip
 
 
-def chosen(judged: Judged, lengths: np.ndarray) -> np.ndarray:
+def chosen(judged: Classified, lengths: np.ndarray) -> np.ndarray:
     """Returns which places are looked at, at most `MOST_OBJECTS` and one an object: the one of each class that is most
     surely right, the surest first, then the mistakes that the network was surest of, for `FEWEST_MISTAKES` of which
     objects are kept free. lengths: steps [object]; objects of more than `MOST_STEPS` are left out."""
@@ -59,7 +59,7 @@ def table(bundle: Bundle, test: "Part", dataset: Path, entry: Predictions, trial
     """
     from jaxrnn import predict, shuffles
 
-    judged = Judged.of(entry, trial)
+    judged = Classified.of(entry, trial)
     places = np.zeros(0, dtype=np.int64) if bundle.model.decoder is not None else chosen(judged, entry.lengths)
     if not len(places):
         return pd.DataFrame(columns=list(COLUMNS))

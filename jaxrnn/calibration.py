@@ -3,6 +3,7 @@
 Probabilities are [object, class] (or [step, class]), labels [object] class indices.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ LOG_TEMPERATURES = (-np.log(50), np.log(50))
 
 
 class Bin(NamedTuple):
-    """The objects whose most probable class has a probability in [`left`, `right`): how many, their mean probability
+    """The objects of which something is said with a probability in [`left`, `right`): how many, their mean probability
     (`confidence`), the share of right ones (`accuracy`) and its 95 % interval by Wilson's score."""
 
     left: float
@@ -35,11 +36,14 @@ def temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     no number is small enough then, and each would make certainties of a few lucky objects."""
     if (probabilities.argmax(axis=-1) == labels).all():
         return 1.0
+    return fitted(lambda temperature: log_loss(scaled(probabilities, temperature), labels))
 
-    def loss(logarithm: float) -> float:
-        return log_loss(scaled(probabilities, np.exp(logarithm)), labels)
 
-    found = optimize.minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded")
+def fitted(loss: Callable[[float], float]) -> float:
+    """Returns the temperature within 1/50 and 50 whose loss is least."""
+    found = optimize.minimize_scalar(
+        lambda logarithm: loss(float(np.exp(logarithm))), bounds=LOG_TEMPERATURES, method="bounded"
+    )
     return float(np.exp(found.x))  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -57,9 +61,10 @@ def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(((probabilities.astype(np.float64) - truth) ** 2).sum(axis=1).mean())
 
 
-def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = CALIBRATION_BINS) -> list[Bin]:
-    """Returns the bins of equal width that have objects, as `metrics.calibration_error` cuts them."""
-    (confidence, place), hits = calibration_bins(probabilities, bins), probabilities.argmax(axis=1) == labels
+def reliability(confidence: np.ndarray, hits: np.ndarray, bins: int = CALIBRATION_BINS) -> list[Bin]:
+    """Returns the bins of equal width that have objects, as `metrics.calibration_error` cuts them: of what was said of
+    each [object] with a probability, and whether it is right."""
+    place = calibration_bins(confidence, bins)
     found = []
     for number in np.unique(place):
         here = place == number

@@ -72,12 +72,11 @@ def _head(name: str, bundle: Bundle, best: dict[str, Any]) -> Iterator[str]:
         )
     else:
         yield f"It is trial {text(best['trial'])}, which validation {text(best['metric'])} chose."
-    if kind != "label_sequence":
-        shown = ", ".join(f"{member.temperature:.3g}" for member in bundle.members)
-        yield (
-            f"Probabilities are calibrated by temperature scaling, fitted on validation ({shown}; above 1 the network "
-            "was too sure of itself)."
-        )
+    shown = ", ".join(f"{member.temperature:.3g}" for member in bundle.members)
+    yield (
+        f"Probabilities are calibrated by temperature scaling, fitted on validation ({shown}; above 1 the network was "
+        "too sure of itself)."
+    )
     yield ""
     yield "To use it: `jaxrnn predict --model <this folder> --input <survey> --output predictions.parquet`."
     yield ""

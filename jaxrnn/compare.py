@@ -13,16 +13,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxrnn import evaluation, metrics, predictions, results
+from jaxrnn import evaluation, metrics, predictions, results, transcripts
 from jaxrnn.config import Task, read_yaml
 from jaxrnn.errors import JaxrnnError, listed, plural
-from jaxrnn.evaluation import Judged
+from jaxrnn.evaluation import Classified, Judged, Spelled
 from jaxrnn.predictions import Predictions
 from jaxrnn.results import written_whole
+from jaxrnn.transcripts import Transcripts
 
 SCORES, SETTINGS, PAIRS, PAGE = "scores.csv", "settings.csv", "pairs.csv", "comparison.html"
 PAIR_COLUMNS = ("other", *(name for name in evaluation.COMPARISONS if name != "trial"))
 UNSET = "(not there)"
+OTHER_LABELS = "they have other labels for the same objects"
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def compare(folders: Sequence[Path]) -> Comparison:
             remarks.append(f"{first.name} and {other.name} can't be compared object by object: {pair}")
         else:
             judged[other.name] = pair
-            if len(pair[0].labels) < len(first.test.scored_labels):
+            if len(pair[0].owners) < len(first.test.owners):
                 remarks.append(
                     f"{first.name} and {other.name} have {plural(len(set(pair[0].owners.tolist())), 'test object')} in "
                     f"common, of {len(first.test.ids)} and {len(other.test.ids)}"
@@ -123,26 +125,39 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _paired(first: Experiment, other: Experiment) -> tuple[Judged, Judged] | str:
     """Returns what both say of the places that they have in common, in the same order; or why there are none."""
     one, two = first.test, other.test
-    if "label_sequence" in (one.kind, two.kind):
-        return "label sequences have no places in common"
-    if (one.kind == "step") != (two.kind == "step"):
-        return "one labels steps, the other sequences"
+    for kind, told in (("step", "one labels steps"), ("label_sequence", "one spells label sequences")):
+        if (one.kind == kind) != (two.kind == kind):
+            return f"{told}, the other doesn't"
     if set(first.classes) != set(other.classes):
         return f"their classes differ ({listed(list(first.classes))}; {listed(list(other.classes))})"
     ids = np.intersect1d(one.ids, two.ids)
     if not len(ids):
         return "they have no test object in common"
+    if one.kind == "label_sequence":
+        spelled = [_spelled(experiment, ids) for experiment in (first, other)]
+        texts = [
+            transcripts.texts(pair.transcripts.truth, experiment.classes, " ").tolist()
+            for pair, experiment in zip(spelled, (first, other), strict=True)
+        ]
+        return (spelled[0], spelled[1]) if texts[0] == texts[1] else OTHER_LABELS
     pair = [_of(first, ids, first.classes), _of(other, ids, first.classes)]
     if len(pair[0].labels) != len(pair[1].labels) or (pair[0].labels != pair[1].labels).any():
-        return "they have other labels for the same objects"
+        return OTHER_LABELS
     if len(set(pair[0].labels.tolist())) < len(first.classes):
         return f"the {plural(len(ids), 'test object')} that they have in common leave out a class"
     return pair[0], pair[1]
 
 
-def _of(experiment: Experiment, ids: np.ndarray, classes: tuple[str, ...]) -> Judged:
+def _spelled(experiment: Experiment, ids: np.ndarray) -> Spelled:
+    """Returns what is decoded of these objects, by their ids, as the experiment decodes."""
+    test, place = experiment.test, {name: row for row, name in enumerate(experiment.test.ids.tolist())}
+    width = experiment.best["beam_width"] if experiment.best["decoder"] == "beam" else None
+    return Spelled.of(Transcripts.of(test.some([place[name] for name in ids.tolist()]), experiment.trial, width))
+
+
+def _of(experiment: Experiment, ids: np.ndarray, classes: tuple[str, ...]) -> Classified:
     """Returns what is scored of these objects, by their ids, with this order of the classes."""
-    judged = Judged.of(experiment.test, experiment.trial)
+    judged = Classified.of(experiment.test, experiment.trial)
     place = {name: number for number, name in enumerate(ids.tolist())}
     owners = np.array([place.get(name, -1) for name in experiment.test.ids.tolist()])[judged.owners]
     # by object, and the steps of one in their order
@@ -150,7 +165,7 @@ def _of(experiment: Experiment, ids: np.ndarray, classes: tuple[str, ...]) -> Ju
     kept = kept[np.argsort(owners[kept], kind="stable")]
     columns = [experiment.classes.index(name) for name in classes]
     labels = np.argsort(columns)[judged.labels[kept]]
-    return Judged(judged.probabilities[kept][:, columns], labels, owners[kept], judged.by_step)
+    return Classified(judged.probabilities[kept][:, columns], labels, owners[kept], judged.by_step)
 
 
 def _pairs(judged: Mapping[str, tuple[Judged, Judged]], seed: int) -> pd.DataFrame:

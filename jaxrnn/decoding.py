@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)  # of a label at a step, which may have been rounded to 0
+MOST_STEPS = 1 << 18  # of sequences of similar length that are looked at together, with their padding
 
 
 def needed_steps(labels: Any) -> Any:
@@ -27,19 +28,43 @@ def surprise(probabilities: np.ndarray, labels: Sequence[int], blank: int) -> fl
 
     probabilities: [step, label] of one sequence, without padding; taken as at least `SMALLEST_PROBABILITY`.
     """
-    if needed_steps(np.asarray(labels, dtype=np.int64)) > len(probabilities):
-        return float("inf")
-    states = np.full(2 * len(labels) + 1, blank)
-    states[1::2] = labels
-    emitted = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST_PROBABILITY))[:, states]
-    may_skip = np.append([False, False], states[2:] != states[:-2])[: len(states)]
-    never = np.full(2, -np.inf)
-    forward = np.where(np.arange(len(states)) == 0, 0.0, -np.inf)
-    for emission in emitted:
-        earlier = np.concatenate([never, forward])
-        skipped = np.where(may_skip, earlier[:-2], -np.inf)
-        forward = np.logaddexp(np.logaddexp(forward, earlier[1:-1]), skipped) + emission
-    return -float(np.logaddexp.reduce(forward[-2:]))
+    return float(surprises([probabilities], [labels], blank)[0])
+
+
+def surprises(pieces: Sequence[np.ndarray], labels: Sequence[Sequence[int]], blank: int) -> np.ndarray:
+    """Returns the `surprise` [sequence] of the labels of each of several sequences, many at a time."""
+    lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
+    found, left = np.zeros(len(pieces)), np.argsort(-lengths, kind="stable")
+    while len(left):
+        own, left = np.split(left, [max(1, MOST_STEPS // max(1, lengths[left[0]]))])
+        found[own] = _surprises([pieces[at] for at in own], [labels[at] for at in own], lengths[own], blank)
+    return found
+
+
+def _surprises(
+    pieces: Sequence[np.ndarray], labels: Sequence[Sequence[int]], lengths: np.ndarray, blank: int
+) -> np.ndarray:
+    rows, counts = np.arange(len(pieces)), np.array([len(own) for own in labels])
+    spelled = np.full((len(rows), max(counts.max(), 1)), -1)
+    spelled[np.arange(spelled.shape[1]) < counts[:, None]] = [label for own in labels for label in own]
+    states = np.full((len(rows), 2 * spelled.shape[1] + 1), blank)
+    states[:, 1::2] = np.where(spelled >= 0, spelled, blank)
+    may_skip = np.zeros(states.shape, dtype=bool)
+    may_skip[:, 2:] = states[:, 2:] != states[:, :-2]
+    log_probabilities = np.zeros((len(rows), lengths.max(), pieces[0].shape[1]))
+    for row, piece in enumerate(pieces):
+        log_probabilities[row, : len(piece)] = np.log(np.maximum(piece.astype(np.float64), SMALLEST_PROBABILITY))
+    never = np.full((len(rows), 2), -np.inf)
+    forward = np.broadcast_to(np.where(np.arange(states.shape[1]) == 0, 0.0, -np.inf), states.shape)
+    for step in range(lengths.max()):
+        earlier = np.concatenate([never, forward], axis=1)
+        skipped = np.where(may_skip, earlier[:, :-2], -np.inf)
+        emitted = np.take_along_axis(log_probabilities[:, step], states, axis=1)
+        further = np.logaddexp(np.logaddexp(forward, earlier[:, 1:-1]), skipped) + emitted
+        forward = np.where(step < lengths[:, None], further, forward)
+    # without labels the path is of blanks alone, and has one state
+    ends = forward[rows, 2 * counts], np.where(counts > 0, forward[rows, np.maximum(2 * counts - 1, 0)], -np.inf)
+    return np.where(needed_steps(spelled) > lengths, np.inf, -np.logaddexp(*ends))
 
 
 def greedy(probabilities: np.ndarray, *, blank: int) -> tuple[int, ...]:

@@ -1,11 +1,14 @@
 """What the chosen trial's predictions tell beyond scores: curves, calibration, slices, mistakes, and how others do.
 
 All of it is for after the choice. Places are objects or, where every step has a label, steps: those of one object
-depend on each other, and are drawn together (`owners`).
+depend on each other, and are drawn together (`owners`). What is said of a place is a class, or of label sequences all
+labels of an object.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +17,11 @@ import pandas as pd
 from scipy import stats
 from sklearn import metrics as sk
 
-from jaxrnn import calibration, metrics, shards, splits
+from jaxrnn import calibration, metrics, shards, splits, transcripts
 from jaxrnn.config import Task
 from jaxrnn.metrics import BOOTSTRAP_VALUES, CALIBRATION_BINS, CONFIDENCE, RESAMPLES, blocks
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
+from jaxrnn.transcripts import Transcripts
 
 MOST_POINTS = 300  # of a curve
 SLICES = 4  # of a property, with as many objects each
@@ -30,9 +34,53 @@ CHOSEN = "chosen trial"
 MEASURED = ("value", "low", "high", "objects")  # of a score, as `metrics.with_intervals` has them
 
 
+class Judged(ABC):
+    """What one trial says of each place, whether it is right, and how sure it was. owners: the object [place]."""
+
+    owners: np.ndarray
+    by_step: bool
+
+    @property
+    @abstractmethod
+    def hits(self) -> np.ndarray:
+        """Whether what is said of each place is right."""
+
+    @property
+    @abstractmethod
+    def confidence(self) -> np.ndarray:
+        """The probability [place] float64 of what is said."""
+
+    @property
+    @abstractmethod
+    def surprise(self) -> np.ndarray:
+        """-log p [place] of the truth, in nats."""
+
+    @property
+    @abstractmethod
+    def squares(self) -> np.ndarray:
+        """The sum [place] over all that could be said of (p - truth)^2."""
+
+    @property
+    @abstractmethod
+    def strata(self) -> list[np.ndarray] | None:
+        """The objects of each class, within which bootstrap draws; None where they are of no one class."""
+
+    @abstractmethod
+    def named(self, classes: Sequence[str], separator: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the truth and what is said [place], in words."""
+
+    @abstractmethod
+    def scaled(self, temperature: float) -> "Judged":
+        """Returns the same by probabilities that are scaled by a temperature; what is said stays."""
+
+    def summed(self, values: np.ndarray) -> np.ndarray:
+        """Returns the sums [object] of values [place]; of objects that have no place, 0."""
+        return np.bincount(self.owners, values, self.owners.max() + 1)
+
+
 @dataclass(frozen=True)
-class Judged:
-    """What is scored of one trial: probabilities [place, class], labels [place] and the object [place] of each."""
+class Classified(Judged):
+    """Classes: probabilities [place, class], of which the largest is what is said, and labels [place]."""
 
     probabilities: np.ndarray
     labels: np.ndarray
@@ -40,7 +88,7 @@ class Judged:
     by_step: bool
 
     @classmethod
-    def of(cls, entry: Predictions, trial: str) -> "Judged":
+    def of(cls, entry: Predictions, trial: str) -> "Classified":
         return cls(entry.scored(trial), entry.scored_labels, entry.owners, entry.kind == "step")
 
     @property
@@ -48,27 +96,76 @@ class Judged:
         return self.probabilities.argmax(axis=1) == self.labels
 
     @property
+    def confidence(self) -> np.ndarray:
+        return self.probabilities.max(axis=1).astype(np.float64)
+
+    @property
     def surprise(self) -> np.ndarray:
-        """Returns -log p [place] of each place's own class."""
         own = self.probabilities[np.arange(len(self.labels)), self.labels].astype(np.float64)
         return -np.log(np.maximum(own, metrics.SMALLEST_PROBABILITY))
 
     @property
+    def squares(self) -> np.ndarray:
+        probabilities = self.probabilities.astype(np.float64)
+        return ((probabilities - np.eye(probabilities.shape[1])[self.labels]) ** 2).sum(axis=1)
+
+    @property
     def strata(self) -> list[np.ndarray] | None:
-        """Returns the objects of each class, within which bootstrap draws; None where their steps have labels."""
         if self.by_step:
             return None
         return [np.flatnonzero(self.labels == index) for index in range(self.probabilities.shape[1])]
 
-    def summed(self, values: np.ndarray) -> np.ndarray:
-        """Returns the sums [object] of values [place]; of objects that have no place, 0."""
-        return np.bincount(self.owners, values, self.owners.max() + 1)
+    def named(self, classes: Sequence[str], separator: str) -> tuple[np.ndarray, np.ndarray]:
+        names = np.array(classes, dtype=object)
+        return names[self.labels], names[self.probabilities.argmax(axis=1)]
 
-    def scaled(self, temperature: float) -> "Judged":
+    def scaled(self, temperature: float) -> "Classified":
         return replace(self, probabilities=calibration.scaled(self.probabilities, temperature))
 
 
-def curves(judged: Judged, classes: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFrame]:
+@dataclass(frozen=True)
+class Spelled(Judged):
+    """Label sequences: what is decoded of an object, which is right where no label is missing, wrong or too much.
+    Probabilities are those of exactly these labels; `squares` are over them and all else."""
+
+    transcripts: Transcripts
+    owners: np.ndarray
+    temperature: float = 1.0
+    by_step: bool = False
+
+    @classmethod
+    def of(cls, transcripts: Transcripts) -> "Spelled":
+        return cls(transcripts, np.arange(len(transcripts.truth)))
+
+    @property
+    def hits(self) -> np.ndarray:
+        return self.transcripts.edits == 0
+
+    @cached_property
+    def confidence(self) -> np.ndarray:
+        return np.exp(-self.transcripts.surprises(self.transcripts.decoded, self.temperature))
+
+    @cached_property
+    def surprise(self) -> np.ndarray:
+        return self.transcripts.surprises(self.transcripts.truth, self.temperature)
+
+    @property
+    def squares(self) -> np.ndarray:
+        return 2 * (self.confidence - self.hits) ** 2
+
+    @property
+    def strata(self) -> None:
+        return None
+
+    def named(self, classes: Sequence[str], separator: str) -> tuple[np.ndarray, np.ndarray]:
+        own = self.transcripts
+        return transcripts.texts(own.truth, classes, separator), transcripts.texts(own.decoded, classes, separator)
+
+    def scaled(self, temperature: float) -> "Spelled":
+        return replace(self, temperature=temperature)
+
+
+def curves(judged: Classified, classes: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Returns the ROC and the precision-recall curve of each class against the rest, as scikit-learn has them, of at
     most `MOST_POINTS` points each; a threshold is the least probability that counts as the class."""
     roc, precision_recall = [], []
@@ -105,18 +202,15 @@ def calibrated(test: Judged, temperature: float, seed: int) -> tuple[pd.DataFram
     """
     bins, scores = [], []
     for name, judged, own in ((AS_PREDICTED, test, 1.0), (SCALED, test.scaled(temperature), temperature)):
-        rows = [each._asdict() for each in calibration.reliability(judged.probabilities, judged.labels)]
+        rows = [each._asdict() for each in calibration.reliability(judged.confidence, judged.hits)]
         if judged.by_step:
             rows = [row | _by_sequence(judged, row, seed) for row in rows]
         bins += [{"probabilities": name} | row for row in rows]
-        probabilities, labels = judged.probabilities.astype(np.float64), judged.labels
-        squares = ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1)
-        sums = np.stack([judged.summed(values) for values in (judged.surprise, squares)], axis=1)
-        low, high = _ends(_resampled_means(sums, judged.summed(np.ones(len(labels))), seed, judged.strata))
-        values = metrics.log_loss(probabilities, labels), calibration.brier(probabilities, labels)
+        places = judged.summed(np.ones(len(judged.owners)))
         entry = {"probabilities": name, "temperature": own, "objects": len(np.unique(judged.owners))}
-        for place, score in enumerate(("log_loss", "brier")):
-            scores.append(entry | {"score": score, "value": values[place], "low": low[place], "high": high[place]})
+        for score, values in (("log_loss", judged.surprise), ("brier", judged.squares)):
+            low, high = _ends(_resampled_means(judged.summed(values)[:, None], places, seed, judged.strata))[:, 0]
+            scores.append(entry | {"score": score, "value": float(values.mean()), "low": low, "high": high})
         scores.append(entry | {"score": "calibration_error"} | _chance(judged, seed)._asdict())
     return pd.DataFrame(bins), pd.DataFrame(scores)
 
@@ -124,7 +218,7 @@ def calibrated(test: Judged, temperature: float, seed: int) -> tuple[pd.DataFram
 def _by_sequence(judged: Judged, row: Mapping[str, Any], seed: int) -> dict[str, float]:
     """Returns how many sequences have steps in a bin, and the interval of its accuracy by bootstrap over them, for
     steps of one depend on each other."""
-    _, place = metrics.calibration_bins(judged.probabilities, CALIBRATION_BINS)
+    place = metrics.calibration_bins(judged.confidence, CALIBRATION_BINS)
     here = place == round(row["left"] * CALIBRATION_BINS)
     hits, places = judged.summed(judged.hits & here), judged.summed(here)
     seen = places > 0
@@ -144,19 +238,18 @@ class Chance(NamedTuple):
 def _chance(judged: Judged, seed: int) -> Chance:
     """Returns the calibration error beside that of chance; of steps, of one a sequence."""
     generator = np.random.default_rng(seed)
-    rows = np.arange(len(judged.labels))
+    rows = np.arange(len(judged.owners))
     if judged.by_step:
         mixed = generator.permutation(rows)
         rows = mixed[np.unique(judged.owners[mixed], return_index=True)[1]]
-    probabilities, labels = judged.probabilities[rows], judged.labels[rows]
-    confidence, place = metrics.calibration_bins(probabilities, CALIBRATION_BINS)
-    count, member = len(rows), np.eye(CALIBRATION_BINS)[place]
+    confidence, hits = judged.confidence[rows], judged.hits[rows]
+    count, member = len(rows), np.eye(CALIBRATION_BINS)[metrics.calibration_bins(confidence, CALIBRATION_BINS)]
     errors = []
     for size in blocks(RESAMPLES, max(1, BOOTSTRAP_VALUES // count)):
         gaps = ((generator.random((size, count)) < confidence) - confidence) @ member
         errors.append(np.abs(gaps).sum(axis=1) / count)
     drawn = np.concatenate(errors)
-    found = metrics.calibration_error(probabilities, labels)
+    found = metrics.calibration_gap(confidence, hits)
     return Chance(found, float(drawn.mean()), float((1 + (drawn >= found - 1e-12).sum()) / (1 + len(drawn))))
 
 
@@ -223,7 +316,7 @@ def _value_columns(shard: shards.Shard) -> list[tuple[str, str, list[int]]]:
 def slices(judged: Judged, known: Sequence[Property], seed: int) -> pd.DataFrame:
     """Returns the accuracy of the objects in each slice of each property: quarters of them, or one value each where
     there are no more; the last one has those whose value is unknown. Ends are the least and largest value in it."""
-    hits, places = judged.summed(judged.hits), judged.summed(np.ones(len(judged.labels)))
+    hits, places = judged.summed(judged.hits), judged.summed(np.ones(len(judged.owners)))
     rows = []
     for name, unit, values in known:
         for low, high, members in _sliced(np.where(places > 0, values[: len(places)], np.nan), places > 0):
@@ -251,21 +344,18 @@ def _sliced(values: np.ndarray, counted: np.ndarray) -> list[tuple[float, float,
     return [*found, (np.nan, np.nan, unknown)] if unknown.any() else found
 
 
-def mistakes(judged: Judged, entry: Predictions, classes: tuple[str, ...]) -> pd.DataFrame:
+def mistakes(judged: Judged, entry: Predictions, classes: Sequence[str], separator: str = " ") -> pd.DataFrame:
     """Returns the places that the trial was surest of and wrong in, at most `MISTAKES`; of steps with their number in
-    the sequence, from 1."""
-    confidence, predicted = judged.probabilities.max(axis=1), judged.probabilities.argmax(axis=1)
+    the sequence, from 1. separator: what stands between the labels of a sequence."""
     wrong = np.flatnonzero(~judged.hits)
-    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
+    worst = wrong[np.argsort(-judged.confidence[wrong], kind="stable")][:MISTAKES]
     owners = judged.owners[worst]
     table = {"id": entry.ids[owners], "steps": entry.lengths[owners]}
     if judged.by_step:
         table["step"] = entry.scored_steps[worst]
-    names = np.array(classes, dtype=object)
-    table |= {"truth": names[judged.labels[worst]], "predicted": names[predicted[worst]]}
-    table["probability"] = confidence[worst].astype(np.float64)
-    table["probability_of_truth"] = judged.probabilities[worst, judged.labels[worst]].astype(np.float64)
-    return pd.DataFrame(table)
+    truth, said = judged.named(classes, separator)
+    table |= {"truth": truth[worst], "predicted": said[worst], "probability": judged.confidence[worst]}
+    return pd.DataFrame(table | {"probability_of_truth": np.exp(-judged.surprise[worst])})
 
 
 def ensemble(
@@ -334,7 +424,7 @@ def comparisons(chosen: Judged, others: Mapping[str, Judged], seed: int) -> pd.D
     chosen_alone, other_alone: places that the one classifies rightly and the other doesn't. p_value: of equal accuracy,
     McNemar's exact test, or for steps signs flipped by sequence; p_holm: corrected for the number of trials.
     """
-    places = chosen.summed(np.ones(len(chosen.labels)))
+    places = chosen.summed(np.ones(len(chosen.owners)))
     rows = []
     names = list(others)
     start = 0

@@ -18,7 +18,6 @@ import pandas as pd
 
 from jaxrnn import (
     blueprint,
-    decoding,
     ensembles,
     features,
     ingest,
@@ -205,15 +204,19 @@ def placed(table: pd.DataFrame, steps: np.ndarray, times: np.ndarray) -> pd.Data
 
 
 def _label_sequences(bundle: Bundle, ids: np.ndarray, probabilities: np.ndarray, places: np.ndarray) -> pd.DataFrame:
-    by_decoder = bundle.model.decoder is not None
+    """Returns a row for each object: its labels by the probabilities [place, label] as predicted, of which it has
+    `places`, and by those that are calibrated how sure that is."""
+    by_decoder, temperature = bundle.model.decoder is not None, bundle.members[0].temperature
     pieces = np.split(probabilities, np.cumsum(places)[:-1]) if len(places) else []
     decoded = transcripts.decode(pieces, by_decoder, bundle.task.beam_width)
-    surprise = decoding.named_surprise if by_decoder else decoding.surprise
-    last, classes = probabilities.shape[1] - 1, bundle.statistics.classes
-    own = [np.exp(-surprise(piece, labels, last)) for piece, labels in zip(pieces, decoded, strict=True)]
-    texts = [bundle.task.separator.join(classes[label] for label in labels) for labels in decoded]
-    columns = {"id": ids.astype(object), "labels": np.array(texts, dtype=object)}
-    return pd.DataFrame(columns | {"probability": np.array(own, dtype=np.float32)})
+    own = np.exp(-transcripts.surprises(pieces, decoded, by_decoder, temperature))
+    entropy = ensembles.together([probabilities], [temperature]).entropy
+    return pd.DataFrame({
+        "id": ids.astype(object),
+        "labels": transcripts.texts(decoded, bundle.statistics.classes, bundle.task.separator),
+        "probability": own.astype(np.float32),
+        "entropy": transcripts.means(entropy, places, decoded, by_decoder),
+    })  # fmt: skip
 
 
 # ---------------------------------------------------------------- a whole survey

@@ -122,18 +122,21 @@ def _areas(score: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
     return float(sk.roc_auc_score(positive, score)), float(sk.average_precision_score(positive, score))
 
 
-def calibration_bins(probabilities: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the probability [object] of each object's predicted class, and the number of its bin, of equal width."""
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    return confidence, np.minimum((confidence * bins).astype(np.int64), bins - 1)
+def calibration_bins(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """Returns the number of the bin, of equal width, that each stated probability [object] lies in."""
+    return np.minimum((confidence * bins).astype(np.int64), bins - 1)
 
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
     """Returns the expected calibration error (Guo et al. 2017, arXiv 1706.04599, eq. 3): the mean over objects of
     |accuracy - confidence| of their bin, for bins of equal width of the probability of the predicted class."""
-    (confidence, place), hits = calibration_bins(probabilities, bins), probabilities.argmax(axis=1) == labels
-    gaps = np.bincount(place, hits - confidence, bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    return calibration_gap(probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == labels, bins)
+
+
+def calibration_gap(confidence: np.ndarray, hits: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
+    """Returns the `calibration_error` of stated probabilities [object] float64 that are right where `hits` is true."""
+    gaps = np.bincount(calibration_bins(confidence, bins), hits - confidence, bins)
+    return float(np.abs(gaps).sum() / len(hits))
 
 
 def confusion_matrix(probabilities: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:

@@ -11,7 +11,8 @@ labels, or [object, position] of label sequences (-1 beyond them), whose last co
 the decoder's end. The attributes `classes` of the file and `trials` of a group name the axes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,15 @@ class Predictions:
         if self.kind == "prefix":
             return found[self.offsets[1:] - 1]
         return found[self.labels >= 0] if self.kind == "step" else found
+
+    def some(self, rows: Sequence[int]) -> "Predictions":
+        """Returns those of these objects, where an object has one label or a label sequence."""
+        assert self.kind != "step"
+        starts = self.offsets
+        places = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in rows])
+        found = {trial: probabilities[places] for trial, probabilities in self.probabilities.items()}
+        own = {name: getattr(self, name)[rows] for name in ("ids", "labels", "lengths", "places")}
+        return replace(self, probabilities=found, **own)
 
 
 Folds = dict[int | None, dict[str, Predictions]]  # by fold, None where there are none, and split

@@ -38,11 +38,11 @@ HISTORY_COLUMNS = (
 # Of each split: which mistakes the chosen trial makes, and of label sequences what it decodes.
 MISTAKES = {"label_sequence": ("edit_operations_{}.csv", "decoded_{}.csv")}
 CONFUSIONS = tuple(f"confusion_matrix_{{}}{end}.csv" for end in ("", "_normalised", "_normalised_by_prediction"))
-# Of classes, on test: what `evaluation` finds of the chosen trial.
-EVALUATION = ("roc_test.csv", "precision_recall_test.csv", "calibration.csv", "calibration_scores.csv",
-              "cadence.csv", "slices_test.csv", "mistakes_test.csv", "ensemble.csv", "comparisons.csv",
-              "class_scores_test.csv", "uncertainty.csv", "out_of_distribution.csv", "entropies.csv",
-              "attributions_test.csv")  # fmt: skip
+# What `evaluation` and others find of the chosen trial on test, and besides where a place has one class.
+EVALUATION = ("calibration.csv", "calibration_scores.csv", "cadence.csv", "slices_test.csv", "mistakes_test.csv",
+              "ensemble.csv", "comparisons.csv", "uncertainty.csv", "out_of_distribution.csv",
+              "entropies.csv")  # fmt: skip
+OF_CLASSES = ("roc_test.csv", "precision_recall_test.csv", "class_scores_test.csv", "attributions_test.csv")
 SCORES, DECODERS = "scores.csv", "decoders.csv"  # the latter of label sequences
 # Of the objects that the report draws, and, where prefixes are predicted, the probabilities of some as they grow.
 EXAMPLES, GROWING = "examples.csv", "growing_test.csv"
@@ -87,7 +87,7 @@ def mistakes_tables(kind: str) -> list[str]:
     names = MISTAKES.get(kind, CONFUSIONS)
     tables = [name.format(split) for name in names for split in ("validation", "test")]
     tables += [SCORES, EXAMPLES, *([GROWING] if kind == "prefix" else [])]
-    return [*tables, DECODERS] if kind in MISTAKES else [*tables, *EVALUATION]
+    return [*tables, *EVALUATION, *([DECODERS] if kind in MISTAKES else OF_CLASSES)]
 
 
 @contextmanager

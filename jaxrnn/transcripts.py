@@ -3,11 +3,12 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
-from jaxrnn import decoding, metrics
+from jaxrnn import calibration, decoding, metrics
 from jaxrnn.config import ERROR_RATES
 from jaxrnn.predictions import Predictions
 
@@ -17,39 +18,58 @@ INTERVALS = "95 %; by bootstrap over sequences (percentiles, 1,000 resamples)"
 BEAM_WIDTH = 8  # where the task names none
 # Of the table of edits: the row of what nothing in the truth stands for, and the column of what was not decoded.
 INSERTED, DELETED = "(inserted)", "(deleted)"
-DECODED_COLUMNS = ("id", "truth", "decoded", "edits", "log_loss")
+DECODED_COLUMNS = ("id", "truth", "decoded", "edits", "log_loss", "probability")
+MOST_FITTED = 100_000  # places that a temperature is fitted to
 
 
 @dataclass(frozen=True)
 class Transcripts:
     """Sequences of labels, class indices: truth, and what a decoder made of a trial's probabilities.
 
-    log_losses, edits: [sequence], -log p of the truth and the edit distance. All NaN, and nothing decoded, where the
-    probabilities are no numbers (a trial that diverged at once).
+    pieces: the probabilities [place, label] of each sequence, whose last label is CTC's blank or, `by_decoder`, the end
+    that a decoder names. log_losses, edits: [sequence], -log p of the truth and the edit distance. Both are NaN, and
+    nothing is decoded, where the probabilities are no numbers (a trial that diverged at once).
     """
 
     truth: list[Labels]
     decoded: list[Labels]
-    log_losses: np.ndarray
     edits: np.ndarray
+    pieces: list[np.ndarray]
+    by_decoder: bool
 
     @classmethod
     def of(cls, predicted: Predictions, trial: str, beam_width: int | None = None) -> "Transcripts":
         """Returns what prefix beam search of this width decodes of a split, without a width greedy decoding. What the
         network's decoder names needs no search."""
-        probabilities, offsets = predicted.probabilities[trial], predicted.offsets
-        last = probabilities.shape[1] - 1  # CTC's blank, or the end that a decoder names
+        probabilities, by_decoder = predicted.probabilities[trial], predicted.by_decoder
+        pieces = [probabilities[start:stop] for start, stop in itertools.pairwise(predicted.offsets)]
         truth: list[Labels] = [tuple(labels[labels >= 0].tolist()) for labels in predicted.labels]
         if not np.isfinite(probabilities).all():
-            nothing = np.full(len(truth), np.nan)
-            return cls(truth, [()] * len(truth), nothing, nothing)
-        pieces = [probabilities[start:stop] for start, stop in itertools.pairwise(offsets)]
-        surprise = decoding.named_surprise if predicted.by_decoder else decoding.surprise
-        decoded = decode(pieces, predicted.by_decoder, beam_width)
-        pairs = zip(pieces, truth, strict=True)
-        log_losses = np.array([surprise(piece, labels, last) for piece, labels in pairs])
+            return cls(truth, [()] * len(truth), np.full(len(truth), np.nan), pieces, by_decoder)
+        decoded = decode(pieces, by_decoder, beam_width)
         edits = [len(decoding.edit_operations(*pair)) for pair in zip(truth, decoded, strict=True)]
-        return cls(truth, decoded, log_losses, np.array(edits, dtype=float))
+        return cls(truth, decoded, np.array(edits, dtype=float), pieces, by_decoder)
+
+    @cached_property
+    def log_losses(self) -> np.ndarray:
+        return self.surprises(self.truth)
+
+    def surprises(self, labels: Sequence[Labels], temperature: float = 1.0) -> np.ndarray:
+        """Returns -log p [sequence] of these labels by probabilities that are scaled by a temperature."""
+        if not np.isfinite(self.edits).all():
+            return np.full(len(labels), np.nan)
+        return surprises(self.pieces, labels, self.by_decoder, temperature)
+
+    def temperature(self) -> float:
+        """Returns the temperature that makes the mean of -log p of the truth least, as `calibration.temperature` does,
+        by the first sequences that can spell it and have `MOST_FITTED` places; 1 where all that is decoded is right."""
+        if not (self.edits > 0).any():
+            return 1.0
+        finite = np.flatnonzero(np.isfinite(self.log_losses))
+        places = np.cumsum([len(self.pieces[at]) for at in finite])
+        chosen = finite[: max(1, int((places <= MOST_FITTED).sum()))]
+        pieces, truth = ([values[at] for at in chosen] for values in (self.pieces, self.truth))
+        return calibration.fitted(lambda own: float(surprises(pieces, truth, self.by_decoder, own).mean()))
 
     def scores(self) -> dict[str, float]:
         """Returns the mean of -log p, and the two error rates of `decoding`."""
@@ -88,12 +108,39 @@ class Transcripts:
 
     def table(self, ids: Sequence[str], classes: Sequence[str], separator: str) -> pd.DataFrame:
         """Returns a row of `DECODED_COLUMNS` for each sequence."""
-
-        def text(labels: Labels) -> str:
-            return separator.join(classes[label] for label in labels)
-
-        columns = (ids, map(text, self.truth), map(text, self.decoded), self.edits, self.log_losses)
+        truth, decoded = (texts(labels, classes, separator) for labels in (self.truth, self.decoded))
+        columns = (ids, truth, decoded, self.edits, self.log_losses, np.exp(-self.surprises(self.decoded)))
         return pd.DataFrame(dict(zip(DECODED_COLUMNS, map(list, columns), strict=True)))
+
+
+def texts(sequences: Sequence[Labels], classes: Sequence[str], separator: str) -> np.ndarray:
+    """Returns label sequences [sequence] in words."""
+    return np.array([separator.join(classes[label] for label in labels) for labels in sequences], dtype=object)
+
+
+def means(values: np.ndarray, places: np.ndarray, decoded: Sequence[Labels], by_decoder: bool) -> np.ndarray:
+    """Returns the means [sequence] float32 of values [place] over the steps of each sequence, of which there are
+    `places`, or over the positions up to the end that a decoder names; 0 of a sequence without any."""
+    counts = np.minimum(places, [len(labels) + 1 for labels in decoded]) if by_decoder else places
+    owners = np.repeat(np.arange(len(places)), places)
+    within = np.arange(len(owners)) - np.repeat(np.cumsum(places) - places, places)
+    sums = np.bincount(owners, np.where(within < counts[owners], values, 0), len(places))
+    return (sums / np.maximum(counts, 1)).astype(np.float32)
+
+
+def surprises(
+    pieces: Sequence[np.ndarray], labels: Sequence[Labels], by_decoder: bool, temperature: float = 1.0
+) -> np.ndarray:
+    """Returns -log p [sequence] of labels by probabilities [place, label] of each sequence, scaled by a temperature."""
+    if not len(pieces):
+        return np.zeros(0)
+    if temperature != 1:
+        scaled = calibration.scaled(np.concatenate(pieces), temperature)
+        pieces = np.split(scaled, np.cumsum([len(piece) for piece in pieces])[:-1])
+    last = pieces[0].shape[1] - 1
+    if by_decoder:
+        return np.array([decoding.named_surprise(*pair, last) for pair in zip(pieces, labels, strict=True)])
+    return decoding.surprises(pieces, labels, last)
 
 
 def decode(pieces: Sequence[np.ndarray], by_decoder: bool, beam_width: int | None) -> list[Labels]:

@@ -2,8 +2,8 @@
 chosen trial, its ensemble, and Monte-Carlo dropout.
 
 All of it is for after the choice. Probabilities are those of `jaxrnn predict`, calibrated by temperature; the passes of
-Monte-Carlo dropout by that of the chosen trial. A place is what is scored: an object, of prefixes the whole sequence,
-or a step with a label. Everything is drawn from one seed.
+Monte-Carlo dropout by that of the chosen trial. A place is what is scored: an object (of prefixes the whole sequence,
+of label sequences all labels), or a step with a label. Everything is drawn from one seed.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from jaxrnn import blueprint, ensembles, metrics
+from jaxrnn import blueprint, ensembles, evaluation, metrics, transcripts
 from jaxrnn.blueprint import Blueprint
 from jaxrnn.bundles import Bundle
 from jaxrnn.early import Clock
@@ -22,6 +22,7 @@ from jaxrnn.ensembles import Together
 from jaxrnn.evaluation import CHOSEN
 from jaxrnn.features import TIME_FEATURES
 from jaxrnn.metrics import CONFIDENCE, RESAMPLES
+from jaxrnn.transcripts import Labels
 
 if TYPE_CHECKING:
     from jaxrnn.batches import Examples, Part
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 PASSES = 50  # of Monte-Carlo dropout
 MOST_OBJECTS = 500  # that are looked at
 MOST_STEPS = 50_000  # that these have together, as far as their mean length tells: each is predicted hundreds of times
-SURE = 0.9  # a probability above which a prediction counts as sure
+SURE = 0.9  # a probability above which what is said counts as sure
 # Of the entropy's distribution, over its largest value: of equal ratio, but for the first one, from 0 to the least.
 BINS, LEAST_ENTROPY = 20, 1e-4
 DROPOUT = f"dropout, {PASSES} passes"
@@ -45,6 +46,45 @@ class Dropout:
 
     rate: float
     recurrent: float
+
+
+class Said(NamedTuple):
+    """What is said of places: whether it is right, with which probability, -log p of the truth, and how unsure it is.
+
+    All [place]; entropy and mutual information in nats, of label sequences by `transcripts.means`. most_entropy: of a
+    toss-up.
+    """
+
+    hits: np.ndarray
+    confidence: np.ndarray
+    surprise: np.ndarray
+    entropy: np.ndarray
+    mutual_information: np.ndarray
+    most_entropy: float
+
+    @classmethod
+    def of(cls, together: Together, labels: np.ndarray) -> "Said":
+        """Returns what is said of places that have one class each: labels [place]."""
+        judged = evaluation.Classified(together.probabilities, labels, np.arange(len(labels)), by_step=False)
+        most = float(np.log(together.probabilities.shape[1]))
+        unsure = together.entropy, together.mutual_information
+        return cls(judged.hits, judged.confidence, judged.surprise, *unsure, most)
+
+    @classmethod
+    def spelled(cls, together: Together, places: np.ndarray, truth: list[Labels], bundle: Bundle) -> "Said":
+        """Returns what is said of label sequences; places: [sequence] how many each has."""
+        pieces = np.split(together.probabilities, np.cumsum(places)[:-1])
+        by_decoder = bundle.model.decoder is not None
+        decoded = transcripts.decode(pieces, by_decoder, bundle.task.beam_width)
+        most = float(np.log(together.probabilities.shape[1]))
+        return cls(
+            np.array([own == other for own, other in zip(decoded, truth, strict=True)]),
+            np.exp(-transcripts.surprises(pieces, decoded, by_decoder)),
+            transcripts.surprises(pieces, truth, by_decoder),
+            transcripts.means(together.entropy, places, decoded, by_decoder),
+            transcripts.means(together.mutual_information, places, decoded, by_decoder),
+            most,
+        )
 
 
 class Tables(NamedTuple):
@@ -71,23 +111,20 @@ def tables(bundle: Bundle, test: "Part", train: "Part", dataset: Path, dropout: 
     # of features that are times or passbands alone some kinds change nothing
     other = {kind: own for kind, own in made.items() if not np.array_equal(own.features, objects.features)}
     inputs = {TEST: objects} | other
-    scored = _scored(bundle, objects, by_step=few.labels_by_step)
-    said = {kind: _said(bundle, own, scored, dropout, seed + at) for at, (kind, own) in enumerate(inputs.items())}
+    said = {kind: _said(bundle, own, dropout, seed + at) for at, (kind, own) in enumerate(inputs.items())}
     owners = np.arange(len(objects))
     if few.labels_by_step:
-        return judged(said, objects.labels[scored], np.repeat(owners, objects.lengths)[scored], seed, by_step=True)
-    return judged(said, objects.labels, owners, seed, by_step=False)
+        owners = np.repeat(owners, objects.lengths)[objects.labels >= 0]
+    return judged(said, owners, seed, by_step=few.labels_by_step)
 
 
-def judged(
-    said: dict[str, dict[str, Together]], labels: np.ndarray, owners: np.ndarray, seed: int, *, by_step: bool
-) -> Tables:
+def judged(said: dict[str, dict[str, Said]], owners: np.ndarray, seed: int, *, by_step: bool) -> Tables:
     """Returns what the tables say of what was said, by kind of inputs and by whose predictions it is, of each place.
 
-    labels, owners: [place] the class and the object of each, which are the same for all kinds. by_step: whether an
-    object may have several places.
+    owners: [place] the object of each, which is the same for all kinds. by_step: whether an object may have several
+    places.
     """
-    places = _Places(labels, np.unique(owners, return_inverse=True)[1], by_step)
+    places = _Places(np.unique(owners, return_inverse=True)[1], by_step)
     draw = _Draws.of(int(places.owners.max()) + 1, seed)
     names = list(said[TEST])
     scores = [row for name in names for row in _scores(name, said[TEST][name], places, draw)]
@@ -179,20 +216,27 @@ def _seen(features: np.ndarray, columns: Sequence[dict[str, Any]]) -> np.ndarray
     )
 
 
-def _scored(bundle: Bundle, objects: "Examples", *, by_step: bool) -> np.ndarray:
-    """Returns which of the places that a network gives are scored: those with a label, or each object's last one."""
-    if by_step:
-        return np.flatnonzero(objects.labels >= 0)
-    return np.cumsum(_network(bundle).places(objects.lengths)) - 1
-
-
 def _network(bundle: Bundle) -> Blueprint:
     return blueprint.of(bundle.model, bundle.task.kind, len(bundle.features), len(bundle.metadata), bundle.outputs)
 
 
-def _said(bundle: Bundle, inputs: "Examples", scored: np.ndarray, dropout: Dropout, seed: int) -> dict[str, Together]:
+def _said(bundle: Bundle, inputs: "Examples", dropout: Dropout, seed: int) -> dict[str, Said]:
     """Returns what is said of inputs by the chosen trial, by the ensemble where there is one, and by passes of dropout
     where the network has any: by their mean. Mutual information: Houlsby et al. 2011 (arXiv 1112.5745), eq. 2."""
+    places, labels = _network(bundle).places(inputs.lengths), inputs.labels
+    if bundle.task.kind == "label_sequence":
+        truth: list[Labels] = [tuple(own[own >= 0].tolist()) for own in labels]
+        together = _together(bundle, inputs, np.arange(places.sum()), dropout, seed)
+        return {name: Said.spelled(own, places, truth, bundle) for name, own in together.items()}
+    scored = np.flatnonzero(labels >= 0) if bundle.task.kind == "step" else np.cumsum(places) - 1
+    together = _together(bundle, inputs, scored, dropout, seed)
+    return {name: Said.of(own, labels[labels >= 0]) for name, own in together.items()}
+
+
+def _together(
+    bundle: Bundle, inputs: "Examples", scored: np.ndarray, dropout: Dropout, seed: int
+) -> dict[str, Together]:
+    """Returns the predictions of those of a network's places that are scored."""
     from jaxrnn import predict
 
     members = [found[scored] for found in predict.by_batches(bundle, inputs)]
@@ -210,7 +254,6 @@ def _said(bundle: Bundle, inputs: "Examples", scored: np.ndarray, dropout: Dropo
 
 
 class _Places(NamedTuple):
-    labels: np.ndarray
     owners: np.ndarray
     by_step: bool
 
@@ -273,17 +316,15 @@ def _ends(resampled: np.ndarray) -> dict[str, float]:
     return {"low": float(low) if apart else np.nan, "high": float(high) if apart else np.nan}
 
 
-def _scores(name: str, said: Together, places: _Places, draw: _Draws) -> list[dict[str, Any]]:
+def _scores(name: str, said: Said, places: _Places, draw: _Draws) -> list[dict[str, Any]]:
     """Returns the rows of `SCORES`: `mistakes_auc` is how well entropy tells mistakes, and rests on the objects of what
     is rarer, right or wrong."""
-    probabilities, labels, owners = said.probabilities, places.labels, places.owners
-    right = probabilities.argmax(axis=1) == labels
-    own = np.maximum(probabilities[np.arange(len(labels)), labels].astype(np.float64), metrics.SMALLEST_PROBABILITY)
+    right, owners = said.hits, places.owners
     found = {
         "accuracy": draw.share(right, owners, places.by_step),
-        "log_loss": draw.mean(-np.log(own), owners),
+        "log_loss": draw.mean(said.surprise, owners),
         # above 0 by chance too: resampling it gives no interval of the true one
-        "calibration_error": {"value": metrics.calibration_error(probabilities, labels), "low": np.nan, "high": np.nan},
+        "calibration_error": {"value": metrics.calibration_gap(said.confidence, right), "low": np.nan, "high": np.nan},
         "mistakes_auc": draw.area(said.entropy[~right], owners[~right], said.entropy[right], owners[right]),
         "entropy": draw.mean(said.entropy.astype(np.float64), owners),
         "mutual_information": draw.mean(_disagreement(name, said), owners),
@@ -296,17 +337,17 @@ def _scores(name: str, said: Together, places: _Places, draw: _Draws) -> list[di
     ]
 
 
-def _disagreement(name: str, said: Together) -> np.ndarray:
+def _disagreement(name: str, said: Said) -> np.ndarray:
     """Returns the mutual information [place]; NaN of one network alone, which has nobody to disagree with."""
     return np.full(len(said.entropy), np.nan) if name == CHOSEN else said.mutual_information.astype(np.float64)
 
 
-def _row(name: str, kind: str, said: dict[str, dict[str, Together]], places: _Places, draw: _Draws) -> dict[str, Any]:
-    """Returns how sure is said of one kind of inputs: `sure`, the share of places whose class has a probability above
-    `SURE`; quantiles of the entropy (nats); `auc`, how well it tells these inputs from test objects; means of entropy
-    and mutual information (nats)."""
+def _row(name: str, kind: str, said: dict[str, dict[str, Said]], places: _Places, draw: _Draws) -> dict[str, Any]:
+    """Returns how sure is said of one kind of inputs: `sure`, the share of places of which something is said with a
+    probability above `SURE`; quantiles of the entropy (nats); `auc`, how well it tells these inputs from test objects;
+    means of entropy and mutual information (nats)."""
     own, test, owners = said[kind][name], said[TEST][name], places.owners
-    sure = draw.share(own.probabilities.max(axis=1) > SURE, owners, places.by_step)
+    sure = draw.share(own.confidence > SURE, owners, places.by_step)
     nothing = dict.fromkeys(("value", "low", "high"), np.nan)
     area = nothing if kind == TEST else draw.area(own.entropy, owners, test.entropy, owners)
     quantiles = np.quantile(own.entropy.astype(np.float64), list(QUANTILES.values()))
@@ -327,9 +368,9 @@ def _row(name: str, kind: str, said: dict[str, dict[str, Together]], places: _Pl
     }
 
 
-def _bins(name: str, kind: str, said: Together) -> list[dict[str, Any]]:
-    """Returns how many places lie in each bin of the entropy, as a share of ln(classes), its largest value."""
-    shares = said.entropy / np.log(said.probabilities.shape[1])
+def _bins(name: str, kind: str, said: Said) -> list[dict[str, Any]]:
+    """Returns how many places lie in each bin of the entropy, as a share of its largest value."""
+    shares = said.entropy / said.most_entropy
     edges = np.concatenate([[0], np.geomspace(LEAST_ENTROPY, 1, BINS)])
     counts = np.histogram(np.clip(shares, 0, 1), edges)[0]
     return [

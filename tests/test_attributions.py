@@ -13,7 +13,7 @@ from experiments import prepared
 
 from jaxrnn import aggregate, attributions, jobs, native, plan, predict, shuffles
 from jaxrnn.batches import Examples
-from jaxrnn.evaluation import Judged
+from jaxrnn.evaluation import Classified
 from jaxrnn.predictions import Predictions
 
 
@@ -109,7 +109,7 @@ def test_the_surest_of_each_class_and_the_dearest_mistakes_are_chosen() -> None:
     rng = np.random.default_rng(4)
     probabilities, labels = rng.dirichlet(np.full(3, 0.5), 200), rng.integers(0, 3, 200)
     lengths = np.where(rng.random(200) < 0.3, attributions.MOST_STEPS + 1, 9)
-    judged = Judged(probabilities, labels, np.arange(200), by_step=False)
+    judged = Classified(probabilities, labels, np.arange(200), by_step=False)
     rows = attributions.chosen(judged, lengths)
     assert len(rows) == attributions.MOST_OBJECTS == len(set(rows.tolist())) and (lengths[rows] == 9).all()
     right, wrong = rows[judged.hits[rows]], rows[~judged.hits[rows]]
@@ -119,7 +119,7 @@ def test_the_surest_of_each_class_and_the_dearest_mistakes_are_chosen() -> None:
         assert confidence[row] == confidence[alike].max()
     assert sorted(labels[right].tolist()) == [0, 1, 2]
     np.testing.assert_array_equal(confidence[wrong], np.sort(confidence[~judged.hits & (lengths == 9)])[::-1][:3])
-    perfect = Judged(np.eye(12)[np.arange(24) % 12], np.arange(24) % 12, np.arange(24), by_step=False)
+    perfect = Classified(np.eye(12)[np.arange(24) % 12], np.arange(24) % 12, np.arange(24), by_step=False)
     assert len(attributions.chosen(perfect, np.full(24, 3))) == attributions.MOST_OBJECTS
     assert not len(attributions.chosen(perfect, np.full(24, attributions.MOST_STEPS + 1)))
 
@@ -127,18 +127,18 @@ def test_the_surest_of_each_class_and_the_dearest_mistakes_are_chosen() -> None:
 def test_of_labelled_steps_one_an_object_is_chosen() -> None:
     rng = np.random.default_rng(5)
     probabilities, labels, owners = rng.dirichlet(np.full(3, 0.5), 300), rng.integers(0, 3, 300), np.arange(300) // 20
-    judged = Judged(probabilities, labels, owners, by_step=True)
+    judged = Classified(probabilities, labels, owners, by_step=True)
     places = attributions.chosen(judged, np.full(15, 20))
     assert len(places) == attributions.MOST_OBJECTS == len(set(owners[places].tolist()))
     assert (~judged.hits[places]).sum() >= attributions.FEWEST_MISTAKES
     # all are as sure, and each object has steps of every class: none is left out, nor are the mistakes
     labels = np.tile(np.arange(4), 8)
     sure = np.eye(4)[np.where(np.arange(32) % 8 == 7, 0, labels)]
-    judged = Judged(sure, labels, np.arange(32) // 4, by_step=True)
+    judged = Classified(sure, labels, np.arange(32) // 4, by_step=True)
     places = attributions.chosen(judged, np.full(8, 4))
     assert judged.hits[places].tolist() == [True] * 3 + [False] * 3
     assert len(set(labels[places[:3]].tolist())) == 3 and len(set(judged.owners[places].tolist())) == 6
-    few = Judged(sure[4:8], labels[4:8], np.zeros(4, dtype=np.int64), by_step=True)
+    few = Classified(sure[4:8], labels[4:8], np.zeros(4, dtype=np.int64), by_step=True)
     assert attributions.chosen(few, np.full(1, 4)).tolist() == [3], "one object, and its mistake"
 
 

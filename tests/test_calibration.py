@@ -46,7 +46,7 @@ def test_scaling_keeps_the_order_of_classes(seed: int, temperature: float) -> No
 
 def test_reliability_is_scikit_learns_curve_and_adds_up_to_the_calibration_error() -> None:
     probabilities, labels = drawn(3_000, 3, sharpened=2)
-    bins = calibration.reliability(probabilities, labels, 10)
+    bins = calibration.reliability(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, 10)
     hits, confidence = probabilities.argmax(axis=1) == labels, probabilities.max(axis=1)
     accuracy, mean = calibration_curve(hits, confidence, n_bins=10)
     assert np.allclose([each.accuracy for each in bins], accuracy)

@@ -57,6 +57,22 @@ def test_a_beam_that_keeps_all_finds_every_labelling_with_its_probability(of: tu
     assert expected[found[0][0]] >= expected[decoding.greedy(probabilities, blank=blank)] * (1 - 1e-9)
 
 
+@given(several=st.lists(outputs(), min_size=1, max_size=6), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_the_surprise_of_labels_sums_over_all_paths(several: list[tuple[np.ndarray, int]], seed: int) -> None:
+    """Of sequences of any lengths together, and of each alone."""
+    generator, classes = default_rng(seed), several[0][0].shape[1]
+    blank = several[0][1]
+    alike = [probabilities for probabilities, _ in several if probabilities.shape[1] == classes]
+    others = [label for label in range(classes) if label != blank]
+    labels = [tuple(generator.choice(others, generator.integers(0, 4)).tolist()) for _ in alike]
+    found = decoding.surprises(alike, labels, blank)
+    for one, probabilities, spelled in zip(found, alike, labels, strict=True):
+        expected = labellings(np.maximum(probabilities, decoding.SMALLEST_PROBABILITY), blank).get(spelled, 0.0)
+        np.testing.assert_allclose(np.exp(-one), expected, rtol=1e-9, atol=0)
+        assert decoding.surprise(probabilities, spelled, blank) == one
+
+
 @given(of=outputs(), width=st.integers(1, 6))
 @settings(max_examples=80, deadline=None, derandomize=True)
 def test_a_narrow_beam_never_overstates_a_probability(of: tuple[np.ndarray, int], width: int) -> None:

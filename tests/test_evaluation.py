@@ -13,21 +13,23 @@ from sklearn import metrics as sk
 from jaxrnn import aggregate, calibration, ensembles, evaluation, metrics
 from jaxrnn.batches import Part
 from jaxrnn.errors import JaxrnnError
-from jaxrnn.evaluation import Judged, Property
+from jaxrnn.evaluation import Classified, Property
 from jaxrnn.hypotheses import Ranked
 from jaxrnn.predictions import Predictions
 
 NAMES = ("a", "b", "c")
 
 
-def judged(counts: tuple[int, ...] = (300, 200, 100), sharpened: float = 1, seed: int = 0, steps: int = 1) -> Judged:
+def judged(
+    counts: tuple[int, ...] = (300, 200, 100), sharpened: float = 1, seed: int = 0, steps: int = 1
+) -> Classified:
     """Returns probabilities that are `sharpened` times as sure as the ones that labels are drawn from."""
     generator = default_rng(seed)
     logits = generator.normal(0, 2, (sum(counts), len(counts)))
     truth = special.softmax(logits, axis=1)
     labels = (truth.cumsum(axis=1) > generator.random((len(truth), 1))).argmax(axis=1)
     probabilities = special.softmax(sharpened * logits, axis=1)
-    return Judged(probabilities.astype(np.float32), labels, np.arange(len(labels)) // steps, steps > 1)
+    return Classified(probabilities.astype(np.float32), labels, np.arange(len(labels)) // steps, steps > 1)
 
 
 def frames(tables: Any) -> Any:
@@ -57,7 +59,7 @@ def test_curves_have_scikit_learns_areas() -> None:
     assert sk.auc(own["false_positive_rate"], own["true_positive_rate"]) == pytest.approx(expected, abs=1e-12)
 
 
-def fitted(validation: Judged) -> float:
+def fitted(validation: Classified) -> float:
     return calibration.temperature(validation.probabilities, validation.labels)
 
 
@@ -100,7 +102,7 @@ def test_a_calibration_error_of_steps_is_of_those_that_chance_is_told_of() -> No
     probabilities, labels, owners = (
         np.repeat(own, 10, axis=0) for own in (alone.probabilities, alone.labels, alone.owners)
     )
-    copies = Judged(probabilities, labels, owners, True)
+    copies = Classified(probabilities, labels, owners, True)
     # of each sequence a tenth step that is surely right: none of them may enter the error alone
     sure = np.arange(0, 600, 10)
     mixed = replace(copies, probabilities=copies.probabilities.copy())
@@ -120,7 +122,7 @@ def test_intervals_of_steps_draw_whole_sequences() -> None:
     probabilities, labels, owners = (
         np.repeat(own, 5, axis=0) for own in (alone.probabilities, alone.labels, alone.owners)
     )
-    copies = Judged(probabilities, labels, owners, True)
+    copies = Classified(probabilities, labels, owners, True)
     alone = replace(alone, by_step=True)
     for first, other in zip(evaluation.calibrated(alone, 2, 3), evaluation.calibrated(copies, 2, 3), strict=True):
         np.testing.assert_allclose(first[["low", "high"]], other[["low", "high"]], atol=1e-6)
@@ -150,7 +152,7 @@ def test_other_trials_are_compared_on_the_same_objects() -> None:
     chosen = judged()
     worse = chosen.probabilities.copy()
     worse[:40] = worse[:40, ::-1]
-    others = {"worse": Judged(worse, chosen.labels, chosen.owners, False), "same": chosen}
+    others = {"worse": Classified(worse, chosen.labels, chosen.owners, False), "same": chosen}
     table: Any = evaluation.comparisons(chosen, others, seed=0).set_index("trial")
     row = table.loc["worse"]
     alone, other = int(row["chosen_alone"]), int(row["other_alone"])
@@ -164,8 +166,9 @@ def test_other_trials_are_compared_on_the_same_objects() -> None:
     assert row["p_holm"] == pytest.approx(2 * row["p_value"])
     assert evaluation.comparisons(chosen, {}, seed=0).empty
     # steps: signs are flipped by sequence, of which a third are on the chosen trial's side alone
-    steps = Judged(chosen.probabilities, chosen.labels, np.arange(600) // 3, True)
-    flipped: Any = evaluation.comparisons(steps, {"worse": Judged(worse, chosen.labels, steps.owners, True)}, seed=0)
+    steps = Classified(chosen.probabilities, chosen.labels, np.arange(600) // 3, True)
+    others = {"worse": Classified(worse, chosen.labels, steps.owners, True)}
+    flipped: Any = evaluation.comparisons(steps, others, seed=0)
     assert flipped["p_value"].iloc[0] == pytest.approx(row["p_value"], abs=0.05)
 
 
@@ -212,7 +215,7 @@ def test_the_dearest_mistakes_stand_first() -> None:
 
 def test_the_ensemble_stands_beside_the_chosen_trial() -> None:
     first, second = judged(), judged()
-    second = Judged(np.roll(second.probabilities, 1, axis=1), second.labels, second.owners, False)
+    second = Classified(np.roll(second.probabilities, 1, axis=1), second.labels, second.owners, False)
     alone = metrics.with_intervals(first.probabilities, first.labels, NAMES, 0)
     mean = ensembles.together([first.probabilities, second.probabilities], [1, 1]).probabilities
     both = metrics.with_intervals(mean, first.labels, NAMES, 0)
@@ -230,7 +233,7 @@ def test_steps_are_counted_within_their_sequence() -> None:
     said = np.array([0, 1, 0, 1, 1])
     entry = Predictions("step", np.array(["x", "y"]), labels, np.array([3, 2]), np.array([3, 2]),
                         {"t": np.where(np.eye(2)[said] == 1, [[0.6], [0.5], [0.7], [0.8], [0.9]], 0.1)})  # fmt: skip
-    found = Judged.of(entry, "t")
+    found = Classified.of(entry, "t")
     assert found.owners.tolist() == [0, 0, 1, 1] and found.hits.tolist() == [True, False, True, False]
     table: Any = evaluation.mistakes(found, entry, ("a", "b"))
     assert table[["id", "step", "truth", "predicted"]].to_numpy().tolist() == [["y", 2, "a", "b"], ["x", 3, "b", "a"]]

@@ -24,6 +24,7 @@ from jaxrnn import (
     batches,
     bundles,
     calibration,
+    decoding,
     ensembles,
     inference,
     ingest,
@@ -427,7 +428,15 @@ def test_label_sequences_are_decoded_as_the_report_does(
         decoded = Transcripts.of(entry, "t", model.task.beam_width).decoded
         expected = [" ".join(CLASSES[label] for label in labels) for labels in decoded]
         assert found.loc[shard.ids, "labels"].tolist() == expected
-    assert found["probability"].between(0, 1).all()
+        # how sure that is: by calibrated probabilities, one sequence at a time
+        scaled = calibration.scaled(probabilities, model.members[0].temperature)
+        surprise = decoding.named_surprise if by_decoder else decoding.surprise
+        for name, labels, piece in zip(shard.ids, decoded, np.split(scaled, np.cumsum(places)[:-1]), strict=True):
+            row = found.loc[name]
+            assert row["probability"] == pytest.approx(np.exp(-surprise(piece, labels, len(CLASSES))), rel=1e-5)
+            counted = piece[: len(labels) + 1] if by_decoder else piece
+            assert row["entropy"] == pytest.approx(stats.entropy(counted, axis=1).mean(), rel=1e-4)
+    assert found["probability"].between(0, 1).all() and model.members[0].temperature != 1
 
 
 def test_any_text_comes_back_from_every_format(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Label sequences by CTC, from the survey to the report: what is taught, scored and told."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +12,27 @@ import pandas as pd
 import pytest
 from experiments import prepared, read_predictions
 from numpy.random import default_rng
+from sklearn import metrics as sk
 from test_reader_mnist import ink
 
 from jaxrnn import (
     aggregate,
     batches,
     bundles,
+    compare,
     config,
     ctc,
     decoding,
     jobs,
     plan,
     predict,
+    predictions,
     report,
     results,
     splits,
     training,
     transcripts,
+    uncertainty,
     view,
 )
 from jaxrnn.batches import Bucket, Corpus, Examples, Part, Windows
@@ -35,6 +41,7 @@ from jaxrnn.errors import JaxrnnError
 from jaxrnn.predictions import Predictions
 from jaxrnn.training import Hyperparameters, Program, State
 from jaxrnn.transcripts import Transcripts
+from jaxrnn.uncertainty import DROPOUT
 
 LAYERS: list[Any] = [
     {"layer": "conv", "filters": 12, "kernel": 3, "stride": 2},
@@ -154,13 +161,15 @@ def test_both_decoders_are_told_with_intervals(learnt: Any) -> None:
                 assert row == told["value"]
         assert best[split]["label_error_rate"] == best["decoders"]["greedy"][split]["label_error_rate"]
     assert sorted(file.name for file in at.experiment("tiny").glob("*_test.csv")) == [
-        "decoded_test.csv", "edit_operations_test.csv",
+        "decoded_test.csv", "edit_operations_test.csv", "mistakes_test.csv", "slices_test.csv",
     ]  # fmt: skip
     for name in results.mistakes_tables("label_sequence"):
         assert (at.experiment("tiny") / name).exists()
     shown: Any = pd.read_csv(at.experiment("tiny") / "examples.csv", dtype=str)
     texts: Any = pd.read_csv(at.experiment("tiny") / "splits.csv", dtype=str).set_index("id")
-    assert set(shown["drawn_as"]) == {"example"} and set(shown["split"]) == {"train"}
+    mistakes = pd.read_csv(at.experiment("tiny") / "mistakes_test.csv", dtype=str)
+    drawn = {kind: set(own["split"]) for kind, own in shown.groupby("drawn_as")}
+    assert drawn == {"example": {"train"}} | ({"mistake": {"test"}} if len(mistakes) else {})
     assert (shown["class"].to_numpy() == texts["label"][shown["id"]].to_numpy()).all()
 
 
@@ -174,6 +183,107 @@ def test_the_table_of_edits_adds_up(learnt: Any) -> None:
         told = pd.read_csv(at.experiment("tiny") / f"decoded_{split}.csv", keep_default_na=False)
         assert told["id"].tolist() == entry.ids.tolist()
         assert (told["edits"] == 0).tolist() == (told["truth"] == told["decoded"]).tolist()
+
+
+def test_label_sequences_are_compared_object_by_object(learnt: Any, tmp_path: Path) -> None:
+    _, at, _, best = learnt
+    folders, right = [tmp_path / "one", tmp_path / "two"], []
+    for folder in folders:
+        shutil.copytree(at.experiment("tiny"), folder)
+        path = folder / "jobs" / best["job"] / "predictions.h5"
+        content, classes = read_predictions(path)
+        if folder.name == "two":  # other labels for some, in another order
+            test = content["test"]
+            changed = test.probabilities[best["trial"]].copy()
+            changed[: test.offsets[6]] = np.roll(changed[: test.offsets[6]], 1, axis=1)
+            test = replace(test, probabilities={**test.probabilities, best["trial"]: changed})
+            content = content | {"test": test.some(default_rng(1).permutation(len(test.ids)).tolist())}
+            predictions.write(path, {None: content}, classes)
+        found = Transcripts.of(content["test"], best["trial"])
+        right.append({str(name) for name, edits in zip(content["test"].ids, found.edits, strict=True) if not edits})
+    told = compare.compare(folders)
+    (row,) = told.pairs.to_dict("records")
+    assert told.remarks == [] and len(right[0] - right[1]) > 2
+    assert (row["chosen_alone"], row["other_alone"]) == (len(right[0] - right[1]), len(right[1] - right[0]))
+    assert row["objects"] == len(content["test"].ids) and row["log_loss_difference"] < 0
+    compare.write(told, tmp_path / "comparison")
+
+
+def surprises_on_the_device(
+    entry: Predictions, trial: str, labels: list[transcripts.Labels], temperature: float = 1.0
+) -> np.ndarray:
+    """Returns -log p [sequence] of labels by `ctc.ctc`."""
+    probabilities = entry.probabilities[trial]
+    blank = probabilities.shape[1] - 1
+    logits = np.zeros((len(labels), entry.places.max(), blank + 1), np.float32)
+    given = np.full((len(labels), max(1, *map(len, labels))), -1, np.int32)
+    for row, (start, stop) in enumerate(zip(entry.offsets[:-1], entry.offsets[1:], strict=True)):
+        logits[row, : stop - start] = np.log(np.maximum(probabilities[start:stop], 1e-37)) / temperature
+        given[row, : len(labels[row])] = labels[row]
+    counts = (given >= 0).sum(axis=1).astype(np.int32)
+    return np.asarray(ctc.ctc(*map(jnp.asarray, (logits, entry.places.astype(np.int32), given, counts)), blank=blank))
+
+
+def test_how_far_to_trust_what_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a network that is often wrong: probabilities and their calibration are those of the loss on the device."""
+    monkeypatch.setattr(uncertainty, "PASSES", 4)
+    model = {"layers": [*LAYERS, {"layer": "dropout", "rate": 0.2}]}
+    of, at, made = ready(tmp_path, model=model, training__epochs=5, training__length_buckets=1)
+    (job,) = made.jobs
+    jobs.train(plan.load_job(at.job("tiny", job.name) / "config.yaml"), at, at.job("tiny", job.name), lambda text: None)
+    best = aggregate.aggregate(of, at)
+    folder, trial = at.experiment("tiny"), best["trial"]
+    content, _ = read_predictions(at.job("tiny", job.name) / "predictions.h5")
+    test, validation = (Transcripts.of(content[split], trial) for split in ("test", "validation"))
+    hits, probability = test.edits == 0, np.exp(-surprises_on_the_device(content["test"], trial, test.decoded))
+    assert 0 < hits.sum() < len(hits)
+
+    decoded: Any = pd.read_csv(folder / "decoded_test.csv", keep_default_na=False)
+    np.testing.assert_allclose(decoded["probability"], probability, rtol=2e-4)
+    mistakes: Any = pd.read_csv(folder / "mistakes_test.csv", keep_default_na=False)
+    wrong = decoded[decoded["edits"] > 0].sort_values("probability", ascending=False, kind="stable")[:20]
+    for name, other in (("id", "id"), ("truth", "truth"), ("predicted", "decoded"), ("probability", "probability")):
+        assert mistakes[name].tolist() == wrong[other].tolist()
+    np.testing.assert_allclose(mistakes["probability_of_truth"], np.exp(-wrong["log_loss"]), rtol=1e-9)
+
+    # the temperature is the best one on validation
+    temperature = bundles.load(folder / "best").members[0].temperature
+    losses = [
+        surprises_on_the_device(content["validation"], trial, validation.truth, temperature * factor).mean()
+        for factor in (1, 0.9, 1.1)
+    ]
+    assert temperature == best["temperature"] != 1 and losses[0] == min(losses)
+    scores: Any = pd.read_csv(folder / "calibration_scores.csv").set_index(["probabilities", "score"])["value"]
+    for name, own in (("as predicted", 1.0), ("temperature scaled", temperature)):
+        stated, truth = (
+            np.exp(-surprises_on_the_device(content["test"], trial, labels, own))
+            for labels in (test.decoded, test.truth)
+        )
+        assert scores[name, "log_loss"] == pytest.approx(-np.log(truth).mean(), rel=1e-4)
+        assert scores[name, "brier"] == pytest.approx(2 * sk.brier_score_loss(hits, stated), rel=1e-4)
+    bins: Any = pd.read_csv(folder / "calibration.csv")
+    assert bins.groupby("probabilities")["objects"].sum().tolist() == [len(hits)] * 2
+    slices: Any = pd.read_csv(folder / "slices_test.csv")
+    lengths = slices[slices["property"] == "length"]
+    assert (lengths["accuracy"] * lengths["objects"]).sum() == pytest.approx(hits.sum())
+
+    table: Any = pd.read_csv(folder / "uncertainty.csv").set_index(["predictions", "score"])["value"]
+    assert table["chosen trial", "accuracy"] == hits.mean()
+    assert table["chosen trial", "log_loss"] == pytest.approx(scores["temperature scaled", "log_loss"], rel=1e-4)
+    assert np.isnan(table["chosen trial", "mutual_information"]) and table[DROPOUT, "mutual_information"] > 0
+    inputs = set(pd.read_csv(folder / "out_of_distribution.csv")["inputs"])
+    assert {"test", "random", "sine"} <= inputs
+
+    page = report.write(folder, at.dataset(made.dataset_key)).read_text()
+    for said in (
+        "Dearest mistakes",
+        "of exactly the labels that were decoded",
+        "Attributions are not computed of label",
+    ):
+        assert said in page
+    assert "<b>deep</b>" not in page
+    figures = {file.name for file in (folder / "figures").glob("*.svg")}
+    assert {"reliability.svg", "slices.svg", "entropies.svg", "dearest_mistakes.svg", "cadences.svg"} <= figures
 
 
 def check_edits(counts: np.ndarray, found: Transcripts, classes: int) -> None:

@@ -34,7 +34,7 @@ from jaxrnn import (
 )
 from jaxrnn.config import Task, read_yaml, to_yaml
 from jaxrnn.errors import JaxrnnError
-from jaxrnn.evaluation import Judged, Property
+from jaxrnn.evaluation import Classified, Property
 from jaxrnn.predictions import Predictions
 from jaxrnn.report import figures, inputs
 from jaxrnn.report import uncertainty as said_of_uncertainty
@@ -314,18 +314,18 @@ def make(
     return Made(folder, dataset, classes)
 
 
-def judgements(counts: np.ndarray, rng: np.random.Generator) -> Judged:
+def judgements(counts: np.ndarray, rng: np.random.Generator) -> Classified:
     """Returns probabilities whose most probable classes make up this confusion matrix."""
     truth, predicted = (np.repeat(index, counts.ravel()) for index in np.indices(counts.shape).reshape(2, -1))
     level = rng.uniform(0.5, 0.95, len(truth))[:, None]
     spread = rng.dirichlet(np.ones(len(counts)), len(truth))
     probabilities = level * np.eye(len(counts))[predicted] + (1 - level) * spread
-    return Judged(probabilities.astype(np.float32), truth, np.arange(len(truth)), by_step=False)
+    return Classified(probabilities.astype(np.float32), truth, np.arange(len(truth)), by_step=False)
 
 
 def write_evaluation(
     folder: Path,
-    judged: dict[str, Judged],
+    judged: dict[str, Classified],
     others: list[str],
     classes: tuple[str, ...],
     scores: dict[str, float],
@@ -362,22 +362,25 @@ def write_evaluation(
         table.to_csv(folder / f"{name}.csv", index=False)
 
 
-def unsure(test: Judged, rng: np.random.Generator) -> uncertainty.Tables:
+def unsure(test: Classified, rng: np.random.Generator) -> uncertainty.Tables:
     """Returns what is said of how sure these predictions are, and of predictions of made-up inputs, which are less."""
     said = {}
     for kind in uncertainty.INPUTS:
         flat = rng.dirichlet(np.ones(test.probabilities.shape[1]), len(test.labels))
         own = test.probabilities if kind == uncertainty.TEST else (test.probabilities + 2 * flat) / 3
         members = [(4 * own + rng.dirichlet(np.ones(own.shape[1]), len(own))) / 5 for _ in range(3)]
-        said[kind] = {
+        together = {
             evaluation.CHOSEN: ensembles.together([own], [1.0]),
             "ensemble of 3": ensembles.together(members, [1.0] * 3),
             uncertainty.DROPOUT: ensembles.together(members[1:], [1.0] * 2),
         }
-    return uncertainty.judged(said, test.labels, test.owners, 1, by_step=False)
+        said[kind] = {name: uncertainty.Said.of(own, test.labels) for name, own in together.items()}
+    return uncertainty.judged(said, test.owners, 1, by_step=False)
 
 
-def attributed(test: Judged, entry: Predictions, classes: tuple[str, ...], rng: np.random.Generator) -> pd.DataFrame:
+def attributed(
+    test: Classified, entry: Predictions, classes: tuple[str, ...], rng: np.random.Generator
+) -> pd.DataFrame:
     """Returns attributions of the objects that are chosen for them, of 30 steps and 11 features each."""
     features = [*(f"flux_{band}" for band in "ugrizy"), *(f"error_{band}" for band in "ugrz"), "time_difference"]
     rows = []

@@ -168,7 +168,7 @@ def processes(workflow: Workflow, command: str) -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_text().replace("\0", " ")
-            if (folder / "cwd").readlink() == workflow.folder and words.split("/")[-1].startswith(command):
+            if (folder / "cwd").readlink() == workflow.folder and f"/bin/{command} " in words:
                 found.append(int(folder.name))
         except OSError:
             continue  # it ended meanwhile
@@ -218,7 +218,7 @@ def test_a_shard_with_a_flipped_byte_is_made_anew(cluster: Cluster, workflow: Wo
     """Flipped while four of the jobs train and two wait, which are the ones that find it."""
     process = start(workflow, *ONE_GPU_EACH)
     wait_for_all(workflow, process)
-    (shard,) = workflow.folder.glob("results/datasets/*/shards/*.h5")
+    (shard,) = workflow.folder.glob("results/datasets/*/*.h5")
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)

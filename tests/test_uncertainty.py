@@ -60,9 +60,18 @@ def said(seed: int, places: int, classes: int = 3) -> dict[str, dict[str, ensemb
     return found
 
 
+def of_classes(
+    found: dict[str, dict[str, ensembles.Together]], labels: np.ndarray
+) -> dict[str, dict[str, uncertainty.Said]]:
+    return {
+        kind: {name: uncertainty.Said.of(own, labels) for name, own in together.items()}
+        for kind, together in found.items()
+    }
+
+
 def test_tables_agree_with_scipy_and_scikit_learn() -> None:
     found, labels = said(0, 300), np.random.default_rng(1).integers(0, 3, 300)
-    tables = uncertainty.judged(found, labels, np.arange(300), 5, by_step=False)
+    tables = uncertainty.judged(of_classes(found, labels), np.arange(300), 5, by_step=False)
     scores = {(row["predictions"], row["score"]): row for row in records(tables.uncertainty)}
     rows = {(row["predictions"], row["inputs"]): row for row in records(tables.out_of_distribution)}
     for name in found[TEST]:
@@ -257,7 +266,7 @@ def test_what_no_passband_saw_stays_0(survey: Path) -> None:
 def test_steps_are_drawn_with_their_objects() -> None:
     found, rng = said(7, 300), np.random.default_rng(1)
     owners = np.sort(rng.integers(0, 12, 300)) * 3  # of objects, some have no labelled step
-    tables = uncertainty.judged(found, rng.integers(0, 3, 300), owners, 5, by_step=True)
+    tables = uncertainty.judged(of_classes(found, rng.integers(0, 3, 300)), owners, 5, by_step=True)
     assert set(tables.out_of_distribution["objects"]) == {12} and set(tables.out_of_distribution["places"]) == {300}
     assert {row["objects"] for row in records(tables.uncertainty) if row["score"] != "mistakes_auc"} == {12}
 

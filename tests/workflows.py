@@ -144,9 +144,10 @@ class Workflow:
         assert self.chosen() == other.chosen()
 
     def chosen(self) -> tuple[Any, bytes]:
-        """Returns what the choice says, and the parameters of the chosen model."""
+        """Returns what the choice says but for jobs that failed, and the parameters of the chosen model."""
         parameters = self.results / "best" / "parameters.npz"
-        return json.loads((self.results / "best.json").read_text()), parameters.read_bytes()
+        choice = json.loads((self.results / "best.json").read_text())
+        return {**choice, "missing_jobs": None}, parameters.read_bytes()
 
 
 def rules_in(output: str) -> list[str]:

@@ -62,6 +62,7 @@ def section(inputs: Inputs) -> dict[str, Any]:
         "units": units,
         "metadata": metadata,
         "counted": inputs.counted,
+        "judged": inputs.judged,
         "table": Table.of("classes", f"{inputs.counted.capitalize()} of each class, by split{fold}", columns, rows),
         "trained_on": _trained_on(inputs),
         "leaks": leaks(inputs),

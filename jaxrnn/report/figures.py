@@ -779,7 +779,7 @@ def reliability(rows: Sequence[Mapping[str, Any]]) -> Figure:
         ]
         scale = alt.Scale(domain=[0, 1], nice=False)
         axis = alt.Axis(values=[0, 0.2, 0.4, 0.6, 0.8, 1], format="~g")
-        x = alt.X("confidence:Q", title="probability of the predicted class", scale=scale, axis=axis)
+        x = alt.X("confidence:Q", title="probability of the prediction", scale=scale, axis=axis)
 
         def y(field: str, scale: alt.Scale = scale, axis: alt.Axis = axis) -> alt.Y:
             return alt.Y(f"{field}:Q", title="share that is right", scale=scale, axis=axis)
@@ -835,7 +835,7 @@ def entropies(rows: Sequence[Mapping[str, Any]], shown: Mapping[str, str]) -> Fi
         for name, label in zip(predictions, labels(predictions), strict=True):
             x = alt.X(
                 "at:Q",
-                title="entropy / ln(classes)" if kind == kinds[-1] else None,
+                title="entropy / its largest value" if kind == kinds[-1] else None,
                 scale=across,
                 axis=alt.Axis(
                     values=[0.001, 0.01, 0.1, 1],

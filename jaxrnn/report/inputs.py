@@ -66,11 +66,11 @@ class Inputs:
     columns. confusion: counts `[truth, predicted]` of validation and test; of label sequences with what was inserted in
     the last row and what was deleted in the last column. decoded: the rows of decoded_test.csv, none where no label
     sequence is decoded. shown: the objects of examples.csv, in its order, and shown_inputs what was observed of them,
-    with units. evaluation: the rows of each table of `EVALUATION_COLUMNS`, none of label sequences. effects: the rows
-    of effects.csv. keys: the grid's dotted keys. ranges: those whose values were drawn from a range. rungs: of
-    successive halving, all but the last: rows of the grid points that were in them. experiment: the digest of the
-    experiment's values. chosen: the chosen trial's row. attempts: of the jobs that were started again after an error,
-    how often they were.
+    with units. evaluation: the rows of each table of `EVALUATION_COLUMNS`, of label sequences without those of classes.
+    effects: the rows of effects.csv. keys: the grid's dotted keys. ranges: those whose values were drawn from a range.
+    rungs: of successive halving, all but the last: rows of the grid points that were in them. experiment: the digest of
+    the experiment's values. chosen: the chosen trial's row. attempts: of the jobs that were started again after an
+    error, how often they were.
     """
 
     folder: Path
@@ -115,6 +115,11 @@ class Inputs:
     def counted(self) -> str:
         """Returns what has a class, and is scored: `objects`, their `steps`, or the `labels` of label sequences."""
         return "labels" if self.spells else "steps" if self.steps else "objects"
+
+    @property
+    def judged(self) -> str:
+        """Returns what is right or wrong as a whole: `objects`, their `steps`, or `sequences` of labels."""
+        return "sequences" if self.spells else self.counted
 
     @property
     def drawn(self) -> str:
@@ -299,7 +304,7 @@ def read(folder: Path, dataset: Path) -> Inputs:
         decoded=decoded,
         shown=shown,
         shown_inputs=shown_inputs,
-        evaluation={} if decoded else _evaluation(folder, command),
+        evaluation=_evaluation(folder, command, of_classes=not decoded),
         scores=scores,
         keys=keys,
         ranges=ranges,
@@ -310,10 +315,11 @@ def read(folder: Path, dataset: Path) -> Inputs:
     )
 
 
-def _evaluation(folder: Path, command: str) -> dict[str, list[Row]]:
+def _evaluation(folder: Path, command: str, *, of_classes: bool) -> dict[str, list[Row]]:
     return {
         name: _table(folder / f"{name}.csv", command, (*text, *numbers), text, may_be_empty=name in MAY_BE_EMPTY)
         for name, (text, numbers) in EVALUATION_COLUMNS.items()
+        if of_classes or f"{name}.csv" not in results.OF_CLASSES
     }
 
 

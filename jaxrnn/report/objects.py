@@ -8,6 +8,7 @@ import jaxrnn.report.figures as figures
 from jaxrnn.examples import EXAMPLE, GROWING, MISTAKE, MOST_CLASSES, MOST_GROWING
 from jaxrnn.report.figures import Figure, Shown
 from jaxrnn.report.inputs import Inputs
+from jaxrnn.report.tables import NOTHING
 
 
 def drawn(inputs: Inputs) -> list[Figure]:
@@ -64,7 +65,7 @@ def _mistakes(inputs: Inputs) -> list[Shown]:
     for shown in _chosen(inputs, MISTAKE):
         row = next(row for row in inputs.evaluation["mistakes_test"] if row["id"] == shown.id)
         step = int(row["step"]) if "step" in row else None
-        truth = row["truth"] if step is None else f"{row['truth']} at step {step:,}"
-        told = [f"truth: {truth}", f"taken for: {row['predicted']}, {row['probability']:.3f}"]
+        truth = (row["truth"] or NOTHING) if step is None else f"{row['truth']} at step {step:,}"
+        told = [f"truth: {truth}", f"taken for: {row['predicted'] or NOTHING}, {row['probability']:.3f}"]
         found.append(replace(shown, told=told, marked=step))
     return found

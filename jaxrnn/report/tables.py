@@ -10,6 +10,7 @@ from jaxrnn.metrics import FEWEST_OBJECTS
 TOO_FEW = "too few"
 ENDS = ("low", "high", "log_loss_low", "log_loss_high")  # of intervals, in rows
 NOT_A_NUMBER = "\N{EN DASH}"
+NOTHING = "(nothing)"  # of labels, where a sequence has none
 
 
 @dataclass(frozen=True)

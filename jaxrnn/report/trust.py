@@ -11,6 +11,7 @@ from jaxrnn.report.figures import SCORES, Figure
 from jaxrnn.report.inputs import Inputs, Row
 from jaxrnn.report.tables import (
     NOT_A_NUMBER,
+    NOTHING,
     TOO_FEW,
     Cell,
     Table,
@@ -28,21 +29,17 @@ CALIBRATION = {"log_loss": "log loss", "brier": "Brier score", "calibration_erro
 
 
 def drawn(inputs: Inputs) -> list[Figure]:
-    if not inputs.evaluation:
-        return []
     slices, others = _slices(inputs), _others(inputs)
     return [
         figures.reliability([believed(row) for row in inputs.evaluation["calibration"]]),
-        *([figures.slices(slices, inputs.best["test"]["accuracy"]["value"], inputs.counted)] if slices else []),
+        *([figures.slices(slices, _accuracy(inputs), inputs.judged)] if slices else []),
         *([figures.comparisons(others, inputs.varied)] if others else []),
         *uncertainty.drawn(inputs),
     ]  # fmt: skip
 
 
-def section(inputs: Inputs) -> dict[str, Any] | None:
-    """Returns what is said of how far the chosen trial can be trusted; None of label sequences."""
-    if not inputs.evaluation:
-        return None
+def section(inputs: Inputs) -> dict[str, Any]:
+    """Returns what is said of how far the chosen trial can be trusted."""
     scores = inputs.evaluation["calibration_scores"]
     others = _others(inputs)
     apart = [row for row in others if row["p_holm"] < 0.05]
@@ -61,6 +58,12 @@ def section(inputs: Inputs) -> dict[str, Any] | None:
         "uncertainty": uncertainty.section(inputs),
         "mistakes": _mistakes(inputs),
     }
+
+
+def _accuracy(inputs: Inputs) -> float:
+    """Returns the share of test places that is right, of label sequences as a whole."""
+    test = inputs.best["test"]
+    return 1 - test["sequence_error_rate"]["value"] if inputs.spells else test["accuracy"]["value"]
 
 
 def _first(rows: list[Row]) -> str:
@@ -181,8 +184,8 @@ def _mistakes(inputs: Inputs) -> Table | None:
         [
             text_cell(row["id"]),
             *([count_cell(as_number(row["step"]))] if by_step else []),
-            text_cell(row["truth"]),
-            text_cell(row["predicted"]),
+            text_cell(row["truth"] or NOTHING),
+            text_cell(row["predicted"] or NOTHING),
             score_cell(row["probability"]),
             score_cell(row["probability_of_truth"]),
             count_cell(row["steps"]),
