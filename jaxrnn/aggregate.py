@@ -31,7 +31,7 @@ from jaxrnn import (
 from jaxrnn.bundles import Bundle, Member
 from jaxrnn.config import ERROR_RATES, LOWER_IS_BETTER, Experiment, Task
 from jaxrnn.errors import JaxrnnError, listed, plural
-from jaxrnn.evaluation import Classified, Spelled
+from jaxrnn.evaluation import Classified
 from jaxrnn.plan import Job, Plan, Trial
 from jaxrnn.predictions import SCORED_SPLITS, Predictions
 from jaxrnn.results import Results, written_whole
@@ -227,7 +227,7 @@ def _write_evaluation(
     far."""
     experiment, task, seed = made.experiment, made.experiment.task, made.experiment.seed
     folder, entry = at.experiment(experiment.experiment), predicted["test"][choice.trial]
-    test = _judged(entry, choice.trial, task)
+    test = evaluation.judged(entry, choice.trial, task)
     bins, calibration_scores = evaluation.calibrated(test, best["temperature"], seed)
     known, cadences = evaluation.properties(at.dataset(made.dataset_key), entry.ids, entry.lengths)
 
@@ -245,7 +245,8 @@ def _write_evaluation(
     for trial in ranked:
         points.setdefault(numbers[trial], []).append(trial)
     points.pop(numbers[choice.trial])
-    others = {trials[0]: _judged(predicted["test"][trials[0]], trials[0], task) for trials in points.values()}
+    best_of_points = [trials[0] for trials in points.values()]
+    others = {trial: evaluation.judged(predicted["test"][trial], trial, task) for trial in best_of_points}
     together = best.get("ensemble", {"trials": [], "test": None})
     tables = {
         "calibration": bins,
@@ -262,12 +263,6 @@ def _write_evaluation(
     for name, table in tables.items():
         _write_csv(folder / f"{name}.csv", table)
     return tables["mistakes_test"]
-
-
-def _judged(entry: Predictions, trial: str, task: Task) -> Classified | Spelled:
-    if task.kind == "label_sequence":
-        return Spelled.of(Transcripts.of(entry, trial, task.beam_width))
-    return Classified.of(entry, trial)
 
 
 def _write_transcripts(
@@ -534,7 +529,6 @@ def _write_uncertainty(made: Plan, trial: Trial, bundle: Bundle, entry: Predicti
     rates = (float(trial.hyperparameters[f"model.{name}"]) for name in ("dropout", "recurrent_dropout"))
     dropout = uncertainty.Dropout(*rates)
     found = uncertainty.tables(bundle, test, train, dataset, dropout, experiment.seed)._asdict()
-    if experiment.task.kind != "label_sequence":
-        found["attributions_test"] = attributions.table(bundle, test, dataset, entry, trial.id)
+    found["attributions_test"] = attributions.table(bundle, test, dataset, entry, trial.id)
     for name, table in found.items():
         _write_csv(folder / f"{name}.csv", table)

@@ -152,7 +152,7 @@ def _spelled(experiment: Experiment, ids: np.ndarray) -> Spelled:
     """Returns what is decoded of these objects, by their ids, as the experiment decodes."""
     test, place = experiment.test, {name: row for row, name in enumerate(experiment.test.ids.tolist())}
     width = experiment.best["beam_width"] if experiment.best["decoder"] == "beam" else None
-    return Spelled.of(Transcripts.of(test.some([place[name] for name in ids.tolist()]), experiment.trial, width))
+    return Spelled.found(Transcripts.of(test.some([place[name] for name in ids.tolist()]), experiment.trial, width))
 
 
 def _of(experiment: Experiment, ids: np.ndarray, classes: tuple[str, ...]) -> Classified:

@@ -88,12 +88,12 @@ def named(probabilities: np.ndarray, *, end: int) -> tuple[int, ...]:
 
 
 def named_surprise(probabilities: np.ndarray, labels: Sequence[int], end: int) -> float:
-    """Returns -log p of the labels and the end behind them, each at its position, by a decoder's probabilities
-    [position, label] of one sequence, which depend on the labels that it named before; infinite where it has too few
-    positions. Each is taken as at least `SMALLEST_PROBABILITY`."""
-    wanted = [*labels, end]
-    if len(wanted) > len(probabilities):
+    """Returns -log p of the labels and, unless they take all positions, the end behind them, each at its position, by a
+    decoder's probabilities [position, label] of one sequence, which depend on the labels that it named before; infinite
+    where it has too few positions. Each is taken as at least `SMALLEST_PROBABILITY`."""
+    if len(labels) > len(probabilities):
         return float("inf")
+    wanted = [*labels, end][: len(probabilities)]
     found = probabilities[np.arange(len(wanted)), wanted].astype(np.float64)
     return -float(np.log(np.maximum(found, SMALLEST_PROBABILITY)).sum())
 

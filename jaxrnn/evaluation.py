@@ -62,6 +62,11 @@ class Judged(ABC):
 
     @property
     @abstractmethod
+    def kinds(self) -> np.ndarray:
+        """A number [place] that places with the same truth share."""
+
+    @property
+    @abstractmethod
     def strata(self) -> list[np.ndarray] | None:
         """The objects of each class, within which bootstrap draws; None where they are of no one class."""
 
@@ -93,7 +98,12 @@ class Classified(Judged):
 
     @property
     def hits(self) -> np.ndarray:
-        return self.probabilities.argmax(axis=1) == self.labels
+        return self.said == self.labels
+
+    @property
+    def said(self) -> np.ndarray:
+        """Returns the class [place]."""
+        return self.probabilities.argmax(axis=1)
 
     @property
     def confidence(self) -> np.ndarray:
@@ -110,6 +120,10 @@ class Classified(Judged):
         return ((probabilities - np.eye(probabilities.shape[1])[self.labels]) ** 2).sum(axis=1)
 
     @property
+    def kinds(self) -> np.ndarray:
+        return self.labels
+
+    @property
     def strata(self) -> list[np.ndarray] | None:
         if self.by_step:
             return None
@@ -117,7 +131,7 @@ class Classified(Judged):
 
     def named(self, classes: Sequence[str], separator: str) -> tuple[np.ndarray, np.ndarray]:
         names = np.array(classes, dtype=object)
-        return names[self.labels], names[self.probabilities.argmax(axis=1)]
+        return names[self.labels], names[self.said]
 
     def scaled(self, temperature: float) -> "Classified":
         return replace(self, probabilities=calibration.scaled(self.probabilities, temperature))
@@ -134,7 +148,11 @@ class Spelled(Judged):
     by_step: bool = False
 
     @classmethod
-    def of(cls, transcripts: Transcripts) -> "Spelled":
+    def of(cls, entry: Predictions, trial: str, task: Task) -> "Spelled":
+        return cls.found(Transcripts.of(entry, trial, task.beam_width))
+
+    @classmethod
+    def found(cls, transcripts: Transcripts) -> "Spelled":
         return cls(transcripts, np.arange(len(transcripts.truth)))
 
     @property
@@ -154,6 +172,11 @@ class Spelled(Judged):
         return 2 * (self.confidence - self.hits) ** 2
 
     @property
+    def kinds(self) -> np.ndarray:
+        numbers: dict[tuple[int, ...], int] = {}
+        return np.array([numbers.setdefault(labels, len(numbers)) for labels in self.transcripts.truth])
+
+    @property
     def strata(self) -> None:
         return None
 
@@ -163,6 +186,11 @@ class Spelled(Judged):
 
     def scaled(self, temperature: float) -> "Spelled":
         return replace(self, temperature=temperature)
+
+
+def judged(entry: Predictions, trial: str, task: Task) -> Judged:
+    """Returns what a trial says of a split."""
+    return Spelled.of(entry, trial, task) if task.kind == "label_sequence" else Classified.of(entry, trial)
 
 
 def curves(judged: Classified, classes: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFrame]:

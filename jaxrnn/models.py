@@ -70,11 +70,12 @@ class Network(nnx.Module):
         teacher_bits: UInt16[Array, "batch place"],
         dropout_rate: Float[Array, ""] | float | None = None,
         recurrent_dropout_rate: Float[Array, ""] | float | None = None,
-        dropout_bits: UInt16[Array, " draw"],
+        dropout_bits: UInt16[Array, " draw"] | None = None,
     ) -> Float[Array, "batch place label"]:
         """Returns the logits of training by a teacher, of a network with a decoder: a share of the places is fed the
-        true label before, see `Decoder.teach`. labels: of each step, -1 where unknown; or label sequences with their
-        end (`attention.with_end`). This is the only way in for labels."""
+        label before that is given, see `Decoder.teach`. labels: of each step, -1 where unknown; or label sequences with
+        their end (`attention.with_end`). dropout_bits: None leaves all else as in evaluation. This is the only way in
+        for labels."""
         assert self.decoder is not None
         values = self._encoded(features, Call(lengths, metadata, dropout_rate, recurrent_dropout_rate, dropout_bits))
         lengths = self._source_lengths(lengths)

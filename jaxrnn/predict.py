@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxrnn import batches, blueprint, losses, training
+from jaxrnn import batches, blueprint, ctc, losses, training
+from jaxrnn.attention import surprise, with_end
 from jaxrnn.batches import Bucket, Examples, Part, Window, Windows
 from jaxrnn.blueprint import Blueprint
 from jaxrnn.bundles import Bundle
@@ -161,13 +162,15 @@ class Attributed(NamedTuple):
 
 
 def attributed(
-    bundle: Bundle, examples: Examples, classes: np.ndarray, steps_of: np.ndarray, midpoints: int
+    bundle: Bundle, examples: Examples, said: Sequence[Sequence[int]], steps_of: np.ndarray, midpoints: int
 ) -> list[Attributed]:
-    """Returns what each input of each sequence adds to the chosen network's probability of a class [sequence], by
+    """Returns what each input of each sequence adds to the chosen network's probability of what is said of it, by
     integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365, eq. 1) from inputs that are all 0, of the same
     length: midpoints of so many equal parts of the straight way there.
 
-    steps_of: of a network that predicts at every step, after how many steps [sequence]; a whole one has its length.
+    said: [sequence] a class; the class at every step of a decoder, which hands no gradient on from one to the next: on
+    all the way it is fed these; or all labels of a label sequence, each after those before it. steps_of: of a network
+    that predicts at every step, after how many steps [sequence]; a whole one has its length.
     """
     attribute = _attributor(bundle.model, *_shape(bundle))  # pyright: ignore[reportArgumentType]
     state, found = states(bundle)[0], []
@@ -176,9 +179,12 @@ def attributed(
     at_once = min(midpoints, 1 << max(0, (MOST_STEPS // (2 * steps)).bit_length() - 1))
     way = ((np.arange(midpoints) + 0.5) / midpoints).astype(np.float32)
     parts = np.stack(np.split(way, range(at_once, midpoints, at_once)))
-    for row, (length, index, step) in enumerate(zip(examples.lengths, classes, steps_of, strict=True)):
+    labels = np.full((len(said), max(map(len, said), default=0)), -1, dtype=np.int32)
+    for row, own in enumerate(said):
+        labels[row, : len(own)] = own
+    for row, (length, step) in enumerate(zip(examples.lengths, steps_of, strict=True)):
         one = _batch(examples, np.array([row]), steps)
-        *gradients, ends = attribute(*state, one, np.int32(index), np.int32(step), parts)
+        *gradients, ends = attribute(*state, one, labels[row], np.int32(step), parts)
         of_features, of_metadata = (np.asarray(values) for values in gradients)
         reached, baseline = np.asarray(ends).tolist()
         found.append(Attributed(of_features[:length], of_metadata, reached, baseline))
@@ -240,8 +246,6 @@ def taught(bundle: Bundle, part: Part) -> np.ndarray:
         *map(jax.numpy.asarray, (bucket.features, bucket.lengths, bucket.metadata, bucket.labels)),
         teacher_share=1.0,
         teacher_bits=jax.numpy.zeros((rows, net.steps_out(steps)), jax.numpy.uint16),
-        dropout_rate=0.0,
-        dropout_bits=jax.numpy.zeros(max(1, net.dropout_draws(rows, steps)), jax.numpy.uint16),
     )
     places = _step_places(window, made, offsets)
     result = np.zeros((offsets[-1], bundle.outputs), dtype=np.float32)
@@ -313,15 +317,32 @@ def _dropper(model: Model, features: int, metadata: int, outputs: int, kind: Out
 @lru_cache
 def _attributor(model: Model, features: int, metadata: int, outputs: int, kind: Output) -> Any:
     structure = nnx.graphdef(training.network(model, features, metadata, outputs, kind))
+    last = outputs - 1  # of label sequences CTC's blank, or the end that a decoder names
 
-    def attribute(parameters: Any, statistics: Any, one: Bucket, index: Any, step: Any, parts: Any) -> Any:
+    def attribute(parameters: Any, statistics: Any, one: Bucket, said: Any, step: Any, parts: Any) -> Any:
         net = nnx.merge(structure, parameters, statistics)
 
         def reached(inputs: Any) -> Any:
-            """Returns the probability [row] of the class for rows of the object with other values."""
-            lengths = jax.numpy.repeat(one.lengths, len(inputs[0]))
-            probabilities = jax.nn.softmax(losses.class_logits(net(inputs[0], lengths, inputs[1])))[..., index]
-            return probabilities[:, net.lengths_out(step) - 1] if net.per_step else probabilities
+            """Returns the probability [row] of what is said for rows of the object with other values."""
+            values, rows = inputs[0], len(inputs[0])
+            lengths, given = jax.numpy.repeat(one.lengths, rows), jax.numpy.tile(said, (rows, 1))
+            if net.decoder is None:
+                logits = net(values, lengths, inputs[1])
+                if kind == "label_sequence":
+                    counts = (given >= 0).sum(axis=1)
+                    return jax.numpy.exp(-ctc.ctc(logits, net.lengths_out(lengths), given, counts, blank=last))
+            else:
+                places = net.steps_out(values.shape[1])
+                given = with_end(given, places, end=last)  # which of steps lies beyond the last one
+                bits = jax.numpy.zeros((rows, places), jax.numpy.uint16)
+                logits = net.taught(values, lengths, inputs[1], given, teacher_share=1.0, teacher_bits=bits)
+                if kind == "label_sequence":
+                    return jax.numpy.exp(-surprise(logits, given))
+            probabilities = jax.nn.softmax(losses.class_logits(logits))
+            if not net.per_step:
+                return probabilities[:, said[0]]
+            place = net.lengths_out(step) - 1
+            return probabilities[:, place, said[0 if net.decoder is None else place]]
 
         def at(shares: Any) -> Any:
             return shares[:, None, None] * one.features, shares[:, None] * one.metadata

@@ -40,9 +40,9 @@ MISTAKES = {"label_sequence": ("edit_operations_{}.csv", "decoded_{}.csv")}
 CONFUSIONS = tuple(f"confusion_matrix_{{}}{end}.csv" for end in ("", "_normalised", "_normalised_by_prediction"))
 # What `evaluation` and others find of the chosen trial on test, and besides where a place has one class.
 EVALUATION = ("calibration.csv", "calibration_scores.csv", "cadence.csv", "slices_test.csv", "mistakes_test.csv",
-              "ensemble.csv", "comparisons.csv", "uncertainty.csv", "out_of_distribution.csv",
-              "entropies.csv")  # fmt: skip
-OF_CLASSES = ("roc_test.csv", "precision_recall_test.csv", "class_scores_test.csv", "attributions_test.csv")
+              "ensemble.csv", "comparisons.csv", "uncertainty.csv", "out_of_distribution.csv", "entropies.csv",
+              "attributions_test.csv")  # fmt: skip
+OF_CLASSES = ("roc_test.csv", "precision_recall_test.csv", "class_scores_test.csv")
 SCORES, DECODERS = "scores.csv", "decoders.csv"  # the latter of label sequences
 # Of the objects that the report draws, and, where prefixes are predicted, the probabilities of some as they grow.
 EXAMPLES, GROWING = "examples.csv", "growing_test.csv"

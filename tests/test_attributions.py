@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from experiments import prepared
 
-from jaxrnn import aggregate, attributions, jobs, native, plan, predict, shuffles
+from jaxrnn import aggregate, attributions, decoding, inference, jobs, native, plan, predict, shuffles, transcripts
 from jaxrnn.batches import Examples
 from jaxrnn.evaluation import Classified
 from jaxrnn.predictions import Predictions
@@ -46,7 +46,7 @@ def test_of_a_linear_network_it_is_the_weight_times_the_input(
     inputs, classes = examples(bundle), np.array([0, 1, 2])
     (name,) = (name for name in bundle.arrays if name.endswith("kernel"))
     kernel, features = bundle.arrays[name], len(bundle.features)
-    for row, own in enumerate(predict.attributed(bundle, inputs, classes, inputs.lengths, 64)):
+    for row, own in enumerate(predict.attributed(bundle, inputs, classes[:, None].tolist(), inputs.lengths, 64)):
         values, length = inputs.features[slice(*inputs.offsets[row : row + 2])], inputs.lengths[row]
         np.testing.assert_allclose(
             own.features, values * kernel[:features, classes[row]] / length, rtol=2e-5, atol=1e-6
@@ -63,18 +63,61 @@ def test_probabilities_and_completeness(survey: Path, kind: str, cell: str) -> N
     inputs = examples(bundle)
     (probabilities, _), classes = predict.by_batches(bundle, inputs), np.array([2, 0, 1])
     ends = np.arange(3) if kind == "sequence" else inputs.offsets[1:] - 1
-    for row, own in enumerate(predict.attributed(bundle, inputs, classes, inputs.lengths, attributions.MIDPOINTS)):
+    found = predict.attributed(bundle, inputs, classes[:, None].tolist(), inputs.lengths, attributions.MIDPOINTS)
+    for row, own in enumerate(found):
         assert own.features.shape == (inputs.lengths[row], len(bundle.features))
         assert own.reached == pytest.approx(probabilities[ends[row], classes[row]], abs=2e-6)
         gap = own.features.sum() + own.metadata.sum() - (own.reached - own.baseline)
         assert abs(gap) < attributions.TOLERANCE / 10
 
 
+DECODER: dict[str, Any] = {"units": 5, "cell": "gru", "attention": "general", "look_ahead": True}
+
+
+@pytest.mark.parametrize(
+    ("kind", "by"), [("label_sequence", "ctc"), ("label_sequence", "decoder"), ("step", "decoder")]
+)
+def test_of_several_labels_they_lead_to_the_probability_that_was_said(survey: Path, kind: str, by: str) -> None:
+    decoder = DECODER | ({"most_labels": 3} if kind == "label_sequence" else {})
+    own = {"decoder": decoder} if by == "decoder" else {}
+    outputs = 4 if kind == "label_sequence" else 3
+    bundle = invented.bundle(survey, kind=kind, members=1, outputs=outputs, **own)
+    inputs = examples(bundle, (9, 3, 5, 8))
+
+    def said_of(share: float) -> list[np.ndarray]:
+        part = Examples(inputs.ids, inputs.labels, inputs.offsets, np.float32(share) * inputs.features,
+                        np.float32(share) * inputs.metadata)  # fmt: skip
+        places = inference.network(bundle).places(inputs.lengths)
+        return np.split(predict.by_batches(bundle, part)[0], np.cumsum(places)[:-1])
+
+    if kind == "label_sequence":
+        labels = transcripts.decode(said_of(1), by == "decoder", None)
+        surprise = decoding.named_surprise if by == "decoder" else decoding.surprise
+
+        def reached(pieces: list[np.ndarray]) -> list[float]:
+            return [np.exp(-surprise(*pair, 3)) for pair in zip(pieces, labels, strict=True)]
+    else:
+        labels = [tuple(piece.argmax(axis=1).tolist()) for piece in said_of(1)]
+
+        def reached(pieces: list[np.ndarray]) -> list[float]:
+            return [piece[-1, own[-1]] for piece, own in zip(pieces, labels, strict=True)]
+
+    found = predict.attributed(bundle, inputs, labels, inputs.lengths, attributions.MIDPOINTS)
+    np.testing.assert_allclose([own.reached for own in found], reached(said_of(1)), rtol=2e-5, atol=1e-7)
+    for own, length in zip(found, inputs.lengths, strict=True):
+        assert own.features.shape == (length, len(bundle.features)) and own.features.any()
+        gap = own.features.sum() + own.metadata.sum() - (own.reached - own.baseline)
+        assert abs(gap) < attributions.TOLERANCE / 10
+    if by == "ctc":  # else what is named on the way, and fed, may be other labels
+        baseline = said_of(0)
+        np.testing.assert_allclose([own.baseline for own in found], reached(baseline), rtol=2e-5, atol=1e-7)
+
+
 def test_gradients_through_the_kernel_are_those_of_differences(survey: Path, fresh: Any) -> None:
     """The derivative of the probability along the way to the inputs is what the midpoints are a mean of."""
     bundle = invented.bundle(survey, cell="lstm", members=1)
     inputs, classes = examples(bundle), np.array([0, 1, 2])
-    found = predict.attributed(bundle, inputs, classes, inputs.lengths, 1)
+    found = predict.attributed(bundle, inputs, classes[:, None].tolist(), inputs.lengths, 1)
 
     def at(share: float) -> np.ndarray:
         part = Examples(inputs.ids, inputs.labels, inputs.offsets, np.float32(share) * inputs.features,
@@ -86,7 +129,7 @@ def test_gradients_through_the_kernel_are_those_of_differences(survey: Path, fre
     np.testing.assert_allclose(sums, slope, atol=2e-4)
     with native.left_out():
         predict._attributor.cache_clear()
-        plain = predict.attributed(bundle, inputs, classes, inputs.lengths, 1)
+        plain = predict.attributed(bundle, inputs, classes[:, None].tolist(), inputs.lengths, 1)
     for own, other in zip(found, plain, strict=True):
         np.testing.assert_allclose(own.features, other.features, atol=1e-6)
 
@@ -96,11 +139,12 @@ def test_longer_padding_and_smaller_batches_change_nothing(
 ) -> None:
     bundle, classes = invented.bundle(survey, cell="gru"), np.array([0, 1, 2])
     inputs = examples(bundle)
-    first = predict.attributed(bundle, inputs, classes, inputs.lengths, 16)
+    first = predict.attributed(bundle, inputs, classes[:, None].tolist(), inputs.lengths, 16)
     monkeypatch.setattr(predict, "LEAST_STEPS", 64)
     monkeypatch.setattr(predict, "MOST_STEPS", 512)
     assert all(own.features.any() for own in first)
-    for own, other in zip(first, predict.attributed(bundle, inputs, classes, inputs.lengths, 16), strict=True):
+    again = predict.attributed(bundle, inputs, classes[:, None].tolist(), inputs.lengths, 16)
+    for own, other in zip(first, again, strict=True):
         np.testing.assert_allclose(own.features, other.features, atol=1e-6)
         assert own.reached == pytest.approx(other.reached, abs=1e-6)
 
@@ -179,7 +223,7 @@ def test_a_step_s_attributions_lead_to_its_own_probability_and_come_from_nothing
     bundle = invented.bundle(survey, kind="prefix", cell="gru")
     inputs, steps_of = examples(bundle), np.array([4, 1, 5])
     (probabilities, _), classes = predict.by_batches(bundle, inputs), np.array([1, 1, 2])
-    found = predict.attributed(bundle, inputs, classes, steps_of, attributions.MIDPOINTS)
+    found = predict.attributed(bundle, inputs, classes[:, None].tolist(), steps_of, attributions.MIDPOINTS)
     for row, (own, step) in enumerate(zip(found, steps_of, strict=True)):
         assert own.reached == pytest.approx(probabilities[inputs.offsets[row] + step - 1, classes[row]], abs=2e-6)
         assert own.features[:step].any() and not own.features[step:].any(), "the network looks back alone"

@@ -1,6 +1,7 @@
 """Label sequences named by a decoder with attention: what is taught, scored and told."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -186,9 +187,18 @@ def test_edits_of_what_a_decoder_made_of_noise_add_up() -> None:
     entry = replace(entry, by_decoder=True)
     found = Transcripts.of(entry, "one", 5)
     check_edits(found.edit_counts(4), found, 4)
-    too_few = np.array([len(truth) + 1 for truth in found.truth]) > entry.places
-    assert (np.isinf(found.log_losses) == too_few).all() and too_few.any()
-    assert set(found.scores()) == set(transcripts.SCORES)
+    assert np.isfinite(found.log_losses).all() and set(found.scores()) == set(transcripts.SCORES)
+
+
+def test_labels_that_take_all_positions_need_no_end_and_more_have_no_chance() -> None:
+    probabilities = default_rng(3).dirichlet(np.ones(4), 3)
+    for labels in product(range(3), repeat=3):
+        own = -np.log(probabilities[np.arange(3), labels]).sum()
+        assert decoding.named_surprise(probabilities, labels, 3) == pytest.approx(own)
+    assert decoding.named_surprise(probabilities, (0, 1, 2, 0), 3) == np.inf
+    # of all that can be named, one is
+    every = [labels for count in range(4) for labels in product(range(3), repeat=count)]
+    assert sum(np.exp(-decoding.named_surprise(probabilities, labels, 3)) for labels in every) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import jaxrnn.report.figures as figures
 from jaxrnn.attributions import MIDPOINTS, RIGHT, TOLERANCE
 from jaxrnn.report.figures import Attributed, Figure
 from jaxrnn.report.inputs import Inputs, Row
-from jaxrnn.report.tables import Cell, Table, count_cell, score_cell, text_cell
+from jaxrnn.report.tables import NOTHING, Cell, Table, count_cell, score_cell, text_cell
 
 
 def drawn(inputs: Inputs) -> list[Figure]:
@@ -17,8 +17,7 @@ def drawn(inputs: Inputs) -> list[Figure]:
 
 
 def section(inputs: Inputs) -> dict[str, Any] | None:
-    """Returns what is said of attributions; None where there are none: of decoders, of label sequences, and where all
-    test objects are too long."""
+    """Returns what is said of attributions; None where there are none, as all test objects are too long."""
     found = [rows[0] for rows in _objects(inputs)]
     if not found:
         return None
@@ -53,9 +52,9 @@ def _drawable(rows: list[Row]) -> Attributed:
     first, of_steps = rows[0], [row for row in rows if row["step"] == row["step"]]
     features = list(dict.fromkeys(row["feature"] for row in of_steps))
     values = np.array([row["attribution"] for row in of_steps]).reshape(-1, len(features))
-    mistake = "" if first["chosen_as"] == RIGHT else f", truly {first['truth']}"
+    mistake = "" if first["chosen_as"] == RIGHT else f", truly {first['truth'] or NOTHING}"
     step = f"step {first['of_step']:.0f}: " if _by_step(rows) else ""
-    told = f"{step}{first['predicted']} ({first['probability']:.2f}){mistake}"
+    told = f"{step}{first['predicted'] or NOTHING} ({first['probability']:.2f}){mistake}"
     metadata = {row["feature"]: row["attribution"] for row in rows[len(of_steps) :]}
     return Attributed(first["id"], told, features, values, metadata)
 
@@ -65,8 +64,8 @@ def _table(found: list[Row]) -> Table:
         [
             text_cell(row["id"]),
             *([count_cell(row["of_step"])] if _by_step(found) else []),
-            text_cell(row["truth"]),
-            text_cell(row["predicted"]),
+            text_cell(row["truth"] or NOTHING),
+            text_cell(row["predicted"] or NOTHING),
             score_cell(row["probability"]),
             score_cell(row["baseline"]),
             Cell(f"{row['gap']:.1e}", row["gap"]),

@@ -1138,7 +1138,7 @@ class Attributed:
 
 
 def attributions(found: Sequence[Attributed]) -> Figure:
-    """Draws what each input adds to the probability of the predicted class, a map an object, features by steps.
+    """Draws what each input adds to the probability of what is predicted, a map an object, features by steps.
 
     Of longer sequences a cell is a block of steps, of many features the last row is all others: their sum.
     """
@@ -1187,7 +1187,7 @@ def attributions(found: Sequence[Attributed]) -> Figure:
             **shades,
         )  # fmt: skip
         added = ", ".join(f"{name} {value:+.2f}" for name, value in own.metadata.items() if abs(value) >= 0.005)
-        told = textwrap.wrap(own.told, 42)[:2]
+        told = textwrap.wrap(own.told, 38)[:3]
         told += [textwrap.shorten(f"metadata: {added}", 42, placeholder=" …")] if added else []
         head = alt.Title(label, subtitle=told, fontSize=12.5, subtitleFontSize=11.5, subtitleColor=LIGHT["muted"],
                          offset=6, limit=250, frame="group")  # fmt: skip
@@ -1208,7 +1208,7 @@ def attributions(found: Sequence[Attributed]) -> Figure:
         .encode(
             x=alt.X(
                 "x:Q",
-                title="against the predicted class · attribution · towards it",
+                title="against what is predicted · attribution · towards it",
                 scale=_frame((-largest, largest)),
                 axis=alt.Axis(orient="top", tickCount=5, grid=False, format="+.2~g"),
             ),
@@ -1223,7 +1223,7 @@ def attributions(found: Sequence[Attributed]) -> Figure:
     return _drawn(
         "attributions",
         "What decisions rest on, test",
-        f"Attributions to the predicted class of {len(found)} test objects, features downwards and steps to the right. "
+        f"Attributions to what is predicted of {len(found)} test objects, features downwards and steps to the right. "
         f"The largest of a cell is {largest:.2g}. attributions_test.csv holds the numbers.",
         together,
         *([cells_are] if cells_are else []),
