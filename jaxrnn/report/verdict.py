@@ -389,9 +389,9 @@ def _check_attempts(inputs: Inputs) -> Check | None:
     return Check(
         "note",
         "A job was started again",
-        f"It failed, or had too little memory or time: {jobs}. It went on from its last checkpoint, with more memory, "
-        "and gave what it would have given; its `log.txt` and SLURM's say more. More `mem_mb` or `runtime` in the "
-        "profile saves what was lost.",
+        f"It failed, or had too little memory or time: {jobs}. It went on from its last checkpoint, with more memory "
+        "where the profile doesn't say how much, and gave what it would have given; its `log.txt` and SLURM's say "
+        "more. More `mem_mb` or `runtime` in the profile saves what was lost.",
     )
 
 
