@@ -71,7 +71,7 @@ test: system-packages lint
 	pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 test-slurm: system-packages .venv/installed-for-tests
-	pytest --durations=0 tests/test_slurm_faults.py
+	JAXRNN_SLURM=required pytest --durations=0 tests/test_slurm_faults.py
 
 soak: system-packages soak-packages .venv/installed-for-tests
 	JAXRNN_SOAK=1 pytest --durations=0 tests/test_slurm_soak.py tests/test_resuming.py
@@ -94,6 +94,10 @@ bench: .venv/installed-for-tests
 	python benchmarks/report.py
 	python benchmarks/coverage.py
 	python benchmarks/audit.py planted clean
+	no_slurm=$$(PYTHONPATH=tests python -c 'import slurm_cluster; print(slurm_cluster.obstacle())')
+	if [ -z "$$no_slurm" ]; then
+	    python benchmarks/slurm.py
+	fi
 	if [ -n '$(SCRATCH)' ]; then
 	    python benchmarks/predict.py --folder $(SCRATCH)/predict
 	fi
@@ -114,6 +118,9 @@ bench: .venv/installed-for-tests
 	    echo 'Left out: supernnova.py, ingest.py, early.py. They need SPCC under $(DATA)/spcc, 25 GB of scratch, and an'
 	    echo 'environment: python3 -m venv FOLDER && FOLDER/bin/pip install supernnova torch. Then:'
 	    echo 'make bench SUPERNNOVA=FOLDER/bin/python SCRATCH=FOLDER'
+	fi
+	if [ -n "$$no_slurm" ]; then
+	    echo "Left out: slurm.py: $$no_slurm"
 	fi
 	if [ -z '$(SCRATCH)' ]; then
 	    echo 'Left out: predict.py, which needs a folder for its survey: make bench SCRATCH=FOLDER'

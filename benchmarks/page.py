@@ -314,7 +314,8 @@ def _slurm(found: dict[str, Any]) -> str:
     said = ["The test cluster on this machine; what a queue of other users adds is not in it."]
     if "start" in found:
         said.append(
-            f"From the command in an empty folder to the first job submitted: {spread(found['start']['seconds'])} s."
+            f"From the command in an empty folder to the first job submitted: {spread(found['start']['cold'])} s with "
+            f"nothing of it in the page cache, {spread(found['start']['warm'])} s right after."
         )
     if "jobs" in found:
 

@@ -3,7 +3,8 @@
     python benchmarks/slurm.py [start] [jobs] [queue] [--jobs 300] [--minutes 10]
 
 On the tests' own cluster (tests/slurm_cluster.py; as root, on a machine that has no SLURM of its own):
-- start: from the command, in an empty folder, to the first job that is submitted.
+- start: from the command, in an empty folder, to the first job that is submitted; with nothing of it in the page cache
+  (cold), and right after that.
 - jobs: what a job of about 1 and of 10 minutes takes in SLURM beyond the training itself: Snakemake's own start in the
   job, Python, data, programs that an earlier job compiled, predictions. SLURM tells whole seconds.
 - queue: so many jobs that all wait, for some minutes; how often each of SLURM's programs is called.
@@ -35,6 +36,7 @@ import slurm_cluster  # noqa: E402
 from workflows import Workflow  # noqa: E402
 
 OUTPUT = record.RESULTS / "slurm.json"
+PAGE_CACHE = Path("/proc/sys/vm/drop_caches")
 MINUTES = (1, 10)
 PROGRAMS = ("sbatch", "squeue", "sacct", "scontrol", "sinfo", "scancel")
 SUBMITTED = "has been submitted with SLURM jobid"
@@ -68,16 +70,20 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 
 def start(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    taken = []
+    taken: dict[str, list[float]] = {"cold": [], "warm": []}
     for number in range(options.runs):
-        place = folder / str(number)
-        place.mkdir()
-        workflow = Workflow(place, place / "compiled")
-        workflow.configure()
-        process = workflow.start(profile="slurm/testcluster")
-        taken.append(until_submitted(process))
-        stop(process)
-    return {"seconds": record.spread(taken)}
+        for when, seconds in taken.items():
+            place = folder / f"{when}-{number}"
+            place.mkdir()
+            workflow = Workflow(place, place / "compiled")
+            workflow.configure()
+            if when == "cold":
+                os.sync()
+                PAGE_CACHE.write_text("3")
+            process = workflow.start("--slurm-status-command", "squeue", profile="slurm")
+            seconds.append(until_submitted(process))
+            stop(process)
+    return {when: record.spread(seconds) for when, seconds in taken.items()}
 
 
 def job(folder: Path, epochs: int) -> dict[str, float]:

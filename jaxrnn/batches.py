@@ -10,8 +10,9 @@ import itertools
 import math
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from jaxrnn import shards, shares, splits
+from jaxrnn import shards, shares, splits, staging
 from jaxrnn.config import Task
 from jaxrnn.errors import JaxrnnError
 from jaxrnn.shards import Shard
@@ -139,7 +140,7 @@ class Corpus:
         self._statistics = {entry.fold: entry for entry in statistics}
         self._assigned = {entry.fold: _assigned(table, entry, seed) for entry in statistics}
         known = statistics[0]  # classes and labels are those of all folds
-        self._paths = splits.shard_paths(dataset)
+        self._paths = self._read_from = splits.shard_paths(dataset)
         class_index = {name: index for index, name in enumerate(known.classes)}
         self._by_step = task.kind == "step"
         self._ids = table["id"].to_numpy(dtype=str)
@@ -171,6 +172,15 @@ class Corpus:
         else:
             self._labels = np.array([class_index.get(name, -1) for name in table["class"]], dtype=np.int32)
 
+    @contextmanager
+    def staged(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Lets parts read copies of the shards while the block lasts, where the site gives the job a disk for them."""
+        try:
+            with staging.copies(self._paths, say) as self._read_from:
+                yield
+        finally:
+            self._read_from = self._paths
+
     def part(self, *names: str, fold: int | None = None) -> Part:
         """Returns the sequences of the splits that are named, as trials of `fold` see them."""
         statistics, assigned = self._statistics[fold], self._assigned[fold]
@@ -199,7 +209,7 @@ class Corpus:
         """Returns the sequences `rows` (of the whole dataset) of one shard, normalised by a fold's statistics."""
         path, start = self._paths[index], self._starts[index]
         # a broken disk shows at the first reading; checksums cost half of the time
-        shard = shards.read(path, check=index not in self._read_before)
+        shard = shards.read(self._read_from[index], check=index not in self._read_before)
         self._read_before.add(index)
         if not np.array_equal(shard.lengths, self._lengths[start : self._starts[index + 1]]):
             raise JaxrnnError(f"{path}: changed since this job began; train again once ingest has finished")

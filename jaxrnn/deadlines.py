@@ -15,6 +15,8 @@ from jaxrnn.errors import Interrupted
 from jaxrnn.ranks import Ranks
 from jaxrnn.slurm import SlurmError
 
+# After these a job goes on by being requeued, where it may; Ctrl-C is its user's, who wants it to end.
+REQUEUING = (signal.SIGTERM, signal.SIGUSR1)
 # For what no look measures: SLURM's own work, a slow file system. A tenth of a time that is shorter than ten minutes.
 SPARE_SECONDS = 60.0
 # What a stretch may take longer than the longest one so far.
@@ -61,17 +63,33 @@ def deadline(say: Callable[[str], None]) -> Deadline:
 @contextmanager
 def going_on(ranks: Ranks, say: Callable[[str], None]) -> Iterator[None]:
     """Requeues the SLURM job that these processes are in when the block ends, in all of them, by an Interrupted that
-    asks for it.
+    asks for it, or by a signal that nothing in the block waits for: while it reads, say, or writes results.
 
     A job that SLURM ends already, cancelled or out of time, is left to it.
     """
     try:
-        yield
+        with ranks.requeuing(*REQUEUING):
+            yield
     except Interrupted as stop:
-        if stop.requeue and ranks.first(lambda: _requeued(stop, say)):
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            time.sleep(KILLED_SECONDS)  # it ends by SLURM's signal, here
+        if stop.requeue:
+            _requeue(ranks, stop, say)
         raise
+
+
+def _requeue(ranks: Ranks, stop: Interrupted, say: Callable[[str], None]) -> None:
+    """Requeues the job and waits for the signal by which SLURM ends it; returns where it is not requeued."""
+    # SLURM's may come before it is waited for, and one that is late for another process is no reason to stop here
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda received, _: came.append(received)) for number in REQUEUING}
+    try:
+        if ranks.first(lambda: _requeued(stop, say)):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            if signal.SIGTERM in came:
+                signal.raise_signal(signal.SIGTERM)
+            time.sleep(KILLED_SECONDS)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _requeued(stop: Interrupted, say: Callable[[str], None]) -> bool:

@@ -13,6 +13,7 @@ import re
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -41,11 +42,15 @@ OLD_GPUS = {"k80", "m40", "m60", "p4", "p40", "p100", "v100", "v100s"}
 LOCAL_FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "ramfs", "overlay", "zfs", "apfs", "f2fs")
 ROOT = Path(__file__).resolve().parents[1]
 PROBE_SECONDS = 180.0  # to load JAX from a slow disk, and compile a kernel
+HDF5_SECONDS = 60.0
+HDF5_LOCKING = "HDF5_USE_FILE_LOCKING"
 FREE_MB, FREE_FILES = 5_000, 10_000  # below which a warning comes
 NEARLY = 0.9  # of a quota
 MOST_VERDICTS = 12  # that a start asks of SLURM, however many kinds of jobs there are
 MOST_FAULTS = 10  # in one message
 SWITCH = "JAXRNN_DOCTOR"  # 0: jobs are submitted unchecked
+PARTITIONS = "SNAKEMAKE_SLURM_PARTITIONS"  # the plugin's own: a partitions.yaml where the profile names none
+AS_SUBMITTED = "JAXRNN_AS_SUBMITTED"  # set: a dry run looks at the cluster, as a run does
 # Of the job: what it may take, how often is looked, and how long its last file may take to show up on this host.
 JOB_MINUTES, JOB_MEMORY_MB, RANKS = 10, 4_000, 2
 LOOK_SECONDS, LATENCY_SECONDS = 2.0, 60.0
@@ -97,7 +102,7 @@ def examine(wanted: Wanted, say: Callable[[str], None]) -> Iterator[Finding]:
     yield from plugin(profile)
     cluster, reached = reach(profile)
     yield from reached
-    asked, finding = requests(wanted.profile, wanted.experiment)
+    asked, finding = requests(profile, wanted.experiment, as_submitted=cluster is not None)
     yield finding
     if cluster is not None:
         yield from suited(asked, profile.slurm, cluster)
@@ -106,6 +111,7 @@ def examine(wanted: Wanted, say: Callable[[str], None]) -> Iterator[Finding]:
     yield from folder(wanted.results, shared=on_slurm and not wanted.job)
     yield from quotas(wanted.results)
     yield locks(wanted.results)
+    yield hdf5(wanted.results)
     yield compiled(wanted.results)
     gpu = wanted.gpu or (experiment is not None and experiment.training.device == "gpu")
     kinds = kinds_of([completed(request, profile.slurm) for request in asked], cluster) if cluster else []
@@ -117,16 +123,19 @@ def examine(wanted: Wanted, say: Callable[[str], None]) -> Iterator[Finding]:
         yield Finding("nodes", NOT_CHECKED, "there is no SLURM that takes a job")
     else:
         request = next((request for request in asked if request.rule == "train"), slurm.Request("train"))
-        yield from by_job(wanted, completed(request, profile.slurm), launcher, say)
+        yield from by_job(wanted, completed(request, profile.slurm), launcher, cluster, say)
 
 
-def refuse(asked: Iterable[slurm.Request], settings: Mapping[str, Any]) -> list[str]:
+def refuse(
+    asked: Iterable[slurm.Request], settings: Mapping[str, Any], cluster: slurm.Cluster | None = None
+) -> list[str]:
     """Returns remarks on jobs that are to be submitted; raises JaxrnnError, one message for all, where SLURM would
-    refuse one, or let it wait for ever, or the workflow wait for it. settings: those of Snakemake's SLURM plugin."""
+    refuse one, or let it wait for ever, or the workflow wait for it. settings: those of Snakemake's SLURM plugin.
+    cluster: what SLURM says of itself, where it was asked already."""
     if os.environ.get(SWITCH) == "0":
         return [f"{SWITCH}=0: it was not looked whether the cluster runs these jobs"]
     stalls = arrays(settings.get("array_jobs"), importlib.metadata.version(PLUGIN))
-    findings = [*([stalls] if stalls else []), *suited(asked, settings, slurm.cluster())]
+    findings = [*([stalls] if stalls else []), *suited(asked, settings, cluster or slurm.cluster())]
     faults = [finding for finding in findings if finding.state == FAULT]
     if faults:
         lines = [f"  {fault.subject}: {fault.found}\n    -> {fault.remedy}" for fault in faults[:MOST_FAULTS]]
@@ -196,10 +205,11 @@ def arrays(array_jobs: object, version: str) -> Finding | None:
     return None
 
 
-def requests(profile: Path, experiment: Path | None) -> tuple[list[slurm.Request], Finding]:
+def requests(profile: Profile, experiment: Path | None, *, as_submitted: bool) -> tuple[list[slurm.Request], Finding]:
     """Returns what each job of the workflow asks for, from a dry run of it with this profile, and how that went.
 
     Without an experiment, the demo's jobs: rules ask for the same in all experiments, but for GPUs and cores.
+    as_submitted: cut to what the cluster's partitions allow, at which the dry run then looks too.
     """
     file = experiment or ROOT / "config" / "demo.yaml"
     snakefile = ROOT / "workflow" / "asked.smk"
@@ -207,20 +217,28 @@ def requests(profile: Path, experiment: Path | None) -> tuple[list[slurm.Request
         return [], Finding("workflow", NOT_CHECKED, f"{snakefile} is not there: this is no checkout")
     with tempfile.TemporaryDirectory(prefix="jaxrnn-") as place:
         output = Path(place) / "asked.json"
-        words = ["-m", "snakemake", "all", "--snakefile", str(snakefile), "--profile", str(profile.absolute())]
+        words = ["-m", "snakemake", "all", "--snakefile", str(snakefile), "--profile", str(profile.folder.absolute())]
         words += ["--configfile", str(file.absolute()), "--dry-run", "--forceall", "--quiet", "all"]
         if experiment is None:
             words += ["--directory", place]  # nothing is left behind where nothing is to be run
-        done = _run(sys.executable, *words, seconds=PROBE_SECONDS, environment={"JAXRNN_ASKED": str(output)})
+        environment = {"JAXRNN_ASKED": str(output)}
+        if as_submitted:
+            environment |= {AS_SUBMITTED: "1"}
+            # a dry run has one core for each job if no more are named, and forgets what its profile says of SLURM
+            words += ["--cores", "1000000"]
+            if own := profile.slurm.get("partition_config"):
+                environment |= {PARTITIONS: str(Path(own).absolute())}
+        done = _run(sys.executable, *words, seconds=PROBE_SECONDS, environment=environment)
         if done.returncode or not output.exists():
             lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("Using profile")]
             said = " ".join(line.strip() for line in lines[-6:]) or f"exit code {done.returncode}"
-            remedy = f"see what `snakemake --profile {profile} --configfile {file} --dry-run` says, and mend that first"
+            command = f"snakemake --profile {profile.folder} --configfile {file} --dry-run"
+            remedy = f"see what `{command}` says, and mend that first"
             return [], Finding("workflow", FAULT, f"its dry run fails: {said}", remedy)
         asked = [slurm.Request.of(rule, resources) for rule, resources in json.loads(output.read_text())]
     asked = list(dict.fromkeys(asked))
     rules = listed(list(dict.fromkeys(request.rule for request in asked)), limit=12)
-    return asked, Finding("workflow", OK, f"its dry run with {profile} and {file.name} is well: {rules}")
+    return asked, Finding("workflow", OK, f"its dry run with {profile.folder} and {file.name} is well: {rules}")
 
 
 def reach(profile: Profile) -> tuple[slurm.Cluster | None, list[Finding]]:
@@ -270,7 +288,7 @@ def completed(request: slurm.Request, settings: Mapping[str, Any]) -> slurm.Requ
 
 def choices(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the partitions of `slurm-partition-config`, of which the plugin chooses one for a job that names none."""
-    file = settings.get("partition_config") or os.environ.get("SNAKEMAKE_SLURM_PARTITIONS")
+    file = settings.get("partition_config") or os.environ.get(PARTITIONS)
     with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
         if file:
             # what is wrong with the file, the plugin tells before it submits
@@ -381,8 +399,8 @@ def _misfits_in(partition: slurm.Partition, request: slurm.Request, cluster: slu
         found = f"{plural(request.tasks, 'task')} of {plural(request.cores, 'core')} are asked for, and {name} has "
         yield _fault(f"{found}{plural(total, 'core')} altogether", "fewer `tasks`")
     yield from _gpu_misfits(partition, request, cluster)
-    each = [_held(one, request) for one in nodes]
-    if nodes and not any(each) and all(any(_held(one, part) for one in nodes) for part in _parts(request)):
+    each = [one.has_room(request) for one in nodes]
+    if nodes and not any(each) and all(any(one.has_room(part) for one in nodes) for part in _parts(request)):
         found = f"no node of {name} has the memory, cores and GPUs that are asked for together"
         yield _fault(found, "less `mem_mb`, fewer cores or GPUs")
     elif nodes and any(each) and not any(fits and one.is_usable for fits, one in zip(each, nodes, strict=True)):
@@ -412,15 +430,6 @@ def _gpu_misfits(partition: slurm.Partition, request: slurm.Request, cluster: sl
         found = f"{what} are asked for, and a node of partition '{partition.name}' has at most {most}"
     where = f"a partition that has it ({listed(there)})" if there else "a kind and number that are there"
     yield _fault(found, f"{where}, by `slurm_partition`, `gpu` or `gpu_model`; or `training.device: cpu`")
-
-
-def _held(nodes: slurm.Nodes, request: slurm.Request) -> bool:
-    """Whether a task of the job has room on one of these nodes."""
-    return (
-        (request.memory_mb or 0) <= nodes.memory_mb
-        and request.cores <= nodes.cores
-        and request.gpus <= nodes.gpus_of(request.gpu_kind)
-    )
 
 
 def _parts(request: slurm.Request) -> list[slurm.Request]:
@@ -543,25 +552,39 @@ def mount_of(path: Path) -> tuple[str, str]:
 
 
 def quotas(results: Path) -> Iterator[Finding]:
-    """Yields how much of this user's quotas is used, where `lfs quota` or `quota` tells."""
+    """Yields how much is used of the quotas that hold for what is written here, where `lfs quota` or `quota` tells: of
+    this user, on Lustre also of the group and the project."""
     place = results if results.is_dir() else Path()
     source, kind = mount_of(place)
-    user = str(os.getuid())
     if kind == "lustre" and shutil.which("lfs"):
-        words = ["lfs", "quota", "-u", user, str(place.resolve())]
+        asked = [(of, ["lfs", "quota", *words, str(place.resolve())]) for of, words in _holders(place)]
     elif shutil.which("quota"):
-        words = ["quota", "-w", "-p", "-u"]
+        asked = [("user", ["quota", "-w", "-p", "-u"])]
     else:
         yield Finding("quota", NOT_CHECKED, "no `quota` here; free space is above", "the site's own command may tell")
         return
-    # it fails where a quota is exceeded
-    done = _run(*words, seconds=20)
-    rows = quotas_in(done.stdout)
-    rows = [row for row in rows if kind == "lustre" or row.place == source] or rows
-    if not rows:
-        yield Finding("quota", OK, f"`{words[0]}` tells of none")
-    for row in rows:
-        yield row.judged()
+    found: list[tuple[str, Quota]] = []
+    for of, words in asked:
+        # it fails where a quota is exceeded
+        rows = quotas_in(_run(*words, seconds=20).stdout)
+        own = [row for row in rows if kind == "lustre" or row.place == source]
+        found += [(of, row) for row in own or rows]
+    if not found:
+        yield Finding("quota", OK, f"`{asked[0][1][0]}` tells of none")
+    for of, row in found:
+        yield row.judged(of)
+
+
+def _holders(place: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yields in whose quotas a new file of a folder on Lustre counts, and the options of `lfs quota` for each."""
+    status = place.stat()
+    group = status.st_gid if status.st_mode & stat.S_ISGID else os.getegid()
+    yield "user", ["-u", str(os.getuid())]
+    yield f"group {group}", ["-g", str(group)]
+    # <project> <P, where new files inherit it, or -> <folder>
+    words = _run("lfs", "project", "-d", str(place.resolve()), seconds=20).stdout.split()
+    if words and words[0].isdigit() and words[0] != "0":
+        yield f"project {words[0]}", ["-p", words[0]]
 
 
 @dataclass(frozen=True)
@@ -574,15 +597,16 @@ class Quota:
     files: int
     most_files: int
 
-    def judged(self) -> Finding:
+    def judged(self, of: str) -> Finding:
+        """Returns what is to be said of it. of: whose it is."""
         parts = (self.kb / 1e6, self.most_kb / 1e6, "GB"), (self.files, self.most_files, "files")
         shares = [used / most for used, most, _ in parts if most]
         found = ", ".join(f"{used:,.0f} of {most:,.0f} {unit}" for used, most, unit in parts if most)
         if not shares:
-            return Finding("quota", OK, f"{self.place}: none set")
+            return Finding("quota", OK, f"{self.place}, {of}: none set")
         state = FAULT if max(shares) >= 1 else WARNING if max(shares) > NEARLY else OK
         remedy = "" if state == OK else "remove what is not needed, or ask for more: jobs fail where it ends"
-        return Finding("quota", state, f"{self.place}: {found} used", remedy)
+        return Finding("quota", state, f"{self.place}, {of}: {found} used", remedy)
 
 
 def quotas_in(shown: str) -> list[Quota]:
@@ -639,6 +663,49 @@ def _is_held(place: Path) -> bool:
             return False
     except JaxrnnError:
         return True
+
+
+def hdf5(results: Path) -> Finding:
+    """Returns whether HDF5, which locks each file that it opens, can write and read one under `results`."""
+    unlocked = {HDF5_LOCKING: "FALSE"}
+    try:
+        with lock.made(results), tempfile.TemporaryDirectory(dir=results, prefix="doctor-") as place:
+            if not (reason := _hdf5_fails(place)):
+                return Finding("HDF5", OK, "a small file is written and read")
+            without_locks = _hdf5_fails(place, unlocked)
+    except OSError as error:
+        return Finding("HDF5", NOT_CHECKED, f"nothing can be written in {results} ({error.strerror or error})")
+    if without_locks:
+        remedy = "another folder, or the site's staff; without locks it fails too"
+        return Finding("HDF5", FAULT, f"no file can be written and read: {reason}", remedy)
+    found = f"its locks don't work on this file system, without them a file is written and read: {reason}"
+    return Finding("HDF5", FAULT, found, f"export {HDF5_LOCKING}=FALSE, before you submit: jobs inherit it")
+
+
+def _hdf5_fails(place: str, environment: Mapping[str, str] | None = None) -> str:
+    """Returns why a file can't be written and read in a folder, "" where it can."""
+    # in a process of its own: HDF5 reads its environment once, and a lock may never be given
+    code = "import sys; from jaxrnn import doctor; doctor.keep_table(sys.argv[1])"
+    done = _run(sys.executable, "-c", code, place, seconds=HDF5_SECONDS, environment=environment)
+    lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return lines[-1].strip() if done.returncode else ""
+
+
+def keep_table(folder: str) -> None:
+    """Writes a small HDF5 file there and reads it; ends with one message where that fails."""
+    import pandas as pd
+
+    from jaxrnn import tables
+
+    path, given = Path(folder) / "table.h5", pd.DataFrame({"id": ["a", "b"], "probability": [0.25, 0.75]})
+    try:
+        with tables.writing(path, {}) as write:
+            write(given)
+        found = tables.read(path)
+    except (JaxrnnError, OSError) as error:
+        sys.exit(str(error))
+    if not found.equals(given):
+        sys.exit("what is read is not what was written")
 
 
 def compiled(results: Path) -> Finding:
@@ -757,9 +824,11 @@ def _number(word: str) -> float:
         return 0.0
 
 
-def by_job(wanted: Wanted, request: slurm.Request, launcher: str, say: Callable[[str], None]) -> Iterator[Finding]:
-    """Yields what one short job, in the training jobs' partition, found on its node. It is cancelled where it does not
-    end in time, or this process is interrupted."""
+def by_job(
+    wanted: Wanted, request: slurm.Request, launcher: str, cluster: slurm.Cluster, say: Callable[[str], None]
+) -> Iterator[Finding]:
+    """Yields what one short job, in the training jobs' partition, found on its node, and where ranks can be started on
+    two, between these. It is cancelled where it does not end in time, or this process is interrupted."""
     results = wanted.results.resolve()
     with ExitStack() as stack:
         stack.enter_context(_interruptible())
@@ -767,19 +836,39 @@ def by_job(wanted: Wanted, request: slurm.Request, launcher: str, say: Callable[
         # what the job still writes when it is cancelled must not stop the removal
         made = tempfile.TemporaryDirectory(dir=results, prefix="doctor-", ignore_cleanup_errors=True)
         place = Path(stack.enter_context(made))
-        write_json(place / ASKED, {"gpu": wanted.gpu, "launcher": launcher, "host": platform.node()})
         small = replace(
             request,
             minutes=JOB_MINUTES,
             memory_mb=min(JOB_MEMORY_MB, request.memory_mb or JOB_MEMORY_MB),
             cores=1,
             tasks=RANKS if launcher else 1,
+            nodes=None,
             gpus=(request.gpus or 1) if wanted.gpu else 0,
         )
+        alone = "" if not launcher else one_node(launcher, small, cluster)
+        if launcher and not alone:
+            # SLURM gives no node of such a job without a GPU
+            small = replace(small, nodes=RANKS, gpus=max(small.gpus, RANKS) if wanted.gpu else 0)
+        asked = {"gpu": wanted.gpu, "launcher": launcher, "alone": alone, "host": platform.node()}
+        write_json(place / ASKED, asked)
         command = [sys.executable, "-m", "jaxrnn", "doctor", "--on-node", str(place)]
         script = f"#!/bin/sh\nexec {shlex.join(command)}\n"
         stack.enter_context(lock.held(place / HELD))
         yield from _submitted(small, script, place, wanted.wait_minutes, say)
+
+
+def one_node(launcher: str, request: slurm.Request, cluster: slurm.Cluster) -> str:
+    """Returns why ranks are tried on one node alone; "" where a node for each can be had."""
+    if Path(shlex.split(launcher)[0]).name != "srun":
+        return f"`{shlex.split(launcher)[0]}` may not reach others"
+    each = replace(request, gpus=min(request.gpus, 1))
+    counts = {
+        partition.name: sum(nodes.count for nodes in partition.nodes if nodes.is_usable and nodes.has_room(each))
+        for partition in cluster.choice(request)
+    }
+    if max(counts.values(), default=0) >= RANKS:
+        return ""
+    return f"partition {listed([*counts])} has no second one that could take this job"
 
 
 def _submitted(
@@ -850,15 +939,16 @@ def _interruptible() -> Iterator[None]:
 def on_node(place: Path) -> None:
     """Writes what a job finds on its node, for `by_job` to read."""
     asked = read_json(place / ASKED, "jaxrnn doctor --job")
-    node = os.environ.get("SLURMD_NODENAME") or platform.node()
+    node = node_name()
     findings = [
         Finding("shared folder", OK, f"{node} sees and writes {place.parent}"),
         _lock_across(place, asked["host"]),
+        hdf5(place.parent),
         compiled(place.parent),
         *device(asked["gpu"], [], elsewhere=False),
     ]
     if asked["launcher"]:
-        findings.append(ranks_together(asked["launcher"]))
+        findings.append(ranks_together(asked["launcher"], asked["alone"]))
     told = [replace(finding, subject=f"{node}: {finding.subject}") for finding in findings]
     write_json(place / FOUND, {"findings": [asdict(finding) for finding in told]})
 
@@ -874,30 +964,44 @@ def _lock_across(place: Path, host: str) -> Finding:
     return Finding("locks", OK, f"what {host} holds is refused here")
 
 
-def ranks_together(launcher: str) -> Finding:
-    """Returns whether ranks that a launcher starts know of each other."""
+def ranks_together(launcher: str, alone: str) -> Finding:
+    """Returns whether ranks that a launcher starts know of each other, and on which nodes. alone: why they are on one,
+    "" where each has a node of its own."""
     code = f"from jaxrnn import doctor; doctor.meet({RANKS})"
     words = [*shlex.split(launcher), "-n", str(RANKS), sys.executable, "-c", code]
     done = _run(*words, seconds=PROBE_SECONDS)
     said = [line for line in done.stdout.splitlines() if line.startswith("met ")]
-    if done.returncode == 0 and said == [f"met {RANKS}"]:
-        return Finding("MPI", OK, f"{RANKS} ranks started by `{launcher}` see each other")
+    if done.returncode == 0 and len(said) == 1 and said[0].startswith(f"met {RANKS} on "):
+        nodes = said[0].removeprefix(f"met {RANKS} on ").split()
+        found = f"{RANKS} ranks started by `{launcher}` see each other"
+        if len(nodes) > 1:
+            return Finding("MPI", OK, f"{found}, on {' and '.join(nodes)}")
+        if alone:
+            return Finding("MPI", OK, f"{found}, on {nodes[0]}; it was not tried whether nodes do: {alone}")
+        found += f", but on {nodes[0]} alone, of a job on {RANKS} nodes: whether these do is not known"
+        return Finding("MPI", WARNING, found, "look at the launcher's options")
     reason = " ".join((done.stderr or done.stdout).split())[-600:] or f"exit code {done.returncode}"
     remedy = "srun --mpi=pmi2 for MPICH and Intel MPI, --mpi=pmix for Open MPI, as `mpi` of `ingest` in the profile"
     return Finding("MPI", FAULT, f"{RANKS} ranks by `{launcher}` do not work together: {reason}", remedy)
 
 
 def meet(ranks: int) -> None:
-    """Prints, once, how many ranks know of each other; ends with one message where it is another number."""
+    """Prints, once, how many ranks know of each other, and on which nodes; ends with one message where it is another
+    number."""
     from jaxrnn import ranks as mpi
 
     try:
         place = mpi.join(ranks)
-        met = place.each(lambda: place.rank)
+        met = place.each(lambda: (place.rank, node_name()))
     except JaxrnnError as error:
         sys.exit(f"jaxrnn: {error}")
     if place.rank == 0:
-        print(f"met {len(set(met))}")
+        print(f"met {len({rank for rank, _ in met})} on {' '.join(dict.fromkeys(node for _, node in met))}")
+
+
+def node_name() -> str:
+    """Returns what SLURM calls this machine, or its own name outside of a job."""
+    return os.environ.get("SLURMD_NODENAME") or platform.node()
 
 
 def _run(*words: str, seconds: float, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

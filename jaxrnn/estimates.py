@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxrnn import blueprint, results
 from jaxrnn.config import TRACED_KEYS, Model, digest
@@ -167,20 +167,29 @@ def _seconds(made: Plan, took: dict[str, Any], trials: int, measured: int) -> fl
     return len(made.rungs) * each + took["compile_seconds"] + epochs * epoch * of_trials
 
 
-def resources(made: Plan, at: Results) -> dict[str, tuple[int, int]]:
-    """Returns the minutes and MB that each job asks a scheduler for, where `estimate` measured this very experiment on
-    a device of the kind that it trains on; else of no job.
+class Asked(NamedTuple):
+    """What a job asks a scheduler for; needed_mb: the memory that it was measured to take, and fails without."""
 
-    Both are more than expected, for a node may be slower than the one that measured, and its libraries larger; minutes
-    are those of a single core, which is what a CPU job has at least.
+    minutes: int
+    memory_mb: int
+    needed_mb: int
+
+
+def resources(made: Plan, at: Results) -> dict[str, Asked]:
+    """Returns what each job asks a scheduler for, where `estimate` measured this very experiment on a device of the
+    kind that it trains on; else of no job.
+
+    Minutes and memory are more than expected, for a node may be slower than the one that measured, and its libraries
+    larger; minutes are those of a single core, which is what a CPU job has at least.
     """
     on_cpu = made.experiment.training.device == "cpu"
     return {
-        row["job"]: (
+        row["job"]: Asked(
             min(
                 MOST_MINUTES, math.ceil(SLOWER * row["seconds"] * (row["cores"] if on_cpu else 1) / 60) + SPARE_MINUTES
             ),
             math.ceil((LARGER * row["memory_mb"] + SPARE_MB) / 100) * 100,
+            row["memory_mb"],
         )
         for row in _measured(made, at)
         if row["device"].startswith(made.experiment.training.device)

@@ -73,7 +73,6 @@ from jaxrnn.trials import FinishedTrial
 Say = Callable[[str], None]
 T = TypeVar("T")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-REQUEUING = (signal.SIGTERM, signal.SIGUSR1)
 # How long a job waits between attempts to write its results on a full disk.
 WAITS_FOR_ROOM = (5, 15, 30, 60, 120, 240)
 FIRST_SEGMENT_STEPS = 16
@@ -244,7 +243,7 @@ def train_variants(
         *[own] * len(folds),
         labels_by_step=inputs.any_data.train.labels_by_step,
     )
-    inputs = Inputs(dict.fromkeys(folds, own), folds, list(folds), inputs.network, augment)
+    inputs = Inputs(dict.fromkeys(folds, own), folds, list(folds), inputs.network, augment, inputs.corpus)
     stage, folder = Stage(job_file.training.epochs, job.trials), base.checkpoints("audit", job.name)
     with claims.held(folder) as claim:
         store = Store(base, "audit", inputs.data_digest, claim)
@@ -270,6 +269,7 @@ def _train_all(
 ) -> None:
     """Trains what the stage asks for and is missing yet; a pack that does not fit the device at half its width."""
     deadline = deadlines.deadline(say) if ranks.rank == 0 else Deadline(None)
+    reads_again = not all(windows.whole for windows in _windows(job_file, inputs))
 
     def train(halvings: int) -> None:
         while waiting := missing():
@@ -278,7 +278,25 @@ def _train_all(
                 pack.run(publish, deadline, tell)
                 say(f"waited for input {100 * pack.waited / (time.monotonic() - began):.1f} % of the time")
 
-    _fitting(job_file, train, checkpoints, say)
+    with contextlib.ExitStack() as stack:
+        if reads_again:
+            ranks.here(lambda: stack.enter_context(inputs.corpus.staged(say)))
+        _fitting(job_file, train, checkpoints, say)
+
+
+def _windows(job_file: JobFile, inputs: "Inputs") -> tuple[Windows, Windows]:
+    """Returns what is trained on and what is watched, in windows."""
+    settings, every = job_file.training, list(inputs.data.values())
+    most_bytes = settings.window_mb * 1e6 / len(every)  # of each fold: a pack may hold all of them
+    held = [list(inputs.data).index(fold) for fold in inputs.folds]
+    longest = batches.edges(np.concatenate([data.train.lengths for data in every]), settings.length_buckets)
+    # the split's seed draws the windows: trials of all seeds walk through the same ones
+    seed = plan.split_seed(job_file.model_dump())
+    trained, watched = [data.train for data in every], [data.validation for data in every]
+    return (
+        Windows(trained, longest, most_bytes, held=held, seed=seed, epochs=settings.epochs),
+        predict.evaluation_windows(watched, longest, most_bytes, held),
+    )
 
 
 def _patiently(write: Callable[[], None], say: Say) -> None:
@@ -390,14 +408,15 @@ def _nothing(text: str) -> None:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a job reads: statistics and data of each fold of the experiment, which of them are its trials', and the
-    network and augmentation that they are for. Without folds there is one, None."""
+    """What a job reads: statistics and data of each fold of the experiment, which of them are its trials', the network
+    and augmentation that they are for, and the dataset that all data are of. Without folds there is one, None."""
 
     statistics: dict[int | None, Statistics]
     data: dict[int | None, "Data"]
     folds: list[int | None]
     network: Blueprint
     augment: training.Augment | None
+    corpus: Corpus
 
     @property
     def any_data(self) -> "Data":
@@ -443,7 +462,7 @@ def read_inputs(job_file: JobFile, at: Results) -> Inputs:
             splits.check_spelling(part.ids, part.lengths, part.labels, network)
     normalised, by_step = [statistics[fold] for fold in own], train.labels_by_step
     augment = augmentation.read(job_file.augmentation, job_file.data, dataset, *normalised, labels_by_step=by_step)
-    return Inputs(statistics, data, own, network, augment)
+    return Inputs(statistics, data, own, network, augment, corpus)
 
 
 def _compiled(job_file: JobFile, inputs: Inputs, at: Results) -> Path:
@@ -509,7 +528,8 @@ def _usable_devices() -> str:
 
 
 class _Signals:
-    """Remembers that a signal came, for the loop to see between segments. A second one ends the process at once."""
+    """Remembers that a signal came, for the loop to see between segments. A second one does not wait for that: Ctrl-C
+    ends the process at once, and others do what they do outside of the loop."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -530,7 +550,7 @@ class _Signals:
             # a launcher hands on what the terminal sent already
             if time.monotonic() - self._since < AGAIN_SECONDS:
                 return
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGINT else self._before[number])
             signal.raise_signal(number)
         self.received, self._since = number, time.monotonic()
 
@@ -587,16 +607,7 @@ class _Pack:
         self.ranks = ranks
         self.inputs, self.network, self.augment = inputs, inputs.network, inputs.augment
         self.store, self.checkpoints, self.waiting = store, checkpoints, list(waiting)
-        settings = job_file.training
-        every = list(inputs.data.values())
-        most_bytes = settings.window_mb * 1e6 / len(every)  # of each fold: a pack may hold all of them
-        held = [list(inputs.data).index(fold) for fold in inputs.folds]
-        longest = batches.edges(np.concatenate([data.train.lengths for data in every]), settings.length_buckets)
-        # the split's seed draws the windows: trials of all seeds walk through the same ones
-        seed = plan.split_seed(job_file.model_dump())
-        trained = [data.train for data in every]
-        self.windows = Windows(trained, longest, most_bytes, held=held, seed=seed, epochs=settings.epochs)
-        self.validation = predict.evaluation_windows([data.validation for data in every], longest, most_bytes, held)
+        self.windows, self.validation = _windows(job_file, inputs)
         self.kind: Output = job_file.task.kind
         self._targets: training.Targets | None = None
         self.outputs = job_file.loss.outputs(len(inputs.classes), self.kind)
@@ -754,7 +765,7 @@ class _Pack:
                     # every start of a job that is requeued comes further, by a segment at least
                     raise Interrupted(
                         f"job {self.job_file.job.name}: stopped by {by}; {kept}, and the same command goes on from it",
-                        requeue=late or received in REQUEUING,
+                        requeue=late or received in deadlines.REQUEUING,
                     )
                 if due:
                     began = time.monotonic()

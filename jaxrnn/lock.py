@@ -31,9 +31,13 @@ DEAD_SECONDS = 120.0
 NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 
 
+class Held(JaxrnnError):
+    """That another process holds the lock, for all that is known."""
+
+
 @contextmanager
 def held(folder: Path, name: str = NAME, taken: str = TAKEN) -> Iterator[None]:
-    """Holds the lock `name` of `folder`, which is made where it isn't there; raises JaxrnnError where another process
+    """Holds the lock `name` of `folder`, which is made where it isn't there; raises Held where another process
     has it.
 
     The lock of a dead process is taken over.
@@ -102,7 +106,7 @@ def _opened(path: Path) -> tuple[int, bool]:
 
 
 def _flocked(file: int, path: Path, taken: str) -> bool:
-    """Returns whether the kernel gave its lock, False where it has none to give; raises JaxrnnError where another has
+    """Returns whether the kernel gave its lock, False where it has none to give; raises Held where another has
     it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -122,7 +126,7 @@ def _is_at(file: int, path: Path) -> bool:
 
 
 def _refuse_living(file: int, path: Path, has_flock: bool, taken: str) -> None:
-    """Raises JaxrnnError where who the file names may be at work, for all that this host can tell."""
+    """Raises Held where who the file names may be at work, for all that this host can tell."""
     found = _holder(file)
     silent = _now(path) - os.fstat(file).st_mtime
     if found.get("host") == os.uname().nodename:
@@ -138,9 +142,9 @@ def _refuse_living(file: int, path: Path, has_flock: bool, taken: str) -> None:
         )
 
 
-def _refusal(path: Path, taken: str, found: dict[str, Any], remedy: str) -> JaxrnnError:
+def _refusal(path: Path, taken: str, found: dict[str, Any], remedy: str) -> "Held":
     who = "process {process} on {host}, since {since}".format_map(found) if found else "a process that just began"
-    return JaxrnnError(taken.format(folder=path.parent, who=who, remedy=remedy))
+    return Held(taken.format(folder=path.parent, who=who, remedy=remedy))
 
 
 def _holder(file: int) -> dict[str, Any]:

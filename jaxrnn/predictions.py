@@ -85,7 +85,15 @@ Folds = dict[int | None, dict[str, Predictions]]  # by fold, None where there ar
 
 
 def write(path: Path, predictions: Folds, classes: tuple[str, ...], claim: Claim | None = None) -> None:
-    with written_whole(path, claim=claim) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+    # made in memory and written at once, as shards are: HDF5 itself writes many small pieces, here and there
+    image = _image(predictions, classes)
+    with written_whole(path, claim=claim) as temporary:
+        temporary.write_bytes(image)
+
+
+def _image(predictions: Folds, classes: tuple[str, ...]) -> bytes:
+    options: Any = {"driver": "core", "backing_store": False, "libver": ("v110", "v110")}
+    with h5py.File("predictions", "w", **options) as file:
         any_entry = next(iter(predictions.values()))[SCORED_SPLITS[0]]
         file.attrs["layout_version"] = LAYOUT_VERSION
         file.attrs["jaxrnn_version"] = __version__
@@ -102,12 +110,14 @@ def write(path: Path, predictions: Folds, classes: tuple[str, ...], claim: Claim
                 group.create_dataset("places", data=entry.places.astype(np.int64))
                 stacked = np.stack([*entry.probabilities.values()]).astype(np.float32)
                 group.create_dataset("probabilities", data=stacked, chunks=True, fletcher32=True)
+        file.flush()
+        return file.id.get_file_image()
 
 
 def read(path: Path) -> tuple[Folds, tuple[str, ...]]:
     """Returns the predictions of each split, and the classes' names; raises JaxrnnError for an unreadable file."""
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:  # whole, as shards are
             check_version(file.attrs.get("jaxrnn_version"), path)
             classes = tuple(str(name) for name in file.attrs["classes"])  # pyright: ignore
             kind, by_decoder = str(file.attrs["kind"]), bool(file.attrs["by_decoder"])

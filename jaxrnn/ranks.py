@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
@@ -48,26 +48,40 @@ class _AnotherEnds(Exception):
 
 @dataclass(frozen=True)
 class _Ending:
-    """Why a rank ends, and with which exit code."""
+    """Why a rank ends, and with which exit code; requeue: whether the SLURM job is meant to go on."""
 
     message: str
     code: int
+    requeue: bool = False
 
 
 class _Signals:
     """Ctrl-C, and what schedulers send before they kill: an exception while a rank works, and remembered while it talks
-    to the others, who would wait forever for one that stopped in the middle of a word."""
+    to the others, who would wait forever for one that stopped in the middle of a word.
+
+    received: the first one. requeuing: those after which the SLURM job is meant to go on.
+    """
 
     def __init__(self) -> None:
-        self.received = False
+        self.received: int | None = None
+        self.requeuing: tuple[int, ...] = ()
         self._works = False
+
+    @property
+    def ending(self) -> _Ending:
+        """Returns how the one that was received ends a rank."""
+        if self.received not in self.requeuing:
+            return _Ending(INTERRUPTED, EXIT_INTERRUPTED)
+        name = signal.Signals(self.received).name
+        message = f"stopped by {name}; what was done is kept, and the same command goes on"
+        return _Ending(message, EXIT_INTERRUPTED, requeue=True)
 
     @contextmanager
     def raised(self) -> Iterator[None]:
         """Raises KeyboardInterrupt inside the block where a signal comes, or came before."""
         self._works = True
         try:
-            if self.received:
+            if self.received is not None:
                 raise KeyboardInterrupt
             yield
         finally:
@@ -75,9 +89,10 @@ class _Signals:
 
     def receive(self, number: int, frame: object) -> None:
         # a launcher may hand on what the terminal sent already: only the first one is raised
-        again, self.received = self.received, True
-        if self._works and not again:
-            raise KeyboardInterrupt
+        if self.received is None:
+            self.received = number
+            if self._works:
+                raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)
@@ -109,7 +124,7 @@ class Ranks:
         except OSError as error:
             ending = _Ending(f"{error.filename or 'ingest'}: {error.strerror or error}", EXIT_USER_ERROR)
         except KeyboardInterrupt:
-            ending = _Ending(INTERRUPTED, EXIT_INTERRUPTED)
+            ending = self.signals.ending
         except BaseException:
             traceback.print_exc()
             sys.stderr.flush()
@@ -131,6 +146,26 @@ class Ranks:
             signal.signal(number, signal.default_int_handler if self.communicator is None else self.signals.receive)
         return self
 
+    @contextmanager
+    def requeuing(self, *numbers: int) -> Iterator[None]:
+        """Makes of these signals, inside the block, an Interrupted on every rank that asks for the SLURM job to be
+        requeued."""
+        signals, before = self.signals, {number: signal.getsignal(number) for number in numbers}
+        signals.requeuing = numbers
+        try:
+            for number in numbers:
+                signal.signal(number, signals.receive)
+            with signals.raised() if self.communicator is None else nullcontext():
+                yield
+        except KeyboardInterrupt:
+            if signals.received is None:  # Ctrl-C
+                raise
+            self._end(signals.ending)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signals.received, signals.requeuing = None, ()
+
     def heed(self) -> None:
         """Ends the work of `each` where another rank failed meanwhile: to be called between two pieces of work."""
         # MPI moves messages on while it is asked, and seldom has one ready at the first time
@@ -142,8 +177,8 @@ class Ranks:
         whether it told the others."""
         arrival, told, since, pause = self.communicator.Ibarrier(), False, time.monotonic(), LOOK_SECONDS / 64
         while not arrival.Test():
-            if ending is None and self.signals.received:
-                ending = _Ending(INTERRUPTED, EXIT_INTERRUPTED)
+            if ending is None and self.signals.received is not None:
+                ending = self.signals.ending
             if ending is not None and not told:
                 told, since = True, time.monotonic()
                 for rank in range(self.size):
@@ -207,6 +242,8 @@ class Ranks:
             self.communicator.Abort(1)
 
     def _end(self, ending: _Ending) -> NoReturn:
+        if ending.requeue:
+            raise Interrupted(ending.message, requeue=True)  # on every rank: they wait for SLURM together
         if self.rank != 0:
             raise EndedElsewhere(ending.code)
         if ending.code == EXIT_INTERRUPTED:

@@ -137,13 +137,18 @@ def read(path: Path, *, steps: bool = True, check: bool = True) -> Shard:
     check: False skips the checksums of time and features, which halves the time of a second reading.
     """
     try:
-        with h5py.File(path, "r") as file:
+        with _opened(path) as file:
             check_version(file.attrs.get("jaxrnn_version"), path)
             return _read(file, steps, check)
     except FileNotFoundError:
         raise JaxrnnError(f"{path}: not there; run `jaxrnn ingest` again, it makes missing shards alone")
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise JaxrnnError(f"{path}: no readable shard ({error}); remove it and run `jaxrnn ingest` again")
+
+
+def _opened(path: Path) -> h5py.File:
+    # whole once it has its name, and never written again: without a lock, which some file systems don't have
+    return h5py.File(path, "r", locking=False)
 
 
 def _read(file: Any, steps: bool, check: bool) -> Shard:
@@ -185,7 +190,7 @@ def of_sequences(path: Path, wanted: Collection[str]) -> Shard:
     found = {name: [getattr(known, name)[:0]] for name in ("time", "features")}
     if len(rows):
         try:
-            with h5py.File(path, "r") as opened:
+            with _opened(path) as opened:
                 file: Any = opened
                 for start, length in zip(known.offsets[rows].tolist(), lengths.tolist(), strict=True):
                     for name, pieces in found.items():
@@ -201,7 +206,7 @@ def of_sequences(path: Path, wanted: Collection[str]) -> Shard:
 def step_labels(path: Path) -> np.ndarray | None:
     """Returns the step labels alone of the shard at `path`, [step] str; None where it has none."""
     try:
-        with h5py.File(path, "r") as file:
+        with _opened(path) as file:
             return _decoded(file["step_labels"]) if "step_labels" in file else None
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise JaxrnnError(f"{path}: no readable shard ({error}); remove it and run `jaxrnn ingest` again")
@@ -211,7 +216,7 @@ def ids(path: Path, besides: str) -> np.ndarray:
     """Returns the ids of all objects that the shard at `path` accounts for, as UTF-8 bytes: those in it, those cut, and
     those rejected, but for the reason `besides`."""
     try:
-        with h5py.File(path, "r") as opened:
+        with _opened(path) as opened:
             file: Any = opened
             objects, rows, reasons = (file["rejected"][name][()] for name in ("object", "row", "reason"))
             rejected = (rows == WHOLE_OBJECT) & (objects != b"") & (reasons != besides.encode())

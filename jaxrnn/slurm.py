@@ -1,14 +1,15 @@
 """What SLURM says and what a job asks of it. The only module that calls SLURM's programs, each with a time-out."""
 
 import getpass
+import math
 import os
 import re
 import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from jaxrnn.errors import JaxrnnError
 
@@ -53,6 +54,21 @@ class Nodes:
     def gpus_of(self, kind: str) -> int:
         return sum(count for name, count in self.gpus.items() if kind in ("", name))
 
+    def has_room(self, request: "Request") -> bool:
+        """Returns whether one of them has what a job wants of a node for a task, and its share of the GPUs."""
+        return (
+            (request.memory_mb or 0) <= self.memory_mb
+            and request.cores <= self.cores
+            and request.gpus <= self.gpus_of(request.gpu_kind) * (request.nodes or 1)
+        )
+
+
+class Limits(NamedTuple):
+    """How long a job may run, and what it may have of a node's memory; infinite where that is not limited."""
+
+    minutes: float
+    memory_mb: float
+
 
 @dataclass(frozen=True)
 class Partition:
@@ -70,6 +86,17 @@ class Partition:
     @property
     def gpu_kinds(self) -> list[str]:
         return sorted({kind for nodes in self.nodes for kind in nodes.gpus})
+
+    def limits(self, request: "Request") -> Limits | None:
+        """Returns what a job of such cores and GPUs may have here, of the largest node; None where no node has them."""
+        nodes = [one for one in self.nodes if one.has_room(replace(request, memory_mb=None))]
+        if self.nodes and not nodes:
+            return None
+        memory = max((one.memory_mb for one in nodes), default=math.inf)
+        return Limits(
+            math.inf if self.minutes is None else self.minutes,
+            memory if self.memory_mb is None else min(memory, self.memory_mb),
+        )
 
 
 @dataclass(frozen=True)
@@ -166,6 +193,28 @@ class Cluster:
             for partition in self.partitions
             if (partition.name in request.partitions if request.partitions else partition.is_default)
         ]
+
+    def limits(self, request: Request, own: Mapping[str, Limits]) -> Limits:
+        """Returns the most that a job may ask for: as much memory as any of its partitions has for it, and as many
+        minutes as those allow that have the memory that it asks for. Infinite where it is not known where it will run.
+
+        own: of a job that names no partition, those that the workflow chooses from, each with limits of its own.
+        """
+        if request.partitions:
+            own = {}
+        if request.elsewhere or (self.redirects and not (request.partitions or own)):
+            return Limits(math.inf, math.inf)
+        there = [partition for partition in self.partitions if partition.name in own] or self.choice(request)
+        found = [
+            Limits(*map(min, limits, own.get(partition.name, limits)))
+            for partition in there
+            if (limits := partition.limits(request))
+        ]
+        enough = [limits for limits in found if limits.memory_mb >= (request.memory_mb or 0)]
+        return Limits(
+            max((limits.minutes for limits in enough or found), default=math.inf),
+            max((limits.memory_mb for limits in found), default=math.inf),
+        )
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def read(path: Path) -> pd.DataFrame:
     if path.suffix == ".csv":
         text = dict.fromkeys(("id", "class", "labels"), str)
         return pd.read_csv(path, dtype=text, keep_default_na=False)  # pyright: ignore
-    with h5py.File(path) as opened:
+    with h5py.File(path, "r", locking=False) as opened:  # whole, and no longer written
         file: Any = opened
         columns = {}
         for place, name in enumerate(file.attrs["columns"]):

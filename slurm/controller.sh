@@ -23,21 +23,35 @@ for name in "${!SLURM_@}"; do
     [ "$name" = SLURM_CONF ] || unset "$name"
 done
 
-# Background jobs are born deaf to INT.
-# shellcheck disable=SC2086  # the command may be several words
-(trap - INT; exec ${SNAKEMAKE:-snakemake} "$@") &
-snakemake=$!
-
 again=
+stopped=
 # shellcheck disable=SC2317  # traps call it
 stop() {
     trap '' INT TERM USR1 # once: a second INT would cut short what Snakemake does about the first
-    kill -INT "$snakemake"
+    stopped=yes
+    kill -INT "$running"
 }
 trap stop INT TERM
 trap 'again=yes; stop' USR1
 
-while wait "$snakemake"; code=$?; kill -0 "$snakemake" 2>/dev/null; do :; done
+# Runs a command until it has ended, beside the traps; its exit code is $code then.
+run() {
+    (trap - INT; exec "$@") & # background jobs are born deaf to INT
+    running=$!
+    while wait "$running"; code=$?; kill -0 "$running" 2>/dev/null; do :; done
+}
+
+# shellcheck disable=SC2086  # the command may be several words
+run ${SNAKEMAKE:-snakemake} "$@"
+# Snakemake's exit code where another controller may live (REFUSED in workflow/rules/common.smk). One that was killed hard
+# on another node counts as alive for DEAD_SECONDS (jaxrnn/lock.py), and this job may be it, started again by SLURM.
+if [ "$code" -eq 75 ]; then
+    echo "Trying once more in 120 seconds, when a dead controller is known to be dead"
+    run sleep 120
+    code=75
+    # shellcheck disable=SC2086
+    [ "$stopped" ] || run ${SNAKEMAKE:-snakemake} "$@"
+fi
 if [ "$again" ] && [ "$code" -ne 0 ]; then
     echo "The controller's time is over; SLURM starts job $controller again"
     trap - TERM

@@ -88,8 +88,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A real SLURM; for tests with the mark `slurm`."""
+    """A real SLURM; for tests with the mark `slurm`. JAXRNN_SLURM=required: without one nothing is run."""
     if reason := slurm_cluster.obstacle():
+        if os.environ.get("JAXRNN_SLURM") == "required":
+            pytest.exit(reason, returncode=1)
         pytest.skip(reason)
     with slurm_cluster.running() as cluster:
         yield cluster

@@ -88,6 +88,23 @@ def test_a_living_controller_is_left_alone_and_named_and_a_dead_one_is_replaced(
     assert began(made()) == [], "who is the controller already stays it"
 
 
+def test_a_run_that_may_be_tried_again_later_says_so_by_its_exit_code(tmp_path: Path) -> None:
+    """slurm/controller.sh knows it: the other one may have been killed on another node, less than two minutes ago."""
+    workflow = Workflow(tmp_path, tmp_path)
+    workflow.configure()
+    workflow.results.mkdir(parents=True)
+    other = {"host": "elsewhere", "process": 1, "since": "2026-11-27 20:00:00"}
+    for targets in ((), ("--retries", "0", "results/tiny/splits.csv")):
+        (workflow.results / controller.NAME).write_text(json.dumps(other))
+        done = workflow.run(*targets)
+        assert done.returncode == os.EX_TEMPFAIL == 75, done.stdout
+        assert "jaxrnn: results/tiny: another Snakemake runs this experiment (process 1 on elsewhere" in done.stdout
+        assert "Traceback" not in done.stdout
+    # another fault is for good
+    workflow.configure({"model.unit": 4})
+    assert workflow.run().returncode == 1
+
+
 def test_locks_of_a_dead_controller_are_cleared_and_those_of_other_experiments_are_not(began: Any) -> None:
     locks = Path(".snakemake/locks")
     locks.mkdir(parents=True)

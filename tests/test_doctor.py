@@ -2,6 +2,7 @@
 prints."""
 
 import json
+import math
 import os
 import shlex
 import shutil
@@ -198,6 +199,61 @@ def test_who_asks_for_more_never_fits_better(request: slurm.Request, what: str, 
         assert bool(faults(request, accounts=["astro"])) == all(map(bool, alone))
 
 
+OWN = {"long": slurm.Limits(60, 5000)}
+
+
+@pytest.mark.parametrize(
+    ("request_", "own", "most"),
+    [
+        (slurm.Request("train"), {}, (10, 2000)),
+        (LONG, {}, (10080, 64000)),
+        (replace(LONG, cores=16), {}, (10080, 8000)),
+        (replace(LONG, partitions=("main", "long")), {}, (10080, 64000)),
+        (slurm.Request("train"), OWN, (60, 5000)),
+        (LONG, OWN, (10080, 64000)),
+        (slurm.Request("train"), {"gone": slurm.Limits(1, 1)}, (10, 2000)),
+        (replace(LONG, elsewhere=True), {}, (math.inf, math.inf)),
+        (replace(LONG, gpus=1, gpu_kind="a100"), {}, (math.inf, math.inf)),
+        (replace(LONG, partitions=("lnog",)), {}, (math.inf, math.inf)),
+    ],
+)
+def test_the_most_that_a_job_may_ask_for_is_its_partitions(
+    request_: slurm.Request, own: dict[str, slurm.Limits], most: tuple[float, float]
+) -> None:
+    assert CLUSTER.limits(request_, own) == most
+    # a site's own plugin may send it elsewhere
+    redirected = slurm.Cluster(CLUSTER.partitions, {"JobSubmitPlugins": "lua"})
+    assert redirected.limits(slurm.Request("train"), {}) == (math.inf, math.inf)
+
+
+def test_time_is_that_of_partitions_that_have_the_memory() -> None:
+    short, long = CLUSTER.partitions
+    cluster = slurm.Cluster((replace(short, memory_mb=None), replace(long, memory_mb=4000)), {})
+    request = slurm.Request("train", partitions=("main", "long"), memory_mb=4000)
+    assert cluster.limits(request, {}) == (10080, 64000)
+    assert cluster.limits(replace(request, memory_mb=4001), {}) == (10, 64000)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.builds(
+        slurm.Request,
+        rule=st.just("train"),
+        partitions=st.sampled_from([(), ("main",), ("long",), ("main", "long")]),
+        minutes=st.integers(1, 20000),
+        memory_mb=st.integers(1, 200_000),
+        cores=st.integers(1, 20),
+        gpus=st.integers(0, 3),
+        gpu_kind=st.sampled_from(["", "v100"]),
+    )
+)
+def test_a_job_that_could_run_at_all_can_with_what_it_may_ask_for(request: slurm.Request) -> None:
+    memory = min(request.memory_mb or 0, CLUSTER.limits(request, {}).memory_mb)
+    cut = replace(request, memory_mb=memory)
+    cut = replace(cut, minutes=min(request.minutes or 0, CLUSTER.limits(cut, {}).minutes))
+    assert not faults(cut) or faults(replace(request, minutes=1, memory_mb=1))
+
+
 def test_what_the_site_may_know_better_is_a_warning() -> None:
     own = slurm.Cluster(CLUSTER.partitions, {**CLUSTER.settings, "JobSubmitPlugins": "lua"})
     far = slurm.Request("train", minutes=11, gpus=1, gpu_kind="v100")
@@ -270,7 +326,7 @@ Disk quotas for usr astro (uid 1000):
 def test_quotas_are_judged_by_their_least_limit() -> None:
     (home,), (fred,) = doctor.quotas_in(QUOTA), doctor.quotas_in(LFS_QUOTA)
     assert (home.place, home.kb, home.most_kb, home.most_files) == ("nas:/home", 9_500_000, 10_000_000, 0)
-    assert home.judged().state == WARNING
+    assert home.judged("user").state == WARNING
     assert (fred.place, fred.kb, fred.most_kb, fred.files, fred.most_files) == (
         "/fred/oz123/a_long_name",
         1_000_000,
@@ -278,8 +334,47 @@ def test_quotas_are_judged_by_their_least_limit() -> None:
         500,
         100_000,
     )
-    assert fred.judged().state == FAULT
-    assert replace(fred, kb=10).judged().state == OK
+    assert fred.judged("user").state == FAULT
+    assert replace(fred, kb=10).judged("user").state == OK
+
+
+# `lfs project -d`, and `lfs quota` of a user without a limit, a group within its own, and a project at its end.
+LFS = """\
+#!/bin/sh
+echo "$*" >> {calls}
+case "$*" in
+"project -d "*) echo "   {project} P $3"; exit;;
+"quota -u {user} "*) limits="0 0 - 20 0 0";;
+"quota -g {group} "*) limits="2000000000 5000000000 - 30 0 0";;
+"quota -p 4711 "*) limits="0 1000000000 - 40 0 0";;
+*) echo "unknown: $*" >&2; exit 1;;
+esac
+echo "Disk quotas for ... :"
+echo "     Filesystem  kbytes   quota   limit   grace   files   quota   limit   grace"
+echo "        /fred    1000000000 $limits -"
+"""
+
+
+@pytest.mark.parametrize("project", [4711, 0])
+def test_on_lustre_quotas_of_the_group_and_the_project_count_too(
+    project: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"calls": tmp_path / "calls", "user": os.getuid(), "group": os.getegid(), "project": project}
+    (tmp_path / "lfs").write_text(LFS.format(**values))
+    (tmp_path / "lfs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(doctor, "mount_of", lambda path: ("10.0.0.1@o2ib:/fred", "lustre"))
+    user, group, *of_project = doctor.quotas(tmp_path)
+    assert (user.state, user.found) == (OK, "/fred, user: none set")
+    assert (group.state, group.found) == (OK, f"/fred, group {os.getegid()}: 1,000 of 2,000 GB used")
+    told = [(finding.state, finding.found) for finding in of_project]
+    assert told == ([(FAULT, "/fred, project 4711: 1,000 of 1,000 GB used")] if project else [])
+    asked = (tmp_path / "calls").read_text().splitlines()
+    assert len(asked) == (4 if project else 3) and all(words.endswith(f" {tmp_path}") for words in asked)
+    # files of a folder that hands its group on count there
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o2755)
+    assert f"group {(tmp_path / 'shared').stat().st_gid}" in [of for of, _ in doctor._holders(tmp_path / "shared")]
 
 
 CPU = {"jax": "0.10.2", "platform": "cpu", "devices": ["cpu"], "count": 1, "version": "PJRT C API cuda 12090"}
@@ -342,6 +437,57 @@ def test_a_launcher_that_does_not_fit_the_library_is_told(
     assert (found and found.state) == state
 
 
+def submitted(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, launcher: str, cluster: slurm.Cluster = CLUSTER, *, gpu: bool = False
+) -> tuple[slurm.Request, dict[str, Any]]:
+    """Returns what `--job` would submit, and what the job is told."""
+    found: list[slurm.Request] = []
+
+    def submit(request: slurm.Request, script: str, *, name: str, log: str) -> int:
+        found.append(request)
+        told.update(json.loads((Path(log).parent / doctor.ASKED).read_text()))
+        raise slurm.SlurmError("it is not submitted")
+
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(doctor.slurm, "submit", submit)
+    monkeypatch.setattr(doctor.slurm, "cancel", lambda name: None)
+    wanted = doctor.Wanted(folder, None, folder / "results", job=True, gpu=gpu)
+    list(doctor.by_job(wanted, replace(LONG, nodes=4), launcher, cluster, lambda text: None))
+    return found[0], told
+
+
+def test_ranks_are_tried_on_two_nodes_where_they_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request, told = submitted(monkeypatch, tmp_path, "srun --mpi=pmi2")
+    assert (request.nodes, request.tasks, request.gpus, told["alone"]) == (2, 2, 0, "")
+    # SLURM wants one for each node
+    assert submitted(monkeypatch, tmp_path, "/usr/bin/srun", gpu=True)[0].gpus == 2
+    request, told = submitted(monkeypatch, tmp_path, "mpirun")
+    assert (request.nodes, request.tasks, told["alone"]) == (None, 2, "`mpirun` may not reach others")
+    request, told = submitted(monkeypatch, tmp_path, "")
+    assert (request.nodes, request.tasks, told["alone"]) == (None, 1, "")
+    _, long = slurm.partitions_in(SHOWN, "long|1|4|64000|gpu:v100:2|idle\nlong|3|4|64000|gpu:v100:2|down")
+    request, told = submitted(monkeypatch, tmp_path, "srun", slurm.Cluster((long,), {}))
+    assert (request.nodes, request.tasks) == (None, 2)
+    assert told["alone"] == "partition long has no second one that could take this job"
+
+
+@pytest.mark.mpi
+def test_where_ranks_met_is_said(tmp_path: Path) -> None:
+    """Ranks of one machine, which are told that they are on several nodes."""
+    launcher = tmp_path / "srun"
+    on_its_node = """sh -c 'SLURMD_NODENAME=node$PMI_RANK exec "$@"' sh"""
+    launcher.write_text(f'#!/bin/bash\nexec mpiexec "$1" "$2" {on_its_node} "${{@:3}}"\n')
+    launcher.chmod(0o755)
+    found = doctor.ranks_together(str(launcher), "")
+    assert (found.state, found.found) == (OK, f"2 ranks started by `{launcher}` see each other, on node0 and node1")
+    here = doctor.node_name()
+    found = doctor.ranks_together("mpiexec", "there is no other")
+    assert found.state == OK
+    assert found.found.endswith(f"see each other, on {here}; it was not tried whether nodes do: there is no other")
+    found = doctor.ranks_together("mpiexec", "")
+    assert found.state == WARNING and f"but on {here} alone, of a job on 2 nodes" in found.found
+
+
 def test_a_profile_that_is_not_there_is_told_with_those_that_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,6 +514,35 @@ def test_a_lock_is_seen_to_hold_and_nothing_is_left(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(doctor.lock, "_refuse_living", lambda *_: None)
     monkeypatch.setattr(doctor.lock, "_flocked", lambda *_: True)
     assert doctor.locks(tmp_path / "results").state == FAULT
+
+
+# A file system whose locks fail, as some mounts' do.
+NO_LOCKS = """
+#include <errno.h>
+extern "C" int flock(int file, int operation) { errno = ENOLCK; return -1; }
+"""
+
+
+@pytest.mark.compiler
+def test_hdf5_whose_locks_fail_is_told_how_to_do_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = tmp_path / "results"
+    assert doctor.hdf5(results) == Finding("HDF5", OK, "a small file is written and read")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "locks.cc").write_text(NO_LOCKS)
+    subprocess.run(["g++", "-shared", "-fPIC", "-o", "locks.so", "locks.cc"], cwd=tmp_path, check=True)
+    monkeypatch.setenv("LD_PRELOAD", str(tmp_path / "locks.so"))
+    found = doctor.hdf5(results)
+    assert (found.state, "unable to lock file" in found.found) == (FAULT, True), found
+    assert "export HDF5_USE_FILE_LOCKING=FALSE" in found.remedy
+    monkeypatch.setenv("HDF5_USE_FILE_LOCKING", "FALSE")
+    assert doctor.hdf5(results).state == OK
+    assert not results.exists()
+
+
+def test_hdf5_that_fails_without_locks_too_is_another_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_hdf5_fails", lambda *_: "no such library")
+    found = doctor.hdf5(tmp_path)
+    assert (found.state, "no such library" in found.found, "HDF5_USE" in found.remedy) == (FAULT, True, False)
 
 
 def test_a_scheduler_that_hangs_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,7 +594,7 @@ def test_on_a_laptop_slurm_is_told_to_be_missing_and_the_rest_is_checked(laptop:
     states = {finding["subject"]: finding["state"] for finding in told["findings"]}
     assert (code, told["faults"], states["SLURM"]) == (2, 1, FAULT), told
     assert (states["jobs on it"], states["nodes"]) == (NOT_CHECKED, NOT_CHECKED)
-    for subject in ("plugin", "workflow", "results folder", "space", "locks", "compile cache", "GPU"):
+    for subject in ("plugin", "workflow", "results folder", "space", "locks", "HDF5", "compile cache", "GPU"):
         assert states[subject] in (OK, WARNING), (subject, told)
     (missing,) = [finding for finding in told["findings"] if finding["subject"] == "SLURM"]
     assert "no SLURM here" in missing["found"]
@@ -463,9 +638,10 @@ def test_a_cluster_that_is_well_is_found_so_from_a_node_too(tiny: Workflow) -> N
     assert states["aggregate, ingest, report, simulate, split, train"][0] == OK
     (node,) = {subject.partition(":")[0] for subject in states if ":" in subject}
     assert node in slurm_cluster.NODES
-    for subject in ("shared folder", "locks", "compile cache", "GPU", "MPI"):
+    for subject in ("shared folder", "locks", "HDF5", "compile cache", "GPU", "MPI"):
         assert states[f"{node}: {subject}"][0] == OK, states
-    assert "2 ranks started by `srun --mpi=pmi2` see each other" in states[f"{node}: MPI"][1]
+    met = "2 ranks started by `srun --mpi=pmi2` see each other, on node1 and node2"
+    assert states[f"{node}: MPI"][1] == met
     assert [*tiny.folder.glob("results/*")] == []
     assert slurm_cluster.jobs()[-1]["JobState"] in ("COMPLETED", "COMPLETING", "RUNNING")
 

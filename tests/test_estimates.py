@@ -74,8 +74,9 @@ def test_what_jobs_ask_for_follows_from_what_was_measured_of_this_very_experimen
     rows = {row["job"]: row for row in estimates.estimate(made, at, 2, quiet)}
     asked = estimates.resources(made, at)
     assert asked.keys() == rows.keys() and len(asked) == 2
-    for job, (minutes, memory_mb) in asked.items():
+    for job, (minutes, memory_mb, needed_mb) in asked.items():
         assert rows[job]["seconds"] > 300
+        assert rows[job]["memory_mb"] == needed_mb
         # measured on two cores, and it may have one
         assert 4 * rows[job]["seconds"] < 60 * minutes < 8 * rows[job]["seconds"] + 900
         assert rows[job]["memory_mb"] + 500 < memory_mb < 2 * rows[job]["memory_mb"] + 1500

@@ -9,6 +9,8 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from snakemake.io import IOFile
@@ -16,12 +18,14 @@ from snakemake.io import IOFile
 import jaxrnn.controller
 import jaxrnn.doctor
 import jaxrnn.estimates
+import jaxrnn.lock
 import jaxrnn.plan
 from jaxrnn.config import AUDITS, RUN_KEYS, TRAINED_AUDITS, Experiment, digest, load
 from jaxrnn.errors import JaxrnnError
+from jaxrnn.estimates import Asked
 from jaxrnn.readers import open_reader, reader_class
 from jaxrnn.results import Results, mistakes_tables
-from jaxrnn.slurm import Request
+from jaxrnn.slurm import Cluster, Limits, Request
 
 # A mistake of the user ends in `sys.exit`, because Snakemake prints an exception with its traceback.
 
@@ -136,8 +140,8 @@ def audit_cores() -> int:
     return min(experiment.audit.permutations, experiment.training.trials_per_job)
 
 
-# Of a training job that was not measured.
-UNMEASURED = dict(runtime=480, mem_mb=8000)
+# Of a training job that was not measured. It goes on where its time was too short.
+UNMEASURED = Asked(minutes=480, memory_mb=8000, needed_mb=1)
 
 
 @functools.cache
@@ -154,27 +158,97 @@ def priority_of(wildcards) -> int:
     return priorities()[wildcards.job] if workflow.is_main_process else 0
 
 
-def minutes_of(wildcards) -> int:
-    """Returns how long a training job may run at a time, as `jaxrnn plan` measured it, if it did."""
-    return measured[wildcards.job][0] if wildcards.job in measured else UNMEASURED["runtime"]
+@functools.cache
+def cluster() -> Cluster | JaxrnnError | None:
+    """Returns what SLURM says of itself, or why it says nothing; None where jobs go elsewhere, or are not looked at.
+
+    The controller alone looks, and once.
+    """
+    # a dry run has another executor, and --dag and the like have none
+    submits = getattr(workflow.executor_plugin, "name", "") == "slurm"
+    submits = submits or (workflow.dryrun and jaxrnn.doctor.AS_SUBMITTED in os.environ)
+    if not (submits and workflow.is_main_process) or os.getenv(jaxrnn.doctor.SWITCH) == "0":
+        return None
+    try:
+        return jaxrnn.slurm.cluster()
+    except JaxrnnError as error:
+        return error
 
 
-def memory_mb(wildcards, attempt) -> int:
-    """Returns the memory of a training job, as `jaxrnn plan` measured it, if it did; it may have run out of it before."""
-    memory = measured[wildcards.job][1] if wildcards.job in measured else UNMEASURED["mem_mb"]
-    # SLURM counts a node's, and all processes may be on one
-    return memory * attempt * experiment.training.processes
+@functools.cache
+def own_partitions() -> list:
+    """Returns those of the profile's partitions.yaml, as SLURM's plugin reads them; it chooses of them for a job that
+    names none."""
+    file = getattr(workflow.executor_settings, "partition_config", None) or os.getenv(jaxrnn.doctor.PARTITIONS)
+    if not file:
+        return []
+    from snakemake_executor_plugin_slurm.partitions import read_partition_file
+
+    return read_partition_file(Path(file))
 
 
-def minutes_of_audit(wildcards) -> int:
-    """Returns how long the audit may run at a time: as the longest training job."""
-    return max((minutes for minutes, _ in measured.values()), default=UNMEASURED["runtime"])
+# Of a rule's resources those that decide where a job may run, and on which of the nodes there. None of them can depend on
+# its time or memory.
+PLACING = ("slurm_partition", "slurm_cluster", "clusters", "cluster", "gpu", "gpu_model", "gres", "nodes")
+PLACING += ("cpus_per_task", "mem_mb_per_cpu")
 
 
-def memory_of_audit(wildcards, attempt) -> int:
-    """Returns the memory of the audit: as the largest training job's, whose networks its own are like."""
-    # in one process, however many train a job together
-    return max((memory for _, memory in measured.values()), default=UNMEASURED["mem_mb"]) * attempt
+def allowed(name: str, ask: Callable, least: Callable = lambda wildcards: 1, share: float = 1) -> Callable:
+    """Returns the function of a rule's resource `name`, `runtime` (minutes) or `mem_mb`: what `ask` says of a job at an
+    attempt, or as much of it as the job's partition allows. What a user sets takes the function's place, and is not cut.
+
+    least: less than this it never is, because the job would fail. share: of the time, where one SLURM job does the work
+    of several rules.
+    """
+
+    def asked(wildcards, input, attempt, threads, rulename) -> int:
+        wanted, here = ask(wildcards, attempt), cluster()
+        if not isinstance(here, Cluster):
+            return wanted
+        resources = workflow.get_rule(rulename).resources
+        given = {"input": input, "attempt": attempt, "threads": threads, "rulename": rulename}
+        names = PLACING if name == "mem_mb" else (*PLACING, "mem_mb")
+        values = {
+            one: resources.get(one).evaluate(wildcards, **given, async_run=workflow.async_run).value for one in names
+        }
+        request = Request.of(rulename, values | {"_cores": threads})
+        own = {
+            choice.name: Limits(choice.limits.max_runtime, choice.limits.max_mem_mb)
+            for choice in own_partitions()
+            if choice.limits.max_gpu >= request.gpus
+        }
+        limits = here.limits(request, own)
+        most = limits.memory_mb if name == "mem_mb" else share * limits.minutes
+        return max(least(wildcards), int(min(wanted, most)))
+
+    return asked
+
+
+def asked_of(job: str) -> Asked:
+    """Returns what a training job asks for at first, as `jaxrnn plan` measured it, if it did."""
+    return measured.get(job, UNMEASURED)
+
+
+def most_asked() -> Asked:
+    """Returns the most of each that a training job asks for, which does for the audit, whose networks are like theirs."""
+    return Asked(*map(max, zip(*(measured.values() or [UNMEASURED]))))
+
+
+# How long a training job may run at a time.
+minutes_of = allowed("runtime", lambda wildcards, attempt: asked_of(wildcards.job).minutes)
+# It may have run out of memory before. SLURM counts a node's, and all processes may be on one.
+memory_mb = allowed(
+    "mem_mb",
+    lambda wildcards, attempt: asked_of(wildcards.job).memory_mb * attempt * experiment.training.processes,
+    least=lambda wildcards: asked_of(wildcards.job).needed_mb * experiment.training.processes,
+)
+minutes_of_audit = allowed("runtime", lambda wildcards, attempt: most_asked().minutes)
+# In one process, however many train a job together.
+memory_of_audit = allowed(
+    "mem_mb",
+    lambda wildcards, attempt: most_asked().memory_mb * attempt,
+    least=lambda wildcards: most_asked().needed_mb,
+)
 
 
 def attempt_number(wildcards, attempt) -> int:
@@ -205,6 +279,18 @@ def report_on_the_rest(run_logs: list) -> None:
     logger.error(f"Some jobs failed. {folder / 'report.html'} is of the others, and names them.")
 
 
+def requests_of(job) -> list[Request]:
+    """Returns what a job asks SLURM for, and what its last attempt would where that is something else."""
+    name, first = job.groupid if job.is_group() else job.rule.name, job.attempt
+    found = [Request.of(name, dict(job.resources.items()))]
+    job.attempt = first + (job.restart_times or 0)
+    last = Request.of(name, dict(job.resources.items()))
+    if last != found[0]:
+        found.append(replace(last, rule=f"{name} at attempt {job.attempt}"))
+    job.attempt = first
+    return found
+
+
 def check_cluster() -> None:
     """Ends the run before anything is submitted where SLURM would not run a job of it; warns of what may pass."""
     if workflow.executor_plugin.name != "slurm":
@@ -212,14 +298,19 @@ def check_cluster() -> None:
     dag = workflow.dag
     alone = [job for job in dag.needrun_jobs() if not (job.is_local or job.rule.norun)]
     asked = {dag.get_job_group(job) or job for job in alone}  # a group of jobs is one SLURM job
-    settings = vars(workflow.executor_settings)
     try:
-        names = {job: job.groupid if job.is_group() else job.rule.name for job in asked}
-        requests = [Request.of(name, dict(job.resources.items())) for job, name in names.items()]
-        for remark in jaxrnn.doctor.refuse(requests, settings):
+        here = cluster()
+        if isinstance(here, JaxrnnError):
+            raise here
+        requests = [request for job in asked for request in requests_of(job)]
+        for remark in jaxrnn.doctor.refuse(requests, vars(workflow.executor_settings), here):
             logger.warning(remark)
     except JaxrnnError as error:
         sys.exit(f"jaxrnn: {error}")
+
+
+# The exit code where another controller lives, for all that is known, and it may be worth to try again.
+REFUSED = os.EX_TEMPFAIL
 
 
 def become_controller(early: bool) -> None:
@@ -251,6 +342,9 @@ def become_controller(early: bool) -> None:
             say=logger.info,
             early=early,
         )
+    except jaxrnn.lock.Held as refusal:
+        print(f"jaxrnn: {refusal}", file=sys.stderr)
+        sys.exit(REFUSED)
     except JaxrnnError as error:
         sys.exit(f"jaxrnn: {error}")
     except OSError as error:

@@ -11,7 +11,7 @@ rule simulate:
     conda:
         "../../environment.yml"
     resources:
-        runtime=60,
+        runtime=allowed("runtime", lambda wildcards, attempt: 60),
         mem_mb=4000,
     params:
         experiment=experiment_path,
@@ -35,7 +35,7 @@ rule ingest:
     conda:
         "../../environment.yml"
     resources:
-        runtime=240,
+        runtime=allowed("runtime", lambda wildcards, attempt: 240),
         mem_mb=8000,
         tasks=1,
         mpi="",
@@ -61,7 +61,7 @@ rule split:
     conda:
         "../../environment.yml"
     resources:
-        runtime=60,
+        runtime=allowed("runtime", lambda wildcards, attempt: 60),
         mem_mb=8000,
     params:
         experiment=experiment_path,

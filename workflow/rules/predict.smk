@@ -14,7 +14,7 @@ rule predict:
     conda:
         "../../environment.yml"
     resources:
-        runtime=240,
+        runtime=allowed("runtime", lambda wildcards, attempt: 240),
         mem_mb=8000,
         tasks=1,
         mpi="",

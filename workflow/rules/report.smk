@@ -39,8 +39,8 @@ rule aggregate:
         "../../environment.yml"
     # the chosen networks run here, hundreds of times on a few hundred objects, and differently long
     resources:
-        runtime=lambda wildcards, attempt: 60 * attempt,
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=allowed("runtime", lambda wildcards, attempt: 60 * attempt, share=1 if experiment.audit else 2 / 3),
+        mem_mb=allowed("mem_mb", lambda wildcards, attempt: 4000 * attempt),
     params:
         experiment=experiment_path,
         selection=digest([values["selection"], values["task"]]),
@@ -107,8 +107,8 @@ rule report:
     conda:
         "../../environment.yml"
     resources:
-        runtime=30,
-        mem_mb=4000,
+        runtime=allowed("runtime", lambda wildcards, attempt: 30, share=1 if experiment.audit else 1 / 3),
+        mem_mb=allowed("mem_mb", lambda wildcards, attempt: 4000),
     params:
         experiment=experiment_path,
         values=digest(without_run_keys(experiment)),
