@@ -22,9 +22,12 @@ import pandas as pd
 import pytest
 from commands import assert_whole
 from experiments import prepared
+from test_ingest import MPIRUN, needs_mpi
 
-from jaxrnn import deadlines, slurm
+from jaxrnn import deadlines, jobs, slurm
 from jaxrnn.deadlines import Deadline
+from jaxrnn.errors import Interrupted
+from jaxrnn.ranks import Ranks
 from jaxrnn.slurm import Allocation
 
 KILLS = 100 if os.environ.get("JAXRNN_SOAK") else 3
@@ -55,6 +58,10 @@ class Job:
     def start(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
         """Starts the job, which writes into the log, behind what is there."""
         command = [sys.executable, "-m", "jaxrnn", "train", "--config", str(self.output / "config.yaml"), *options]
+        return self.call(command, **environment)
+
+    def call(self, command: list[str], **environment: str) -> subprocess.Popen[bytes]:
+        """Starts a command of jaxrnn, with the results folder."""
         with (self.root.parent / "log.txt").open("ab") as log:
             return subprocess.Popen(
                 [*command, "--results", str(self.root)], stderr=log, env=self.environment | environment
@@ -332,6 +339,106 @@ def test_a_job_that_slurm_ends_or_is_not_to_requeue_ends_as_ever(
     assert process.wait() == 130, job.log
     assert message in job.log and "the same command goes on from it" in job.log
     assert cluster.asked == (["requeue 7"] if refused else [])
+
+
+# The command line of a process that a signal comes to when it calls a function for the first time.
+STOPPED = """
+import os, signal
+from jaxrnn import cli, {module}
+
+def stopped(*values, **named):
+    {module}.{function} = before
+    os.kill(os.getpid(), signal.{signal})
+    return before(*values, **named)
+
+before, {module}.{function} = {module}.{function}, stopped
+cli.main()
+"""
+READING, COMPILING, WRITING = ("jobs", "read_inputs"), ("training", "make"), ("jobs", "_write_outputs")
+
+
+def stopped_in(place: tuple[str, str], by: str, *arguments: str) -> list[str]:
+    """Returns the command `jaxrnn <arguments>` of such a process."""
+    return [sys.executable, "-c", STOPPED.format(module=place[0], function=place[1], signal=by), *arguments]
+
+
+@pytest.mark.parametrize(("place", "by"), [(READING, "SIGTERM"), (COMPILING, "SIGUSR1"), (WRITING, "SIGTERM")])
+def test_a_job_is_requeued_by_a_signal_that_comes_outside_of_its_training(
+    undisturbed: Job, job: Job, cluster: Cluster, place: tuple[str, str], by: str
+) -> None:
+    cluster.answer(left="UNLIMITED")
+    arguments = "train", "--config", str(job.output / "config.yaml"), "--requeue"
+    process = job.call(stopped_in(place, by, *arguments), **cluster.environment)
+    job.arrive(process, lambda: "SLURM job 7 is requeued" in job.log)
+    assert f"stopped by {by}; what was done is kept, and the same command goes on" in job.log
+    assert cluster.asked == ["requeue 7"]
+    assert process.poll() is None
+    process.terminate()
+    assert process.wait() == -signal.SIGTERM
+    assert job.start("--requeue", **cluster.environment).wait() == 0, job.log
+    assert cluster.asked == ["requeue 7"] and "Traceback" not in job.log
+    job.assert_gave(undisturbed.files())
+
+
+@pytest.mark.parametrize(("by", "options"), [("SIGINT", ["--requeue"]), ("SIGTERM", [])])
+def test_ctrl_c_and_a_script_of_the_user_s_own_end_a_job_before_its_training_as_ever(
+    job: Job, cluster: Cluster, by: str, options: list[str]
+) -> None:
+    cluster.answer(left="UNLIMITED")
+    arguments = "train", "--config", str(job.output / "config.yaml"), *options
+    process = job.call(stopped_in(READING, by, *arguments), **cluster.environment)
+    assert process.wait() == 130, job.log
+    assert job.log.endswith("jaxrnn: interrupted; the same command goes on\n")
+    assert cluster.asked == []
+
+
+def test_an_audit_is_requeued_by_a_signal(undisturbed: Job, job: Job, cluster: Cluster) -> None:
+    cluster.answer(left="UNLIMITED")
+    arguments = "audit", "--config", str(undisturbed.root.with_name("tiny.yaml")), "--requeue"
+    process = job.call(stopped_in(("hypotheses", "examine"), "SIGTERM", *arguments), **cluster.environment)
+    job.arrive(process, lambda: "SLURM job 7 is requeued" in job.log)
+    assert (process.poll(), cluster.asked) == (None, ["requeue 7"])
+    process.terminate()
+    assert process.wait() == -signal.SIGTERM
+    assert not (job.root / "tiny" / "audit.json").exists()
+    again = [sys.executable, "-m", "jaxrnn", *arguments]
+    assert job.call(again, **cluster.environment).wait() == 0, job.log
+    assert (job.root / "tiny" / "audit.json").exists()
+
+
+@pytest.mark.mpi
+@needs_mpi
+def test_all_processes_of_a_job_wait_for_its_requeue(job: Job, cluster: Cluster) -> None:
+    """The signal comes to one that is not the first."""
+    cluster.answer(left="UNLIMITED")
+    path = job.output / "config.yaml"
+    path.write_text(path.read_text().replace("processes: 1", "processes: 2"))
+    python, option, code, *arguments = stopped_in(READING, "SIGTERM", "train", "--config", str(path), "--requeue")
+    code = code.replace("    os.kill(", "    os.environ['PMI_RANK'] == '1' and os.kill(")
+    command = [str(MPIRUN), "-n", "2", python, option, code, *arguments]
+    process = job.call(command, **cluster.environment, JAX_NUM_CPU_DEVICES="1")
+    job.arrive(process, lambda: "SLURM job 7 is requeued" in job.log)
+    time.sleep(0.5)
+    assert (process.poll(), cluster.asked) == (None, ["requeue 7"]), job.log
+    assert job.log.count("stopped by SIGTERM") == 1 and "Traceback" not in job.log
+    process.terminate()
+    assert process.wait() != 0
+
+
+def test_a_second_signal_is_not_waited_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "AGAIN_SECONDS", 0.0)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+
+    def train() -> None:
+        with deadlines.going_on(Ranks(), print), jobs._Signals() as signals:
+            signal.raise_signal(signal.SIGUSR1)
+            assert signals.received == signal.SIGUSR1
+            signal.raise_signal(signal.SIGUSR1)
+            pytest.fail("it goes on")
+
+    with pytest.raises(Interrupted, match="stopped by SIGUSR1") as stop:
+        train()
+    assert stop.value.requeue
 
 
 def test_where_slurm_does_not_answer_the_job_runs_all_the_same(undisturbed: Job, job: Job) -> None:
