@@ -38,6 +38,7 @@ def join(ranks: Ranks, device: str) -> None:
     """
     if ranks.size == 1:
         return
+    jax.config.update("jax_enable_preemption_service", False)  # it would take TERM for itself
     nodes = ranks.each(Node.here)
     if device == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")

@@ -114,8 +114,6 @@ def train(
         say(f"job {job_file.job.name}: none of its trials went on to rung {rung}")
         return
     ranks.first(lambda: results.note_attempt(output, attempt, say))
-    # it would take TERM for itself, in several processes
-    jax.config.update("jax_enable_preemption_service", False)
     distributed.join(ranks, job_file.training.device)
     device = ranks.here(lambda: choose_device(job_file.training.device))
     _check_alike(ranks)

@@ -298,9 +298,9 @@ def test_a_task_goes_from_the_survey_to_the_report(
         assert matrix.sum(axis=1).tolist() == np.bincount(truth).tolist()
         assert "Steps of each class, by split" in page
     assert ("What the decoder attends to" in page) == (decoder is not None)
-    assert ("What decisions rest on" in page) == (decoder is None)
-    assert ("Each is of one labelled step" in page) == (kind == "step" and decoder is None)
-    assert ("Attributions are not computed where a decoder names" in page) == (decoder is not None)
+    assert "What decisions rest on" in page
+    assert ("Each is of one labelled step" in page) == (kind == "step")
+    assert ("Each label is named after those before it" in page) == (decoder is not None)
     # what is scored again, of some objects, is what was predicted
     rows = pd.read_csv(experiment_folder / "uncertainty.csv").to_dict("records")
     sure = {(row["predictions"], row["score"]): row["value"] for row in rows}
