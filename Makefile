@@ -3,7 +3,7 @@
 #   make test             lint and every test that this machine can run; says at the end what was left out
 #   make test INSTALL=1   installs what the SLURM and browser tests need first (Debian, as root or with sudo)
 #   make test-slurm       of these, the faults on a real SLURM: minutes
-#   make soak             more faults on a real SLURM, about an hour; INSTALL=1 installs what its accounting needs
+#   make soak             more faults on a real SLURM, an hour and more; INSTALL=1 installs what its accounting needs
 #   make bench            measures, hours on a quiet machine, and writes benchmarks/RESULTS.md; says what it left out
 #   make bench KERAS=PYTHON SUPERNNOVA=PYTHON SCRATCH=FOLDER    with the peers, which are installed elsewhere
 
