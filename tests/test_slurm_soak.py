@@ -92,10 +92,17 @@ def kill_a_node_s_daemon(cluster: Cluster, workflow: Workflow) -> None:
     """SLURM gives the node up and its jobs to others, while they still run there; then it is back."""
     there = processes(workflow, "jaxrnn train", NODES[1])
     cluster.kill(NODES[1])
-    time.sleep(12)  # SlurmdTimeout is 10 s
+    end = time.monotonic() + 60
+    while not state_of(NODES[1]).startswith("down"):  # some time after SlurmdTimeout
+        assert time.monotonic() < end
+        time.sleep(0.2)
     still = processes(workflow, "jaxrnn train", NODES[1])
     cluster.start(NODES[1])
     assert there and set(there) & set(still), "what ran there had ended before the node came back"
+
+
+def state_of(node: str) -> str:
+    return subprocess.run(["sinfo", "-h", "-n", node, "-o", "%T"], capture_output=True, text=True).stdout
 
 
 def restart_slurmctld(cluster: Cluster, workflow: Workflow) -> None:
